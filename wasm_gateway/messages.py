@@ -1,0 +1,110 @@
+# HTTP messages between the doors and the executors.
+#
+# Rule 1: framework-free and frozen; a door translates into these and back.
+# Rule 2: header names are lower-case ASCII; header values are text in which each
+# character is one byte (latin-1), exactly as WSGI and HTTP/1.1 have them on the
+# wire. Whoever needs other encodings decodes, and decides what to do on failure.
+# Rule 3: bodies are iterables of bytes, read once, never buffered here.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+
+class Headers:
+    """An immutable, ordered multi-map of header fields.
+
+    Made from (name, value) pairs; names are matched in any case.
+    """
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self.pairs: tuple[tuple[str, str], ...] = tuple((name.lower(), value) for name, value in pairs)
+
+    @classmethod
+    def trusted(cls, pairs: tuple[tuple[str, str], ...]) -> Headers:
+        """The same from pairs whose names are lower-case already, without looking at them again."""
+        headers = cls.__new__(cls)
+        headers.pairs = pairs
+        return headers
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The first value of `name`, or `default`."""
+        name = name.lower()
+        for key, value in self.pairs:
+            if key == name:
+                return value
+        return default
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value of `name`, in order."""
+        name = name.lower()
+        return [value for key, value in self.pairs if key == name]
+
+    def without(self, *names: str) -> Headers:
+        """A copy that lacks `names` (lower case)."""
+        return Headers.trusted(tuple(pair for pair in self.pairs if pair[0] not in names))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self.pairs == other.pairs
+
+    def __hash__(self) -> int:
+        return hash(self.pairs)
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self.pairs)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as the gateway routes it.
+
+    `path` is raw (never percent-decoded), begins with "/" and has no query; `query` is the raw text
+    behind "?", None without one. `authority` is what the Host header or the request line said, None
+    without one. `client` is the peer's (address, port).
+    """
+
+    method: str
+    path: str
+    query: str | None = None
+    headers: Headers = Headers()
+    body: Iterable[bytes] = ()
+    scheme: str = "http"
+    authority: str | None = None
+    client: tuple[str, int] | None = None
+    protocol: str = "HTTP/1.1"
+
+    @property
+    def target(self) -> str:
+        """Path and query, as in the request line."""
+        return self.path if self.query is None else f"{self.path}?{self.query}"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response; `body` is iterated once, then `close()` frees what stands behind it.
+
+    A body that is a tuple is complete, so that a door may state its length.
+    """
+
+    status: int
+    headers: Headers = Headers()
+    body: Iterable[bytes] = ()
+    # what an operator may see and a client may not: component id, seconds, outcome ...
+    notes: dict[str, object] = field(default_factory=dict, compare=False)
+
+    def close(self) -> None:
+        close = getattr(self.body, "close", None)
+        if close is not None:
+            close()

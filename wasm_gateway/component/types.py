@@ -1,0 +1,395 @@
+# The types of the Component Model, named as in CanonicalABI.md.
+#
+# Rule 1: a type is an immutable value; `==` compares structure. Names that a WIT
+# text gives to a record, variant, enum or flags are kept for people and compare
+# equal whatever they are.
+# Rule 2: str(type) is WIT text that tells structure apart: two types whose texts
+# are the same are the same to a guest.
+#
+# Types form graphs with shared parts, so that walking one as a tree may take
+# time exponential in the bytes that declared it. Each type therefore knows its
+# `weight` (nodes of that tree) and `depth`; who builds types from foreign input
+# passes them through `bounded`, and every later walk is short.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ..errors import UnsupportedError
+
+# The largest type of the WASI and Spin packages has about 300 nodes and 9 levels.
+MAX_TYPE_WEIGHT = 10_000
+MAX_TYPE_DEPTH = 64
+
+
+class ValType:
+    """Base of all value types."""
+
+    __slots__ = ()
+    weight: int = 1
+    depth: int = 1
+
+
+def _measure(parent: ValType, *children: ValType | None) -> None:
+    weight, depth = 1, 0
+    for child in children:
+        weight += 1 if child is None else child.weight
+        depth = depth if child is None else max(depth, child.depth)
+    object.__setattr__(parent, "weight", weight)
+    object.__setattr__(parent, "depth", depth + 1)
+
+
+T = TypeVar("T", bound=ValType)
+
+
+def bounded(t: T) -> T:
+    """`t`, or UnsupportedError when it is too large or too deeply nested to generate code for."""
+    if t.weight > MAX_TYPE_WEIGHT or t.depth > MAX_TYPE_DEPTH:
+        raise UnsupportedError(
+            f"type of {t.weight} nodes and {t.depth} levels (at most {MAX_TYPE_WEIGHT} and {MAX_TYPE_DEPTH})",
+            "large types",
+        )
+    return t
+
+
+@dataclass(frozen=True, slots=True)
+class PrimValType(ValType):
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __str__(self) -> str:
+        return PRIMITIVE_NAMES[type(self)]
+
+
+class BoolType(PrimValType):
+    __slots__ = ()
+
+
+class S8Type(PrimValType):
+    __slots__ = ()
+
+
+class U8Type(PrimValType):
+    __slots__ = ()
+
+
+class S16Type(PrimValType):
+    __slots__ = ()
+
+
+class U16Type(PrimValType):
+    __slots__ = ()
+
+
+class S32Type(PrimValType):
+    __slots__ = ()
+
+
+class U32Type(PrimValType):
+    __slots__ = ()
+
+
+class S64Type(PrimValType):
+    __slots__ = ()
+
+
+class U64Type(PrimValType):
+    __slots__ = ()
+
+
+class F32Type(PrimValType):
+    __slots__ = ()
+
+
+class F64Type(PrimValType):
+    __slots__ = ()
+
+
+class CharType(PrimValType):
+    __slots__ = ()
+
+
+class StringType(PrimValType):
+    __slots__ = ()
+
+
+class ErrorContextType(PrimValType):
+    __slots__ = ()
+
+
+PRIMITIVES: dict[str, PrimValType] = {
+    "bool": BoolType(),
+    "s8": S8Type(),
+    "u8": U8Type(),
+    "s16": S16Type(),
+    "u16": U16Type(),
+    "s32": S32Type(),
+    "u32": U32Type(),
+    "s64": S64Type(),
+    "u64": U64Type(),
+    "f32": F32Type(),
+    "f64": F64Type(),
+    "char": CharType(),
+    "string": StringType(),
+    "error-context": ErrorContextType(),
+}
+PRIMITIVE_NAMES = {type(t): name for name, t in PRIMITIVES.items()}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ResourceType:
+    """A resource type.
+
+    Equal when both come from the same named interface; one that has no interface (defined by a guest)
+    is equal to itself alone. `dtor(inst, rep)` runs when its last owner drops it. `guest` is set where
+    the guest itself defines it, so that a borrow of it is lowered as its bare representation.
+    """
+
+    name: str
+    interface: str | None = None
+    dtor: Callable[[Any, Any], Any] | None = None
+    guest: bool = False
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return (
+            isinstance(other, ResourceType)
+            and self.interface is not None
+            and self.interface == other.interface
+            and self.name == other.name
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.interface))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class ListType(ValType):
+    """`list<t>`, or `list<t, length>` whose elements lie in place."""
+
+    t: ValType
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        _measure(self, self.t)
+
+    def __str__(self) -> str:
+        return f"list<{self.t}>" if self.length is None else f"list<{self.t}, {self.length}>"
+
+
+@dataclass(frozen=True)
+class FieldType:
+    label: str
+    t: ValType
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.t}"
+
+
+@dataclass(frozen=True)
+class RecordType(ValType):
+    fields: tuple[FieldType, ...]
+    name: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        _measure(self, *(f.t for f in self.fields))
+
+    def __str__(self) -> str:
+        return f"record {{ {', '.join(map(str, self.fields))} }}"
+
+
+@dataclass(frozen=True)
+class TupleType(ValType):
+    ts: tuple[ValType, ...]
+
+    def __post_init__(self) -> None:
+        _measure(self, *self.ts)
+
+    def __str__(self) -> str:
+        return f"tuple<{', '.join(map(str, self.ts))}>"
+
+
+@dataclass(frozen=True)
+class CaseType:
+    label: str
+    t: ValType | None = None
+
+    def __str__(self) -> str:
+        return self.label if self.t is None else f"{self.label}({self.t})"
+
+
+@dataclass(frozen=True)
+class VariantType(ValType):
+    cases: tuple[CaseType, ...]
+    name: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        _measure(self, *(c.t for c in self.cases))
+
+    def __str__(self) -> str:
+        return f"variant {{ {', '.join(map(str, self.cases))} }}"
+
+
+@dataclass(frozen=True)
+class EnumType(ValType):
+    labels: tuple[str, ...]
+    name: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", 1 + len(self.labels))
+
+    def __str__(self) -> str:
+        return f"enum {{ {', '.join(self.labels)} }}"
+
+
+@dataclass(frozen=True)
+class OptionType(ValType):
+    t: ValType
+
+    def __post_init__(self) -> None:
+        _measure(self, self.t)
+
+    def __str__(self) -> str:
+        return f"option<{self.t}>"
+
+
+@dataclass(frozen=True)
+class ResultType(ValType):
+    ok: ValType | None = None
+    err: ValType | None = None
+
+    def __post_init__(self) -> None:
+        _measure(self, self.ok, self.err)
+
+    def __str__(self) -> str:
+        if self.err is None:
+            return "result" if self.ok is None else f"result<{self.ok}>"
+        return f"result<{'_' if self.ok is None else self.ok}, {self.err}>"
+
+
+@dataclass(frozen=True)
+class FlagsType(ValType):
+    """A set of 1 to 32 labels."""
+
+    labels: tuple[str, ...]
+    name: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", 1 + len(self.labels))
+
+    def __str__(self) -> str:
+        return f"flags {{ {', '.join(self.labels)} }}"
+
+
+@dataclass(frozen=True)
+class OwnType(ValType):
+    rt: ResourceType
+
+    def __str__(self) -> str:
+        return f"own<{self.rt}>"
+
+
+@dataclass(frozen=True)
+class BorrowType(ValType):
+    rt: ResourceType
+
+    def __str__(self) -> str:
+        return f"borrow<{self.rt}>"
+
+
+@dataclass(frozen=True)
+class StreamType(ValType):
+    t: ValType | None = None
+
+    def __post_init__(self) -> None:
+        _measure(self, self.t)
+
+    def __str__(self) -> str:
+        return "stream" if self.t is None else f"stream<{self.t}>"
+
+
+@dataclass(frozen=True)
+class FutureType(ValType):
+    t: ValType | None = None
+
+    def __post_init__(self) -> None:
+        _measure(self, self.t)
+
+    def __str__(self) -> str:
+        return "future" if self.t is None else f"future<{self.t}>"
+
+
+@dataclass(frozen=True)
+class FuncType:
+    """A function: named parameters, at most one result."""
+
+    params: tuple[tuple[str, ValType], ...] = ()
+    result: ValType | None = None
+    async_: bool = False
+
+    def param_types(self) -> tuple[ValType, ...]:
+        return tuple(t for _, t in self.params)
+
+    def __str__(self) -> str:
+        params = ", ".join(f"{name}: {t}" for name, t in self.params)
+        result = "" if self.result is None else f" -> {self.result}"
+        return f"{'async ' if self.async_ else ''}func({params}){result}"
+
+
+@dataclass(frozen=True)
+class InterfaceType:
+    """An interface (an instance type of the binary format).
+
+    Functions of a resource carry the names of the binary format: "[constructor]r", "[method]r.f",
+    "[static]r.f".
+    """
+
+    name: str
+    types: Mapping[str, ValType | ResourceType] = field(default_factory=dict)
+    funcs: Mapping[str, FuncType] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.types), tuple(self.funcs)))
+
+
+def children(t: ValType) -> tuple[ValType, ...]:
+    """The types that `t` directly contains."""
+    match t:
+        case ListType(u) | OptionType(u):
+            return (u,)
+        case RecordType(fields):
+            return tuple(f.t for f in fields)
+        case TupleType(ts):
+            return ts
+        case VariantType(cases):
+            return tuple(c.t for c in cases if c.t is not None)
+        case ResultType(ok, err):
+            return tuple(u for u in (ok, err) if u is not None)
+        case StreamType(u) | FutureType(u):
+            return () if u is None else (u,)
+        case _:
+            return ()
+
+
+def contains(t: ValType | None, kinds: type[ValType] | tuple[type[ValType], ...]) -> bool:
+    """Whether `t` is, or holds anywhere, one of `kinds`."""
+    return t is not None and (isinstance(t, kinds) or any(contains(u, kinds) for u in children(t)))
+
+
+def describe_mismatch(name: str, guest: FuncType, host: FuncType) -> str | None:
+    """None when a guest that declares `name` as `guest` may call a host that declares it as `host`.
+
+    Otherwise a text with both types. Names of parameters are not part of the agreement.
+    """
+    same = (
+        guest.async_ == host.async_
+        and str(guest.result) == str(host.result)
+        and list(map(str, guest.param_types())) == list(map(str, host.param_types()))
+    )
+    return None if same else f"{name}: the guest declares {guest}, the host offers {host}"

@@ -1,0 +1,460 @@
+# The wasmtime engine of this process: settings, compiled code, epochs.
+#
+# Rule 1: one Engine per process and set of options, shared by every gateway; its
+# pool of instances is a property of the machine and not of an application.
+# Rule 2: guests are compiled once. What is compiled is kept on disk under the hash
+# of the module, of wasmtime's version and of the settings; it is native code, so it
+# is loaded only from a folder that nobody else may write to.
+# Rule 3: whatever does not survive a fork is started lazily, in the process that
+# needs it: the compiler never uses threads of its own (a child that compiles after
+# its parent's compiler made a thread pool hangs for ever), and the ticker is born
+# again in each child.
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import hashlib
+import logging
+import math
+import mmap
+import os
+import struct
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import wasmtime
+
+from . import capi
+from .errors import ComponentError, HostError, LinkError
+
+log = logging.getLogger("wasm_gateway.engine")
+
+TICK_SECONDS = 0.01
+
+# A pool slot reserves address space, not memory: 4 GiB and its guard each, so that
+# bounds checks cost nothing. 256 slots are 1 TiB of the 128 TiB that there are.
+POOL_SLOTS = 256
+POOL_SLOT_BYTES = (4 << 30) + (64 << 20)
+
+# What one memory can grow to where address space is limited.
+SCARCE_MEMORY_BYTES = 128 << 20
+
+# Bytes of each slot that are zeroed or re-copied by hand when an instance ends,
+# instead of being given back and faulted in again, 2 us for each page of 4 KiB.
+KEEP_RESIDENT_BYTES = 256 << 10
+
+
+class Current(threading.local):
+    """Which instance runs in this thread; host callbacks find theirs here."""
+
+    instance: Any = None
+
+
+current = Current()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is made from; equal options share one engine.
+
+    `pooling`: keep slots for instances ready (else each is allocated on demand).
+    `hardened`: explicit bounds checks instead of signals, slower (17 -> 26 ms in a tight loop), but
+    immune to signal handlers that other code installs later.
+    """
+
+    pooling: bool = True
+    hardened: bool = False
+
+
+class Engine:
+    """A wasmtime engine with the settings of a server. Use `Engine.shared`."""
+
+    # Whether faulthandler was enabled when the first engine of this process was made.
+    made_under_faulthandler: bool | None = None
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self.pooling = options.pooling and has_address_space()
+        if options.pooling and not self.pooling:
+            log.warning(
+                "address space is limited (ulimit -v): instances are allocated on demand, their memory is at most %d MiB",
+                SCARCE_MEMORY_BYTES >> 20,
+            )
+        config = wasmtime.Config()
+        address = capi.pointer(config)
+        capi.config_bool["epoch_interruption"](address, True)
+        capi.config_bool["memory_init_cow"](address, True)
+        capi.config_bool["memory_may_move"](address, False)  # component/memory.py relies on it
+        capi.config_bool["parallel_compilation"](address, False)  # rule 3
+        if options.hardened:
+            capi.config_bool["signals_based_traps"](address, False)
+        if self.pooling:
+            pool = capi.pooling_new()
+            for name, value in (
+                ("total_core_instances", POOL_SLOTS * 4),
+                ("total_memories", POOL_SLOTS),
+                ("total_tables", POOL_SLOTS * 4),
+                ("max_core_instance_size", 4 << 20),
+                ("table_elements", 1 << 17),
+                ("linear_memory_keep_resident", KEEP_RESIDENT_BYTES),
+                ("table_keep_resident", 16 << 10),
+            ):
+                capi.pooling_set[name](pool, value)
+            capi.pooling_strategy_set(address, pool)
+            capi.pooling_delete(pool)
+        elif options.pooling:
+            # Address space is scarce: reserve what a guest may have and no guard, and check bounds instead.
+            capi.config_u64["memory_reservation"](address, SCARCE_MEMORY_BYTES)
+            capi.config_u64["memory_guard_size"](address, 0)
+        if Engine.made_under_faulthandler is None:
+            Engine.made_under_faulthandler = faulthandler.is_enabled()
+        self.wasmtime_engine = wasmtime.Engine(config)
+        self.address = capi.pointer(self.wasmtime_engine)
+        self.ticker = Ticker(self.address)
+        # What compiled code depends on, besides the module.
+        self.fingerprint = f"{capi.wasmtime_version()} {sys.platform} {options.hardened} {self.pooling}"
+
+    _shared: weakref.WeakValueDictionary[EngineOptions, Engine] = weakref.WeakValueDictionary()
+    _shared_lock = threading.Lock()
+
+    @classmethod
+    def shared(cls, options: EngineOptions = EngineOptions()) -> Engine:
+        """The engine of this process for `options`, made at the first call."""
+        refuse_greenlets()
+        with cls._shared_lock:
+            engine = cls._shared.get(options)
+            if engine is None:
+                engine = cls._shared[options] = cls(options)
+            return engine
+
+    def compile(self, wasm: bytes, cache: CompileCache | None = None) -> wasmtime.Module:
+        """The compiled module of `wasm` (binary), from the cache where it holds it.
+
+        Raises ComponentError when the bytes are no valid core module.
+        """
+        if cache is not None:
+            module = cache.load(self, wasm)
+            if module is not None:
+                return module
+        try:
+            module = wasmtime.Module(self.wasmtime_engine, wasm)
+        except wasmtime.WasmtimeError as error:
+            raise ComponentError(f"not a valid WebAssembly module: {error}") from error
+        if cache is not None:
+            cache.store(self, wasm, module)
+        return module
+
+    def check_signal_handlers(self) -> None:
+        """Keep a trap of a guest from ending this process after somebody touched faulthandler.
+
+        The handler that is installed last sees a guest's out-of-bounds access first. wasmtime's must be
+        that one, and it is installed with the first engine of a process (wasmtime #9317): a
+        `faulthandler.enable()` after that is undone, which brings wasmtime's handler back; a `disable()`
+        after it has removed wasmtime's too, which is beyond repair: HostError.
+        """
+        if self.options.hardened or faulthandler.is_enabled() == Engine.made_under_faulthandler:
+            return
+        if Engine.made_under_faulthandler:
+            raise HostError(
+                "faulthandler was disabled after the WebAssembly engine was made, which removed the engine's "
+                "signal handlers; disable it earlier, leave it enabled, or set hardened = true"
+            )
+        faulthandler.disable()
+        log.warning(
+            "faulthandler was enabled after the WebAssembly engine, so that a trap of a guest would have ended "
+            "this process; it is disabled again. Enable it first (python -X faulthandler), or set hardened = true"
+        )
+
+
+def faulthandler_order_ok() -> bool:
+    """False when faulthandler was enabled or disabled after the first engine of this process was made."""
+    return Engine.made_under_faulthandler in (None, faulthandler.is_enabled())
+
+
+def refuse_greenlets() -> None:
+    """Raise HostError in a process that gevent or eventlet has patched.
+
+    They switch C stacks inside host functions, which ends the process (wasmtime's trap handlers are a
+    stack per thread).
+    """
+    for name, patched in (
+        ("gevent", lambda module: module.is_module_patched("threading")),
+        ("eventlet", lambda module: module.is_monkey_patched("thread")),
+    ):
+        module = sys.modules.get(f"{name}.monkey" if name == "gevent" else f"{name}.patcher")
+        if module is not None and patched(module):
+            raise HostError(
+                f"{name} has replaced the threads of this process, and a WebAssembly guest would crash it: "
+                "use a server with real threads (gunicorn --worker-class gthread, granian, waitress)"
+            )
+
+
+def has_address_space() -> bool:
+    """Whether the pool's reservation fits, since wasmtime aborts the process where it does not."""
+    flags = getattr(mmap, "MAP_NORESERVE", None)
+    if flags is None:  # Windows and macOS: no limit on address space to speak of
+        return True
+    try:
+        mmap.mmap(
+            -1,
+            POOL_SLOTS * POOL_SLOT_BYTES * 2,
+            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | flags,
+            prot=0,
+        ).close()
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
+
+
+class Ticker:
+    """Counts the engine's epoch up every 10 ms, while guests run and not otherwise.
+
+    A guest's deadline is a number of epochs, so this is what interrupts it. `running` holds a key per
+    instance; single dict operations are atomic under the GIL, hence no lock on the way of a request.
+    """
+
+    def __init__(self, engine_address: int) -> None:
+        self._engine = engine_address
+        self.running: dict[int, None] = {}
+        self._lock = threading.Lock()  # guards the start of the thread
+        self._start_over()
+        if hasattr(os, "register_at_fork"):
+            this = weakref.ref(self)
+
+            def after_fork() -> None:
+                ticker = this()
+                if ticker is not None:
+                    ticker._lock = threading.Lock()
+                    ticker.running.clear()
+                    ticker._start_over()
+
+            os.register_at_fork(after_in_child=after_fork)
+
+    def _start_over(self) -> None:
+        self.idle = True
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        """Called with the instance in `running`: makes sure that epochs are counted."""
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run,
+                        args=(weakref.ref(self), self._wake),
+                        name="wasm-epochs",
+                        daemon=True,
+                    )
+                    self._thread.start()
+        self._wake.set()
+
+    @staticmethod
+    def _run(this: weakref.ref[Ticker], wake: threading.Event) -> None:
+        pause = threading.Event()
+        while True:
+            wake.wait()
+            ticker = this()
+            if ticker is None:
+                return
+            wake.clear()
+            ticker.idle = False
+            quiet = 0
+            # A few empty ticks before it sleeps: waking a thread costs a request more than a tick costs the process.
+            while quiet < 50:
+                del ticker
+                pause.wait(TICK_SECONDS)
+                ticker = this()
+                if ticker is None:
+                    return
+                capi.engine_increment_epoch(ticker._engine)
+                quiet = 0 if ticker.running else quiet + 1
+            ticker.idle = True
+            if ticker.running:  # came in between
+                wake.set()
+            del ticker
+
+
+def ticks(seconds: float) -> int:
+    """How many epochs `seconds` are, at least; the tick under way does not count."""
+    return math.ceil(seconds / TICK_SECONDS) + 1
+
+
+class CompileCache:
+    """Compiled modules in a folder of our own, one file each.
+
+    Written beside and renamed, so a reader sees a whole file or none. A folder or file that belongs to
+    somebody else, or that others may write to, is never read: compiled code is trusted as it is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._usable: bool | None = None
+
+    def usable(self) -> bool:
+        """Whether the folder is there (it is made) and is ours alone; says why not in the log, once."""
+        if self._usable is None:
+            self._usable = self._check()
+        return self._usable
+
+    def _check(self) -> bool:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            reason = foreign(self.folder)
+        except OSError as error:
+            reason = str(error)
+        if reason:
+            log.warning("compiled guests are not cached in %s: %s", self.folder, reason)
+        return not reason
+
+    def path(self, engine: Engine, wasm: bytes) -> Path:
+        """Where the compiled code of `wasm` is kept, for this engine's settings."""
+        digest = hashlib.sha256(wasm)
+        digest.update(engine.fingerprint.encode())
+        return self.folder / f"{digest.hexdigest()}.cwasm"
+
+    def load(self, engine: Engine, wasm: bytes) -> wasmtime.Module | None:
+        """The module, memory-mapped; None when it is not there or cannot be used."""
+        if not self.usable():
+            return None
+        path = self.path(engine, wasm)
+        try:
+            reason = foreign(path)
+        except FileNotFoundError:
+            return None
+        if reason:
+            log.warning("compiled code %s is not used: %s", path, reason)
+            return None
+        try:
+            return wasmtime.Module.deserialize_file(engine.wasmtime_engine, str(path))
+        except wasmtime.WasmtimeError as error:
+            log.warning("compiled code %s is not used and is made again: %s", path, error)
+            return None
+
+    def store(self, engine: Engine, wasm: bytes, module: wasmtime.Module) -> None:
+        """Keep what was compiled; a failure is logged, since the module itself is good."""
+        if not self.usable():
+            return
+        path = self.path(engine, wasm)
+        temporary = None
+        try:
+            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")  # mode 0600
+            with os.fdopen(handle, "wb") as file:
+                file.write(module.serialize())
+            os.replace(temporary, path)
+        except OSError as error:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            log.warning("compiled code could not be kept in %s: %s", path, error)
+
+
+def foreign(path: Path) -> str | None:
+    """Why `path` is not ours alone, None when it is."""
+    if not hasattr(os, "geteuid"):
+        return None  # Windows: the user's own cache folder is protected by its access list
+    status = path.lstat()
+    if status.st_uid != os.geteuid():
+        return f"it belongs to user {status.st_uid}"
+    if status.st_mode & 0o022:
+        return f"others may write to it (mode {status.st_mode & 0o777:o})"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class HostFunction:
+    """A host function for one import: its core type and the ctypes callback body.
+
+    `params` and `results` are letters of core types: i (i32), l (i64), f (f32), d (f64).
+    """
+
+    module: str
+    name: str
+    params: str
+    results: str
+    callback: Callable[[int, int, int, int], int | None]
+
+
+_VALTYPES = {
+    "i": wasmtime.ValType.i32,
+    "l": wasmtime.ValType.i64,
+    "f": wasmtime.ValType.f32,
+    "d": wasmtime.ValType.f64,
+}
+
+
+_RAW = {"i32": "I12x", "i64": "Q8x", "f32": "f12x", "f64": "d8x"}
+
+
+class CoreSignature:
+    """How the arguments and the result of an exported function lie in an array of wasmtime_val_raw.
+
+    A reference or vector has no place in it; such an export cannot be called from here.
+    """
+
+    __slots__ = ("has_result", "name", "params", "results", "slots")
+
+    def __init__(self, name: str, type_: wasmtime.FuncType) -> None:
+        params, results = [str(t) for t in type_.params], [str(t) for t in type_.results]
+        self.name = name.encode()
+        self.params = struct.Struct("<" + "".join(_RAW.get(t, "16x") for t in params))
+        self.results = struct.Struct("<" + "".join(_RAW.get(t, "16x") for t in results))
+        self.slots = max(len(params), len(results), 1)
+        self.has_result = len(results) == 1 and results[0] in _RAW
+
+
+class Program:
+    """A module linked with its host functions: made once, instantiated for each request.
+
+    `starts` says that instantiation runs guest code (a start function). Raises LinkError when an import
+    is not among `functions`, or has another type.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        module: wasmtime.Module,
+        functions: Iterable[HostFunction],
+        *,
+        starts: bool = True,
+    ) -> None:
+        self.engine = engine
+        self.module = module
+        self._linker = wasmtime.Linker(engine.wasmtime_engine)
+        self._callbacks = []  # alive as long as guest code can call them
+        linker = capi.pointer(self._linker)
+        for function in functions:
+            callback = capi.UncheckedCallback(function.callback)
+            self._callbacks.append(callback)
+            type_ = wasmtime.FuncType(
+                [_VALTYPES[letter]() for letter in function.params],
+                [_VALTYPES[letter]() for letter in function.results],
+            )
+            module_name, name = function.module.encode(), function.name.encode()
+            error = capi.linker_define_func_unchecked(
+                *(linker, module_name, len(module_name), name, len(name)),
+                *(capi.pointer(type_), ctypes.cast(callback, ctypes.c_void_p), None, None),
+            )
+            if error:
+                raise LinkError(capi.error_message(error), function.module)
+        slot = ctypes.c_void_p()
+        error = capi.linker_instantiate_pre(linker, capi.pointer(module), ctypes.addressof(slot))
+        if error:
+            raise LinkError(capi.error_message(error))
+        self.pre = slot.value
+        assert self.pre is not None
+        weakref.finalize(self, capi.instance_pre_delete, self.pre)
+        self.functions = {
+            export.name: CoreSignature(export.name, export.type)
+            for export in module.exports
+            if isinstance(export.type, wasmtime.FuncType)
+        }
+        self.instantiate: Callable[..., int | None] = (
+            capi.instance_pre_instantiate_and_start if starts else capi.instance_pre_instantiate
+        )

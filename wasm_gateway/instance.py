@@ -1,0 +1,267 @@
+# The world of one request: a wasmtime store and everything that must die with it.
+#
+# Rule 1: an instance is made, used and closed on one thread, and closed explicitly;
+# nothing of it is left to the garbage collector.
+# Rule 2: a Python exception never crosses wasmtime. A callback parks it here and
+# returns a trap; whoever called the guest finds it here and raises it.
+# Rule 3: no view of guest memory outlives the store.
+#
+# All C structures of an instance lie in one buffer of bytes, at these offsets:
+#   0 instance   16 trap pointer   32 memory (extern)   64 realloc (extern)
+#   96 the function being called (extern)   128 arguments and results
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from . import capi
+from .component.handles import HandleTable
+from .component.memory import Memory
+from .engine import Program, current, ticks
+from .errors import DeadlineExceeded, LimitExceeded, Saturated, Trap
+from .host.base import Deadline, Grants, HostContext
+from .messages import Request, Response
+
+INSTANCE, TRAP, MEMORY, REALLOC, FUNCTION, RAW = 0, 16, 32, 64, 96, 128
+TRAP_END = TRAP + 8
+RAW_SLOTS = 17  # 16 flat parameters and a return pointer (CanonicalABI.md, MAX_FLAT_PARAMS)
+_Buffer = ctypes.c_char * (RAW + RAW_SLOTS * capi.RAW_SIZE)
+
+_REALLOC_ARGUMENTS = struct.Struct("<I12xI12xI12xI")
+_U32 = struct.Struct("<I")
+_POINTER = struct.Struct("=Q")
+_NULL = bytes(8)
+# An import that has to fail gets this as its trap; the reason is parked.
+_HOST_TRAP = b"host function failed"
+
+# wasmtime's words for a pool that has no slot left, or for minimum sizes over a limit.
+_POOL_FULL = "maximum concurrent"
+
+
+class Services(Protocol):
+    """What the application around an instance does for it; the gateway is one."""
+
+    def chain(self, caller: HostContext, component_id: str, request: Request) -> Response: ...
+
+    def self_request(self, caller: HostContext, request: Request) -> Response: ...
+
+    def log(self, component_id: str, stream: str, data: bytes) -> None: ...
+
+
+class Limits:
+    """What one instance may take: bytes of each memory, elements of each table."""
+
+    __slots__ = ("max_memory", "max_table_elements")
+
+    def __init__(self, max_memory: int, max_table_elements: int) -> None:
+        self.max_memory = max_memory
+        self.max_table_elements = max_table_elements
+
+
+class Instance(HostContext):
+    """A fresh instance of `program`, entered with `with`; leaving closes it.
+
+    Raises LimitExceeded when the guest's initial memory or table is over its limits, Saturated when
+    the pool has no slot left, Trap when a start function traps.
+    """
+
+    __slots__ = (
+        "_address",
+        "_buffer",
+        "_handles",
+        "_parked",
+        "_realloc_is_there",
+        "_store",
+        "context",
+        "may_leave",
+        "program",
+        "services",
+        "wasi",
+    )
+
+    def __init__(
+        self,
+        program: Program,
+        component: Grants,
+        deadline: Deadline,
+        limits: Limits,
+        services: Services,
+        wasi: Any = None,
+    ) -> None:
+        super().__init__(component, deadline)
+        self.program = program
+        self.services = services
+        self.wasi = wasi
+        self._handles: HandleTable | None = None
+        self.may_leave = True
+        self._parked: BaseException | None = None
+        self._realloc_is_there: bool | None = None
+        self._buffer = _Buffer()
+        self._address = ctypes.addressof(self._buffer)
+        self._store: int | None = None
+        self.context: int = 0
+        self._limit(limits)
+
+    def _limit(self, limits: Limits) -> None:
+        engine = self.program.engine
+        store = self._store = capi.store_new(engine.address, None, None)
+        capi.store_limiter(store, limits.max_memory, limits.max_table_elements, 64, 64, 64)
+        self.context = capi.store_context(store)
+        capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds))
+
+    def __enter__(self) -> Instance:
+        engine = self.program.engine
+        ticker = engine.ticker
+        engine.check_signal_handlers()
+        ticker.running[id(self)] = None
+        if ticker.idle:
+            ticker.wake()
+        try:
+            self._instantiate()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _instantiate(self) -> None:
+        address = self._address
+        program = self.program
+        outer, current.instance = current.instance, self
+        try:
+            error = program.instantiate(program.pre, self.context, address, address + TRAP)
+        finally:
+            current.instance = outer
+        if error or self._buffer[TRAP:TRAP_END] != _NULL or self._parked is not None:
+            self._raise(error)
+        if capi.instance_export_get(self.context, address, b"memory", 6, address + MEMORY) and (
+            self._buffer[MEMORY] == b"\x03"
+        ):
+            self.memories.append(Memory(self._view))
+
+    def close(self) -> None:
+        """Run what was registered with on_close, then free the store. Safe to call twice."""
+        store, self._store = self._store, None
+        if store is None:
+            return
+        try:
+            raised = self.run_closers() if self._closers else None
+        finally:
+            for memory in self.memories:
+                memory.close()
+            self.program.engine.ticker.running.pop(id(self), None)
+            capi.store_delete(store)
+        if raised:
+            raise raised[0]
+
+    @property
+    def handles(self) -> HandleTable:
+        """The resources that the guest holds; made when the first one is."""
+        if self._handles is None:
+            self._handles = HandleTable()
+        return self._handles
+
+    # Memory
+
+    def _view(self) -> memoryview:
+        memory = self._address + MEMORY + capi.EXTERN_UNION
+        size = capi.memory_data_size(self.context, memory)
+        return capi.view_of(capi.memory_data(self.context, memory), size) if size else memoryview(bytearray())
+
+    def realloc(self, slot: int, old: int, old_size: int, align: int, new_size: int) -> int:
+        """The guest's allocator (CanonicalABI.md, realloc); the pointer is not checked here."""
+        address = self._address
+        if self._realloc_is_there is None:
+            self._realloc_is_there = any(
+                capi.instance_export_get(self.context, address, name, len(name), address + REALLOC)
+                for name in (b"cabi_realloc", b"canonical_abi_realloc")
+            )
+        if not self._realloc_is_there:
+            raise Trap("guest exports no cabi_realloc, which is needed to give it a string or a list")
+        _REALLOC_ARGUMENTS.pack_into(self._buffer, RAW, old, old_size, align, new_size)
+        error = capi.func_call_unchecked(
+            self.context, address + REALLOC + capi.EXTERN_UNION, address + RAW, 4, address + TRAP
+        )
+        if error or self._parked is not None or self._buffer[TRAP:TRAP_END] != _NULL:
+            self._raise(error)
+        pointer: int = _U32.unpack_from(self._buffer, RAW)[0]
+        return pointer
+
+    # Calls
+
+    def function(self, name: str) -> Callable[..., Any] | None:
+        """The exported function `name` as a callable of core values, None when there is none.
+
+        It takes and returns unsigned ints and floats, as the export's own type says; a second result
+        is dropped (the canonical ABI has one at the most).
+        """
+        signature = self.program.functions.get(name)
+        if signature is None:
+            return None
+        address, context, buffer = self._address, self.context, self._buffer
+        extern = ctypes.create_string_buffer(capi.EXTERN_SIZE)
+        where = ctypes.addressof(extern)
+        capi.instance_export_get(context, address, signature.name, len(signature.name), where)
+        raw, trap, function = address + RAW, address + TRAP, where + capi.EXTERN_UNION
+        pack_into, unpack_from = signature.params.pack_into, signature.results.unpack_from
+        slots, has_result = signature.slots, signature.has_result
+
+        def call(*arguments: Any, _alive: Any = extern) -> Any:
+            pack_into(buffer, RAW, *arguments)
+            outer = current.instance
+            current.instance = self
+            try:
+                error = capi.func_call_unchecked(context, function, raw, slots, trap)
+            finally:
+                current.instance = outer
+            if error or self._parked is not None or buffer[TRAP:TRAP_END] != _NULL:
+                self._raise(error)
+            return unpack_from(buffer, RAW)[0] if has_result else None
+
+        return call
+
+    # Failure
+
+    def park(self, error: BaseException) -> int:
+        """Keep `error` for whoever called the guest, and give the trap that ends the guest meanwhile."""
+        if self._parked is None:
+            self._parked = error
+        trap: int = capi.trap_new(_HOST_TRAP, len(_HOST_TRAP))
+        return trap
+
+    def _raise(self, error: int | None) -> None:
+        """Raise what ended the guest: what a host function parked, else wasmtime's trap or error."""
+        parked, self._parked = self._parked, None
+        trap = _POINTER.unpack_from(self._buffer, TRAP)[0]
+        _POINTER.pack_into(self._buffer, TRAP, 0)
+        message, code, frames = capi.take_trap(trap) if trap else ("", None, [])
+        text = capi.error_message(error) if error else message
+        if parked is not None:
+            if isinstance(parked, Trap) and not parked.frames:
+                parked.frames = tuple(frames)
+            raise parked
+        if code == "INTERRUPT":
+            raise DeadlineExceeded(self.deadline.seconds)
+        if code == "STACK_OVERFLOW":
+            raise Trap("call stack exhausted", frames)
+        if _POOL_FULL in text:
+            raise Saturated("no instance is free in the pool")
+        if error and ("limit" in text or "exceed" in text):
+            raise LimitExceeded(text, "max_memory")
+        raise Trap(text or "guest trapped", frames)
+
+    # What stays inside the application
+
+    def chain(self, component_id: str, request: Request) -> Response:
+        return self.services.chain(self, component_id, request)
+
+    def self_request(self, request: Request) -> Response:
+        return self.services.self_request(self, request)
+
+    def log(self, stream: str, data: bytes) -> None:
+        self.services.log(self.component.id, stream, data)

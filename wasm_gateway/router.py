@@ -26,9 +26,11 @@ WELL_KNOWN = "/.well-known/spin/"
 # Spin: http, 2.3, first rule
 _WILDCARD, _PARAM, _EXACT = 1, 2, 3
 
-# In the shape of a segment a piece that captures is one of these, any other piece is its text.
+# In the shape of a segment a piece that captures is one of these, any other piece is its text;
+# in a mask every text is _TEXT.
 _ANY = None
 _REST = "*"
+_TEXT = ""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -229,7 +231,7 @@ class _Node:
 
     def __init__(self) -> None:
         self.exact: dict[str, _Node] = {}
-        self.dotted: dict[_Shape, _Node] = {}
+        self.dotted: dict[_Shape, dict[tuple[str, ...], _Node]] = {}
         self.param: _Node | None = None
         self.rest: _Node | None = None
         self.route: Route | None = None
@@ -237,7 +239,8 @@ class _Node:
     def child(self, shape: _Shape) -> _Node:
         """The node behind `shape`, made if it is not there."""
         if len(shape) > 1:
-            return self.dotted.setdefault(shape, _Node())
+            mask = tuple([piece if piece in (_ANY, _REST) else _TEXT for piece in shape])
+            return self.dotted.setdefault(mask, {}).setdefault(_texts(mask, shape), _Node())
         piece = shape[0]
         if piece is _ANY:
             if self.param is None:
@@ -333,24 +336,24 @@ class Router:
             if node.param is not None:
                 stack.append((node.param, index + 1))
             if node.dotted:
-                for shape, child in node.dotted.items():
-                    if _fits(shape, segment, index == count - 1):
-                        stack.append((child, count if shape[-1] == _REST else index + 1))
+                last = index == count - 1
+                for mask, table in node.dotted.items():
+                    pieces = segment.split(".", len(mask) - 1)
+                    # A parameter at the end of a segment captures nothing only where a slash follows.
+                    if len(pieces) != len(mask) or (last and mask[-1] is _ANY and not pieces[-1]):
+                        continue
+                    child = table.get(_texts(mask, pieces))
+                    if child is not None:
+                        stack.append((child, count if mask[-1] == _REST else index + 1))
             follower = node.exact.get(segment)
             if follower is not None:
                 stack.append((follower, index + 1))
         return champion
 
 
-def _fits(shape: _Shape, segment: str, last: bool) -> bool:
-    pieces = segment.split(".", len(shape) - 1)
-    if len(pieces) != len(shape):
-        return False
-    for want, got in zip(shape, pieces, strict=True):
-        if want is not _ANY and want != _REST and want != got:
-            return False
-    # As a whole segment, a parameter captures nothing only where a slash follows.
-    return not (last and shape[-1] is _ANY and not pieces[-1])
+def _texts(mask: _Shape, pieces: Iterable[str | None]) -> tuple[str, ...]:
+    """Those of `pieces` that `mask` wants to be a certain text."""
+    return tuple([piece or "" for want, piece in zip(mask, pieces, strict=True) if want == _TEXT])
 
 
 def full_url(match: RouteMatch, request: Request) -> str:

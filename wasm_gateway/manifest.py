@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TypeVar
 from . import manifest_v1
 from .errors import ManifestError
 from .manifest_ids import check_id, id_error
-from .toml import Document, Table
+from .toml import Document, Table, dotted
 
 MANIFEST_NAME: Final = "spin.toml"
 # Spin looks at the working directory and at this many folders above it
@@ -330,7 +330,7 @@ def _single_file(path: Path) -> Document:
     return document
 
 
-_CHAINING = re.compile(r"[^:/]+://([^/:]+)\.spin\.internal(?:[:/].*)?", re.IGNORECASE)
+_CHAINING: Final = r"(?i)[^:/]+://([^/:]+)\.spin\.internal(?:[:/].*)?"
 
 
 def select_components(manifest: Manifest, component_ids: Collection[str]) -> Manifest:
@@ -341,18 +341,18 @@ def select_components(manifest: Manifest, component_ids: Collection[str]) -> Man
             raise ManifestError(f"no such component: `{id}` (there are: {known})", path=manifest.path)
     kept = {id: component for id, component in manifest.components.items() if id in component_ids}
     for component in kept.values():
-        for host in component.allowed_outbound_hosts:
-            target = _CHAINING.fullmatch(host.strip())
+        for index, host in enumerate(component.allowed_outbound_hosts):
+            target = re.fullmatch(_CHAINING, host.strip())
             if target is None or target[1] in kept:
                 continue
             if target[1] == "*" and len(kept) == len(manifest.components):
                 continue
             if target[1] == "*" or target[1] in manifest.components:
-                raise ManifestError(
+                raise error_in(
+                    manifest.path,
                     f"component `{component.id}` calls a component that is left out (`{host}`): "
                     "select that one too, or leave both out",
-                    path=manifest.path,
-                    key=f"component.{component.id}.allowed_outbound_hosts",
+                    *("component", component.id, "allowed_outbound_hosts", index),
                 )
     triggers = tuple(trigger for trigger in manifest.triggers if _component_of(trigger) in kept)
     return dataclasses.replace(manifest, components=frozen(kept), triggers=triggers)
@@ -365,6 +365,21 @@ def _component_of(trigger: Trigger) -> str | None:
     return trigger.component
 
 
+def error_in(path: Path | None, message: str, *key: str | int) -> ManifestError:
+    """The error for a mistake found later at `key` of the manifest at `path` (version 2 names: "component",
+    id, "source"). It looks for the line by reading the file again.
+    """
+    if path is not None and path.suffix not in (".wasm", ".wat"):
+        try:
+            document = Document.read(path)
+            _Reader(document, None).manifest()
+        except ManifestError:
+            pass
+        else:
+            return document.error(message, key)
+    return ManifestError(message, path=path, key=dotted(key))
+
+
 # -- options -----------------------------------------------------------------------------------------
 
 _SIZE_UNITS: Final = {
@@ -374,7 +389,7 @@ _SIZE_UNITS: Final = {
     "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
 _TIME_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_QUANTITY: Final = r"(?a)\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*"
 
 
 def parse_size(value: object) -> int:
@@ -382,7 +397,7 @@ def parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
     else:
-        match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+        match = re.fullmatch(_QUANTITY, value) if isinstance(value, str) else None
         unit = _SIZE_UNITS.get(match[2].lower()) if match else None
         if match is None or unit is None:
             raise ValueError(f'{value!r} is not a size, expected bytes or a text like "64MiB"')
@@ -397,7 +412,7 @@ def parse_duration(value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
     else:
-        match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+        match = re.fullmatch(_QUANTITY, value) if isinstance(value, str) else None
         unit = _TIME_UNITS.get(match[2]) if match else None
         if match is None or unit is None:
             raise ValueError(f'{value!r} is not a duration, expected seconds or a text like "100ms"')
@@ -440,16 +455,17 @@ _OPTIONS: Final = {
 
 # -- the reader --------------------------------------------------------------------------------------
 
-_DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
+# Texts, since most files need none of them and compiling them takes longer than reading the file.
+_DIGEST: Final = r"sha256:[0-9a-fA-F]{64}"
 _SEMVER = r"(\d+)\.(\d+)\.(\d+)(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?"
-_EXACT_VERSION = re.compile(rf"=?\s*({_SEMVER})", re.ASCII)
+_EXACT_VERSION: Final = rf"(?a)=?\s*({_SEMVER})"
 _RANGE_PART = (
     r"\s*(?:[=^~]|[<>]=?)?\s*(?:\*|\d+(?:\.(?:\d+|[*xX])){0,2}(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?)\s*"
 )
-_VERSION_RANGE = re.compile(rf"{_RANGE_PART}(?:,{_RANGE_PART})*", re.ASCII)
+_VERSION_RANGE: Final = rf"(?a){_RANGE_PART}(?:,{_RANGE_PART})*"
 _WORDS = r"[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z][A-Za-z0-9]*)*"
-_PACKAGE = re.compile(rf"{_WORDS}:{_WORDS}")
-_PACKAGE_IMPORT = re.compile(rf"({_WORDS}:{_WORDS})(?:/({_WORDS}))?(?:@({_SEMVER}))?", re.ASCII)
+_PACKAGE: Final = rf"{_WORDS}:{_WORDS}"
+_PACKAGE_IMPORT: Final = rf"(?a)({_WORDS}:{_WORDS})(?:/({_WORDS}))?(?:@({_SEMVER}))?"
 
 
 class _Reader:
@@ -649,6 +665,7 @@ class _Reader:
                         number += 1
                         id = f"inline-component{number}"
                 components[id] = Table(self.document, spec, table.key + place)
+                self.document.aliases["component", id] = table.key + place
                 ids[place] = id
             else:
                 raise table.wrong_type("a component id or a table", *place)
@@ -753,10 +770,10 @@ class _Reader:
             version = source.text("version")
             registry = source.text_or("registry", None)
             source.done()
-            match = _EXACT_VERSION.fullmatch(version)
+            match = re.fullmatch(_EXACT_VERSION, version)
             if match is None:
                 raise source.error(f'invalid version "{version}": expected one exact version', "version")
-            if _PACKAGE.fullmatch(package) is None:
+            if re.fullmatch(_PACKAGE, package) is None:
                 raise source.error(f'invalid package "{package}": expected `namespace:name`', "package")
             return RegistrySource(package, match[1], registry)
         found = self.url_source(source)
@@ -768,7 +785,7 @@ class _Reader:
         digest = table.text("digest")
         if not digest.startswith("sha256:"):
             raise table.error(f"invalid `digest` \"{digest}\"; must start with 'sha256:'", "digest")
-        if _DIGEST.fullmatch(digest) is None:
+        if re.fullmatch(_DIGEST, digest) is None:
             raise table.error(f'invalid `digest` "{digest}"; 64 hexadecimal digits must follow', "digest")
         return UrlSource(url, digest.lower())
 
@@ -825,7 +842,7 @@ class _Reader:
         found = {}
         dependencies = table.table("dependencies")
         for name, value in dependencies.data.items():
-            packaged = _PACKAGE_IMPORT.fullmatch(name)
+            packaged = re.fullmatch(_PACKAGE_IMPORT, name)
             if packaged is None and id_error(name, "-") is not None:
                 raise dependencies.error(
                     f'invalid dependency name "{name}": '
@@ -861,7 +878,7 @@ class _Reader:
             registry = table.text_or("registry", None)
             if package is None:
                 raise table.error(f'dependency "{name}" must specify a package name')
-            if _PACKAGE.fullmatch(package) is None:
+            if re.fullmatch(_PACKAGE, package) is None:
                 raise table.error(f'invalid package "{package}": expected `namespace:name`', "package")
             return Dependency(
                 name, None, package=package, version=version, registry=registry, inherit=inherit
@@ -890,11 +907,11 @@ class _Reader:
         return keys
 
     def check_range(self, table: Table, text: str, name: str) -> None:
-        if _VERSION_RANGE.fullmatch(text) is None:
+        if re.fullmatch(_VERSION_RANGE, text) is None:
             raise table.error(f'invalid version "{text}": expected a range of semantic versions', name)
 
     def check_overlap(self, table: Table, names: list[str]) -> None:
-        matches = [match for match in map(_PACKAGE_IMPORT.fullmatch, names) if match is not None]
+        matches = [match for name in names if (match := re.fullmatch(_PACKAGE_IMPORT, name))]
         for index, one in enumerate(matches):
             for other in matches[:index]:
                 if one[1] == other[1] and not _apart(one, other):

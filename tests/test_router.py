@@ -31,7 +31,7 @@ def winner(router: Router, path: str) -> object:
     [
         ({"/foo": "foo", "/foo/bar": "foobar"}, "/foo", "foo"),
         ({"/foo": "foo", "/foo/bar": "foobar"}, "/foo/bar", "foobar"),
-        ({"/foo": ("component", "compy"), "/foo/bar": ("trigger", "triggy")}, "/foo", ("component", "compy")),
+        ({"/foo": ("component", "compy"), "/foo/bar": ("trigger", "t")}, "/foo", ("component", "compy")),
         (
             {"/foo": ("component", "compy"), "/foo/bar": ("trigger", "triggy")},
             "/foo/bar",
@@ -85,18 +85,23 @@ def test_every_duplicate_is_reported() -> None:
     assert [route.target for route in router.routes] == [4, 5, 6, 7]
 
 
-def test_equal_meaning_is_no_duplicate() -> None:
-    for first, second in [
-        ("/foo/", "/foo"),
-        ("/foo", "foo"),
-        ("/:id/edit", "/:name/edit"),
-        ("/a/...", "/a/*"),
-    ]:
-        for pair in [(first, second), (second, first)]:
-            router = make(*pair)
-            assert router.duplicates == ()
-            assert len(router.routes) == 2
-            assert winner(router, "/a/edit" if "edit" in first else first.replace("...", "x")) == pair[0]
+@pytest.mark.parametrize(
+    ("one", "other", "path"),
+    [
+        ("/foo/", "/foo", "/foo"),
+        ("/foo", "foo", "/foo"),
+        ("/a//b", "/a/b", "/a/b"),
+        ("/:id/edit", "/:name/edit", "/7/edit"),
+        ("/a/...", "/a/*", "/a/x"),
+        ("/:a.txt", "/:b.txt", "/x.txt"),
+    ],
+)
+def test_equal_meaning_is_no_duplicate(one: str, other: str, path: str) -> None:
+    for pair in [(one, other), (other, one)]:
+        router = make(*pair)
+        assert router.duplicates == ()
+        assert len(router.routes) == 2
+        assert winner(router, path) == pair[0]
 
 
 def test_private_routes_are_left_out() -> None:
@@ -196,7 +201,7 @@ def test_no_match(pattern: str, path: str) -> None:
 
 
 def test_dots_amid_a_pattern_are_text() -> None:
-    # Upstream loses the slash before a segment that begins with a dot, so that "/a/.../b" answers "/a.../b" there.
+    # Upstream loses the slash before a segment that begins with a dot: "/a/.../b" answers "/a.../b" there.
     router = make("/a/.../b", "/static/.well-known")
     assert winner(router, "/a/.../b") == "/a/.../b"
     assert winner(router, "/a.../b") is None
@@ -230,13 +235,23 @@ def test_dots_amid_a_pattern_are_text() -> None:
         (["/.hidden", "/:x.hidden", "/:x"], "/.hidden"),
         (["/a./b", "/a.:x/b"], "/a./b"),
         (["/a.:x/b", "/a./..."], "/a./b"),
+        (["/./...", "/:y/:x", "/:n.txt"], "/./b"),
+        # a dot behind text is no part of its own
+        (["/:x.q/:y", "/:x/a.:y"], "/p.q/a.b"),
+        (["/:x.q/:y", "/:x/b.:c.d"], "/p.q/b.c.d"),
+        (["/a.*", "/a./..."], "/a./b"),
     ],
 )
 def test_precedence(patterns: list[str], path: str) -> None:
     for order in (patterns, patterns[::-1]):
         router = make(*order)
-        assert all(winner(make(pattern), path) for pattern in patterns[:1])
         assert winner(router, path) == patterns[0]
+
+
+def test_manifest_order_is_the_last_resort() -> None:
+    patterns = ["/:x/:y.:z", "/:x.:y/:z"]
+    for order in (patterns, patterns[::-1]):
+        assert winner(make(*order), "/p.q/r.s") == order[0]
 
 
 def test_dead_end_falls_back() -> None:
@@ -259,16 +274,13 @@ def test_dead_end_falls_back() -> None:
         "/a/**",
         "/:.txt",
         "/x.*/y",
-        "/*/",
+        # what can never be a header
         "/a\nb",
         "/:a b",
         "/:é",
     ],
 )
 def test_refused(pattern: str) -> None:
-    if pattern == "/*/":
-        assert winner(make(pattern), "/x") == pattern  # one trailing slash is no segment
-        return
     with pytest.raises(ManifestError) as caught:
         make("/ok", pattern)
     assert repr(pattern) in str(caught.value)
@@ -302,16 +314,12 @@ def test_reserved(pattern: str, reserved: bool) -> None:
         ("/a/:id", "/a/:id", "/a/:id", "/a/:id", "/a/:id"),
     ],
 )
-def test_names_of_a_route(
-    pattern: str, based: str, component_route: str, script_name: str, shown: str
-) -> None:
+def test_names(pattern: str, based: str, component_route: str, script_name: str, shown: str) -> None:
     route = Route(pattern, None)
-    assert (route.raw, route.based, route.component_route, route.script_name) == (
-        pattern,
-        based,
-        component_route,
-        script_name,
-    )
+    assert route.raw == pattern
+    assert route.based == based
+    assert route.component_route == component_route
+    assert route.script_name == script_name
     assert str(route) == shown
 
 
@@ -549,20 +557,13 @@ def test_oracle_dotted(patterns: list[str], path: str) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(tables(st.one_of(PLAIN, DOTTED)), PATHS, st.randoms(use_true_random=False))
-def test_order_matters_for_equals_only(patterns: list[str], path: str, random) -> None:  # type: ignore[no-untyped-def]
-    shapes = {re.sub(r":\w+", ":", pattern).replace("...", "*") for pattern in patterns}
-    assume(len(shapes) == len(patterns))
+@given(tables(st.one_of(PLAIN, DOTTED)), PATHS, st.data())
+def test_manifest_order_matters_for_equals_only(patterns: list[str], path: str, data: st.DataObject) -> None:
     matching = [pattern for pattern in patterns if expression(pattern).match(path.strip("/"))]
-    assume(any(all(a == b or beats(a, b, patterns) for b in matching) for a in matching))
-    shuffled = random.sample(patterns, len(patterns))
-    assume(len({facts_key(pattern) for pattern in matching}) == len(matching))
+    assume(len({str(facts(pattern)) for pattern in matching}) == len(matching))
+    assume(not matching or any(all(a == b or beats(a, b, patterns) for b in matching) for a in matching))
+    shuffled = data.draw(st.permutations(patterns))
     assert winner(make(*patterns), path) == winner(make(*shuffled), path)
-
-
-def facts_key(pattern: str) -> tuple[tuple[int, ...], int, int]:
-    kinds, dots, length = facts(pattern)
-    return tuple(kinds), dots, length
 
 
 def test_the_oracle_knows_the_ring() -> None:
@@ -596,10 +597,8 @@ def steps(router: Router, path: str) -> int:
     return count
 
 
-# Every level offers a text, a parameter and a dotted parameter: the shape that makes backtracking matchers explode.
-HOSTILE = [
-    "/" + "/".join(parts) for parts in [["a", ":x"] * 10, [":x", "a"] * 10, [":x.a"] * 20, [":x"] * 20]
-]
+# Every level offers a text, a parameter and a dotted parameter: where backtracking matchers explode.
+HOSTILE = ["/a/:x" * 10, "/:x/a" * 10, "/:x.a" * 20, "/:x" * 20]
 
 
 @pytest.mark.parametrize("patterns", [HOSTILE, ["/:x/...", "/a/:y.z"], ["/only/literals"]])
@@ -622,9 +621,8 @@ def test_a_long_pattern_needs_no_recursion() -> None:
 
 def test_a_thousand_routes_are_not_searched_one_by_one() -> None:
     kinds = ["/lit/{}", "/r{}/:id", "/files{}/...", "/:org/p{}/edit", "/img/:n.e{}"]
-    small, large = (
-        make(*(kind.format(number) for number in range(size) for kind in kinds)) for size in (2, 1000)
-    )
+    small = make(*(kind.format(number) for number in range(2) for kind in kinds))
+    large = make(*(kind.format(number) for number in range(1000) for kind in kinds))
     for path in ["/lit/1", "/r1/7", "/files1/a/b", "/acme/p1/edit", "/img/a.e1", "/admin/login", "/x/y/z"]:
         assert winner(small, path) == winner(large, path)
         assert steps(small, path) == steps(large, path)

@@ -1,0 +1,719 @@
+# The Gateway as an ASGI application or middleware, and the bridge between an event
+# loop and the threads in which guests run (Django's async mode uses it too).
+#
+# Rule 1: guests block, so they run in threads of our own, a bounded number of them;
+# the loop only passes bytes on. `inline` is the site's promise that its guests are
+# quick enough for the loop.
+# Rule 2: everything between the two sides is bounded: jobs that wait, bytes of a
+# request, chunks of a response, and the time that either side waits for the other.
+# Rule 3: an instance is used and closed by the thread that made it; the loop never
+# closes a response, it cancels the exchange and the thread does the rest.
+# Rule 4: short guests pay for one hop to a thread and back; what only long ones need
+# (watching for the client to leave) starts when a guest turns out to be long.
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextvars import copy_context
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from .errors import RequestError, Saturated
+from .messages import Headers, Request, Response
+from .wsgi import Outgoing, content_length, outgoing, pick_path, visible
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+    from .router import RouteMatch
+
+log = logging.getLogger("wasm_gateway")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Guests that run at once in a process:
+# - anyio, starlette: 40 threads
+# - asyncio: min(32, cpus + 4)
+THREADS = 32
+
+# Requests that wait for a thread; the next one is told to come back later.
+BACKLOG = 1024
+
+# Seconds after which a thread without work ends.
+IDLE_SECONDS = 10.0
+
+# Bytes of a request that wait for their guest; more is left to the server's flow control.
+# - uvicorn's high-water mark: 64 KiB
+INBOX_BYTES = 64 << 10
+
+# Chunks of a response that wait for the server; then the guest waits.
+# - a2wsgi: 10
+OUTBOX_CHUNKS = 8
+
+# Seconds that either side waits for the client to send or to take the next bytes.
+# - nginx client_body_timeout, send_timeout: 60
+# - Django, body_receive_timeout: 60
+STALL_SECONDS = 60.0
+
+# Seconds after which a guest is a long one, and a client that leaves is noticed.
+WATCH_SECONDS = 0.05
+
+# Bytes that a request body may have for its guest to run on the loop.
+INLINE_BODY_BYTES = 64 << 10
+
+
+class AsgiGateway:
+    """`gateway` as an ASGI application, or as middleware around `app`.
+
+    A path that no route of the manifest answers goes to `app`, as do websockets; without one it is a 404,
+    and websockets are closed. `threads` bounds how many guests run at once. `inline` runs guests on the
+    event loop, for guests that answer within a millisecond; large uploads still go to a thread.
+    """
+
+    def __init__(
+        self, gateway: Gateway, app: App | None = None, *, threads: int = THREADS, inline: bool = False
+    ) -> None:
+        self.gateway = gateway
+        self.app = app
+        self.inline = inline
+        self.workers = Workers(threads)
+        self._match = gateway.match
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            path = raw_path(scope)
+            match = None if path is None else self._match(path)
+            if match is not None:
+                assert path is not None
+                await self._http(scope, receive, send, path, match)
+            elif self.app is not None:
+                await self.app(scope, receive, send)
+            else:
+                await _send(send, outgoing(Response(404), scope["method"]))
+        elif kind == "lifespan":
+            await _Lifespan(self, receive, send).run(scope)
+        elif self.app is not None:
+            await self.app(scope, receive, send)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            raise ValueError(f"scope of type {kind!r} is not served here")
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send, path: str, match: RouteMatch) -> None:
+        method: str = scope["method"]
+        inbox = Inbox(receive)
+        exchange = None
+        answer: Outgoing | AsyncAnswer | None
+        try:
+            try:
+                request = to_request(scope, path, inbox if _has_body(scope) else ())
+                if self.inline and _is_short(request):
+                    if request.body != ():
+                        request = replace(request, body=await inbox.whole())
+                    response = self.gateway.handle(request, match)
+                    answer = None if response is None else outgoing(response, method)
+                else:
+                    exchange = Exchange(self.gateway, request, match, inbox)
+                    answer = await exchange.run(self.workers)
+            except Disconnected:
+                raise
+            except (RequestError, Saturated) as error:
+                log.info("%s %r: %s", method, path, error)
+                answer = outgoing(refusal(error), method)
+            if answer is None:
+                if self.app is not None:
+                    await self.app(scope, await inbox.give_back(), send)
+                    return
+                answer = outgoing(Response(404), method)
+            await _send(send, answer)
+        except Disconnected as error:
+            log.info("%s %r: %s", method, path, error)
+        finally:
+            if exchange is not None:
+                exchange.close()
+
+
+# From the server
+
+
+def raw_path(scope: Scope) -> str | None:
+    """The path below root_path as it stood in the request line; None when it is no path.
+
+    `raw_path` is optional in ASGI, and counts where it says the same as `path`, which includes
+    `root_path` from most servers and frameworks and not from all.
+    """
+    path: str = scope["path"]
+    script: str = scope.get("root_path", "")
+    if script and path.startswith(script) and path[len(script) : len(script) + 1] in ("", "/"):
+        path = path[len(script) :]
+    raw: bytes | None = scope.get("raw_path")
+    return pick_path(None if raw is None else raw.decode("latin-1"), script, path, unquote, "utf-8")
+
+
+def to_request(
+    scope: Scope,
+    path: str,
+    body: Iterable[bytes],
+    *,
+    authority: str | None = None,
+    scheme: str | None = None,
+) -> Request:
+    """The request of an http `scope` at the raw `path` (what `raw_path` gave).
+
+    `authority` and `scheme` replace what the scope says. Raises RequestError when there are several hosts.
+    """
+    fields = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
+    hosts = [value for name, value in fields if name == "host"]
+    if len(hosts) > 1:
+        raise RequestError("the request has several Host headers")
+    if authority is None:
+        authority = hosts[0] if hosts else None
+    elif hosts != [authority]:
+        # The site decided which name counts (a proxy's); the guest sees that one alone.
+        fields = (*[field for field in fields if field[0] != "host"], ("host", authority))
+    query: str = scope.get("query_string", b"").decode("latin-1")
+    client = scope.get("client")
+    return Request(
+        method=scope["method"],
+        path=path,
+        query=(query if query.isascii() else visible(query)) or None,
+        headers=Headers.trusted(fields),
+        body=body,
+        scheme=scope.get("scheme", "http") if scheme is None else scheme,
+        authority=authority,
+        client=(client[0], client[1] or 0) if client else None,
+        protocol=f"HTTP/{scope.get('http_version', '1.1')}",
+    )
+
+
+def _has_body(scope: Scope) -> bool:
+    """Whether a body may follow: HTTP/1 announces it (RFC 9112, 6.3), later versions need not."""
+    if scope.get("http_version", "1.1") not in ("1.0", "1.1"):
+        return True
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+            return True
+    return False
+
+
+def _is_short(request: Request) -> bool:
+    if request.body == ():
+        return True
+    length = content_length(request.headers.get("content-length"))
+    return length is not None and length <= INLINE_BODY_BYTES
+
+
+def refusal(error: RequestError | Saturated) -> Response:
+    """What the client of a request sees that got no thread, or none of whose parts can be served."""
+    if isinstance(error, Saturated):
+        return Response(error.status, Headers([("retry-after", str(error.retry_after))]))
+    return Response(error.status)
+
+
+# To the server
+
+
+async def _send(send: Send, answer: Outgoing | AsyncAnswer) -> None:
+    status, fields, body = answer
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if isinstance(body, tuple):
+        whole = body[0] if len(body) == 1 else b"".join(body)
+        await send({"type": "http.response.body", "body": whole})
+        return
+    if isinstance(body, Outbox):
+        async for chunk in body:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    else:
+        # inline: each chunk is made on the loop
+        try:
+            for chunk in body:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            body.close()
+    await send({"type": "http.response.body", "body": b""})
+
+
+# Between the loop and the threads
+
+
+class Disconnected(RequestError):
+    """The client left, or nobody waits for the response any more."""
+
+
+class Stalled(RequestError):
+    """The client went on sending or reading nothing."""
+
+    status = 408
+
+
+class Inbox:
+    """A request body on its way from `receive`, on the event loop, to the thread that iterates it.
+
+    Iterating raises Disconnected when the client leaves, Stalled when it sends nothing for STALL_SECONDS.
+    The server is asked for the body when the thread asks, or when `start` is called in order to notice
+    that the client leaves: `on_disconnect` is called then, on the loop.
+    """
+
+    __slots__ = (
+        *("_chunks", "_ended", "_full", "_loop", "_ready", "_receive", "_room", "_size", "_task"),
+        *("left", "on_disconnect"),
+    )
+
+    def __init__(self, receive: Receive) -> None:
+        self.on_disconnect: Callable[[], object] | None = None
+        self.left = False
+        self._receive = receive
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._ready = threading.Condition(threading.Lock())  # guards what follows, and `left`
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._ended = self._full = False
+        self._room: asyncio.Event | None = None
+
+    # on the loop
+
+    def start(self) -> None:
+        """Begin to read from the server; nothing the second time."""
+        if self._task is None and not self.left:
+            self._room = asyncio.Event()
+            self._task = self._loop.create_task(self._pump(self._room))
+
+    def stop(self) -> None:
+        """The request is over, whoever still waits for its body."""
+        self.on_disconnect = None
+        if self._task is not None:
+            self._task.cancel()
+        self._leave()
+
+    async def give_back(self) -> Receive:
+        """A `receive` for somebody else, who gets the request from its start."""
+        if self._task is None:
+            return self._receive
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        told_end = False
+
+        async def receive() -> Message:
+            nonlocal told_end
+            if self._chunks or (self._ended and not told_end):
+                body = b"".join(self._chunks)
+                self._chunks.clear()
+                told_end = self._ended
+                return {"type": "http.request", "body": body, "more_body": not told_end}
+            if self.left:
+                return {"type": "http.disconnect"}
+            return await self._receive()
+
+        return receive
+
+    async def whole(self) -> tuple[bytes]:
+        """All of the body, for a guest that runs on the loop."""
+        chunks = []
+        while True:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise Disconnected("client disconnected")
+            chunks.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                return (b"".join(chunks),)
+
+    async def _pump(self, room: asyncio.Event) -> None:
+        more = True
+        while True:
+            try:
+                message = await self._receive()
+            except Exception as error:
+                log.debug("the server's receive failed: %r", error)
+                break
+            if message["type"] != "http.request" or not more:
+                break
+            chunk = message.get("body", b"")
+            more = message.get("more_body", False)
+            with self._ready:
+                if chunk:
+                    self._chunks.append(chunk)
+                    self._size += len(chunk)
+                self._ended = not more
+                self._full = self._size >= INBOX_BYTES
+                if self._full:
+                    room.clear()
+                else:
+                    room.set()
+                self._ready.notify()
+            await room.wait()
+        self._leave()
+        if self.on_disconnect is not None:
+            self.on_disconnect()
+
+    def _leave(self) -> None:
+        with self._ready:
+            self.left = True
+            self._ready.notify()
+
+    # in the thread
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._ready:
+            if self._task is None and not self.left and not _post(self._loop, self.start):
+                raise Disconnected("the event loop is closed")
+            while not self._chunks:
+                if self._ended:
+                    raise StopIteration
+                if self.left:
+                    raise Disconnected("client disconnected")
+                if not self._ready.wait(STALL_SECONDS):
+                    raise Stalled(f"client sent nothing for {STALL_SECONDS:g} s")
+            chunk = self._chunks.popleft()
+            self._size -= len(chunk)
+            if self._full and self._size < INBOX_BYTES:
+                self._full = False
+                assert self._room is not None
+                _post(self._loop, self._room.set)
+            return chunk
+
+
+class Outbox:
+    """A response body on its way from the thread that makes it to the event loop, which iterates it.
+
+    `close`, from any thread, tells the maker to stop.
+    """
+
+    __slots__ = ("_items", "_loop", "_room", "_waiter", "closed")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.closed = False
+        self._loop = loop
+        self._room = threading.Semaphore(OUTBOX_CHUNKS)
+        self._items: deque[bytes | BaseException | None] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    # in the thread
+
+    def put(self, chunk: bytes) -> None:
+        """Hand over a chunk; waits while too many are on their way. Disconnected when nobody wants it."""
+        if not self._room.acquire(timeout=STALL_SECONDS):
+            raise Stalled(f"client took nothing for {STALL_SECONDS:g} s")
+        if self.closed or not _post(self._loop, self._arrive, chunk):
+            raise Disconnected("client disconnected")
+
+    def end(self, error: BaseException | None) -> None:
+        """That was the last chunk, or what kept it from being made."""
+        _post(self._loop, self._arrive, error)
+
+    # on the loop
+
+    def fail(self, error: BaseException) -> None:
+        """Raise `error` once what has arrived is taken."""
+        self._arrive(error)
+
+    def _arrive(self, item: bytes | BaseException | None) -> None:
+        self._items.append(item)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._items:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        item = self._items.popleft()
+        if isinstance(item, bytes):
+            self._room.release()
+            return item
+        self._items.append(item)  # it stays the last one
+        if item is None:
+            raise StopAsyncIteration
+        raise item
+
+    def close(self) -> None:
+        self.closed = True
+        self._room.release()
+
+
+# As `outgoing` gives it, but that the body of a response still being made is an Outbox.
+AsyncAnswer = tuple[int, list[tuple[str, str]], "tuple[bytes, ...] | Outbox"]
+
+
+class Exchange:
+    """One request in a thread, seen from an event loop. `close` it in any case.
+
+    With an `inbox`, a client that leaves ends the exchange. A guest notices when it reads or writes; one
+    that only computes runs on, unheard, to its deadline.
+    """
+
+    __slots__ = ("_closed", "_gateway", "_head", "_inbox", "_loop", "_match", "_outbox", "_request", "_timer")
+
+    def __init__(
+        self, gateway: Gateway, request: Request, match: RouteMatch, inbox: Inbox | None = None
+    ) -> None:
+        self._gateway = gateway
+        self._request = request
+        self._match = match
+        self._inbox = inbox
+        self._loop = asyncio.get_running_loop()
+        self._head: asyncio.Future[AsyncAnswer | None] = self._loop.create_future()
+        self._outbox: Outbox | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def run(self, workers: Workers) -> AsyncAnswer | None:
+        """What the gateway answers, None for nothing. Raises Saturated, Disconnected."""
+        workers.submit(copy_context().run, self._work)
+        inbox = self._inbox
+        if inbox is not None:
+            inbox.on_disconnect = self._disconnected
+            # Asking for a body answers "Expect: 100-continue", which is the guest's to do.
+            if self._request.body == () or "expect" not in self._request.headers:
+                self._timer = self._loop.call_later(WATCH_SECONDS, inbox.start)
+        try:
+            answer = await self._head
+        except BaseException:
+            self.close()
+            raise
+        if answer is None and self._timer is not None:
+            self._timer.cancel()  # the request is somebody else's now
+        return answer
+
+    def close(self) -> None:
+        """Whatever is still going on, nobody waits for it."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._inbox is not None:
+            self._inbox.stop()
+        if self._outbox is not None:
+            self._outbox.close()
+
+    def _disconnected(self) -> None:
+        self._closed = True
+        gone = Disconnected("client disconnected")
+        if not self._head.done():
+            self._head.set_exception(gone)
+        elif self._outbox is not None:
+            self._outbox.close()
+            self._outbox.fail(gone)
+
+    def _deliver(self, answer: AsyncAnswer | None) -> None:
+        if not self._head.done():
+            self._head.set_result(answer)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._head.done():
+            self._head.set_exception(error)
+
+    def _work(self) -> None:
+        if self._closed:
+            return
+        try:
+            response = self._gateway.handle(self._request, self._match)
+            if response is None:
+                _post(self._loop, self._deliver, None)
+                return
+            status, fields, body = outgoing(response, self._request.method)
+        except Exception as error:
+            _post(self._loop, self._fail, error)
+            return
+        if isinstance(body, tuple):
+            _post(self._loop, self._deliver, (status, fields, body))
+            return
+        outbox = Outbox(self._loop)
+        self._outbox = outbox
+        try:
+            if not self._closed and _post(self._loop, self._deliver, (status, fields, outbox)):
+                for chunk in body:
+                    outbox.put(chunk)
+        except Exception as error:
+            outbox.end(error)
+        else:
+            outbox.end(None)
+        finally:
+            body.close()
+
+
+class Workers:
+    """At most `size` threads that run jobs, started when there is work and ended after a while without.
+
+    A forked child begins with none. Threads of a process that exits are given `LINGER_SECONDS` to finish.
+    """
+
+    LINGER_SECONDS = 5.0
+
+    def __init__(self, size: int, *, backlog: int = BACKLOG, idle: float = IDLE_SECONDS) -> None:
+        if size < 1:
+            raise ValueError("a pool has at least one thread")
+        self.size = size
+        self.backlog = backlog
+        self.idle = idle
+        self._start_over()
+        # A thread killed inside a guest, as daemons are at exit, would unwind through foreign frames.
+        atexit.register(_linger, weakref.ref(self))
+
+    def _start_over(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # guards the counts
+        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._threads: set[threading.Thread] = set()
+        self._busy = 0  # jobs that run or wait
+
+    def submit(self, function: Callable[..., object], *arguments: object) -> None:
+        """Run `function(*arguments)`, which handles its own errors; Saturated when too many wait."""
+        if self._pid != os.getpid():
+            self._start_over()
+        with self._lock:
+            if self._busy >= self.size + self.backlog:
+                raise Saturated(f"{self.backlog} requests wait for a thread")
+            if self._busy >= len(self._threads) and len(self._threads) < self.size:
+                thread = threading.Thread(target=self._run, name="wasm-guest", daemon=True)
+                self._threads.add(thread)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    self._threads.discard(thread)
+                    if not self._threads:
+                        raise Saturated(f"no thread can be started: {error}") from error
+            self._busy += 1
+            self._jobs.put(partial(function, *arguments))
+
+    async def call(self, function: Callable[[], object]) -> None:
+        """Run `function` in a thread, and wait for it."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def job() -> None:
+            try:
+                function()
+            except Exception as error:
+                _post(loop, _settle, done, error)
+            else:
+                _post(loop, _settle, done, None)
+
+        self.submit(job)
+        await done
+
+    def _run(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=self.idle)
+            except queue.Empty:
+                with self._lock:
+                    if not self._jobs.empty():
+                        continue
+                    self._threads.discard(threading.current_thread())
+                    return
+            try:
+                job()
+            except BaseException:
+                log.exception("a job of the thread pool failed")
+            del job
+            with self._lock:
+                self._busy -= 1
+
+
+def _linger(workers: weakref.ref[Workers]) -> None:
+    pool = workers()
+    if pool is None or pool._pid != os.getpid():
+        return
+    end = time.monotonic() + pool.LINGER_SECONDS
+    while pool._busy and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _post(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object) -> bool:
+    """Have the loop call `callback` soon; False when it has been closed meanwhile."""
+    try:
+        loop.call_soon_threadsafe(callback, *arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+# Life
+
+
+class _StartupFailed(Exception):
+    """Unwinds the application whose gateway could not be opened."""
+
+
+class _Lifespan:
+    """The lifespan of a process: opens and closes the gateway around what a wrapped app does.
+
+    An app that does not know the protocol raises or returns early; then the gateway answers alone.
+    """
+
+    def __init__(self, door: AsgiGateway, receive: Receive, send: Send) -> None:
+        self.door = door
+        self.receive = receive
+        self.send = send
+        self.asked: str | None = None  # "startup" or "shutdown", not yet answered
+        self.over = False
+
+    async def run(self, scope: Scope) -> None:
+        app = self.door.app
+        try:
+            if app is not None:
+                try:
+                    await app(scope, self._receive, self._send)
+                except Exception as error:
+                    if self.over and not isinstance(error, _StartupFailed):
+                        raise
+                    log.debug("the application has no lifespan: %r", error)
+            while not self.over:
+                if self.asked is None:
+                    await self._receive()
+                await self._send({"type": f"lifespan.{self.asked}.complete"})
+        except _StartupFailed:
+            pass  # the server knows
+
+    async def _receive(self) -> Message:
+        message = await self.receive()
+        self.asked = message["type"].removeprefix("lifespan.")
+        if self.asked == "startup":
+            try:
+                await self.door.workers.call(self.door.gateway.open)
+            except Exception as error:
+                self.over = True
+                log.exception("the gateway cannot be opened")
+                await self.send({"type": "lifespan.startup.failed", "message": str(error)})
+                raise _StartupFailed from error
+        return message
+
+    async def _send(self, message: Message) -> None:
+        if self.over:
+            return
+        self.asked = None
+        if message["type"] != "lifespan.startup.complete":
+            self.over = True
+            await self.door.workers.call(self.door.gateway.close)
+        await self.send(message)

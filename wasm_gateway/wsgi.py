@@ -1,0 +1,378 @@
+# The Gateway as a WSGI application or middleware (PEP 3333), and the two halves of
+# a door that asgi.py and the integrations share: which raw path a server means,
+# and which head of a response may leave the process.
+#
+# Rule 1: a door translates and decides nothing: routes, limits and the rules of
+# Host and spin-* headers are the gateway's.
+# Rule 2: a native route pays for `raw_path` and `match`, and for nothing else.
+# Rule 3: nothing that could break the framing of HTTP goes out. A field that HTTP
+# does not allow is a 500; hop-by-hop fields are the server's and are dropped; a
+# body is as long as its content-length says, or the connection breaks.
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote_to_bytes
+
+from .errors import GatewayError, GuestError, RequestError
+from .messages import Headers, Request, Response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from .gateway import Gateway
+
+log = logging.getLogger("wasm_gateway")
+
+# Bytes asked of wsgi.input at a time; a server may hand out fewer.
+# - werkzeug, gunicorn: 64 KiB too
+CHUNK_BYTES = 64 << 10
+
+Host = Callable[["WSGIEnvironment"], str | None]
+
+
+class WsgiGateway:
+    """`gateway` as a WSGI application, or as middleware around `app`.
+
+    A path that no route of the manifest answers goes to `app`; without one it is a 404. Routes lie below
+    SCRIPT_NAME. `host` gives the authority of a request where the Host header alone is not trusted, and
+    raises RequestError for one that is refused.
+    """
+
+    def __init__(
+        self, gateway: Gateway, app: WSGIApplication | None = None, *, host: Host | None = None
+    ) -> None:
+        self.gateway = gateway
+        self.app = app
+        self.host = host
+        self._match = gateway.match
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = raw_path(environ)
+        match = None if path is None else self._match(path)
+        if match is None:
+            response = None
+        else:
+            assert path is not None
+            try:
+                authority = None if self.host is None else self.host(environ)
+                request = to_request(environ, path, authority=authority)
+                response = self.gateway.handle(request, match)
+            except RequestError as error:
+                log.info("%s %r: %s", environ["REQUEST_METHOD"], path, error)
+                response = Response(error.status)
+        if response is None:
+            if self.app is not None:
+                return self.app(environ, start_response)
+            response = Response(404)
+        status, headers, body = outgoing(response, environ["REQUEST_METHOD"])
+        start_response(status_line(status), headers)
+        return body
+
+
+# From the server
+
+
+def raw_path(environ: WSGIEnvironment) -> str | None:
+    """The path below SCRIPT_NAME as it stood in the request line, never decoded; None when it is no path.
+
+    PEP 3333 has it decoded only. gunicorn, uWSGI, mod_wsgi and Werkzeug add the request line; it counts
+    where it says the same as SCRIPT_NAME and PATH_INFO, which a middleware may have changed. Without it
+    PATH_INFO is quoted again.
+    """
+    path: str = environ.get("PATH_INFO", "")
+    raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    return pick_path(raw, environ.get("SCRIPT_NAME", ""), path, _latin1)
+
+
+def pick_path(
+    raw: str | None, script: str, path: str, decode: Callable[[str], str], encoding: str = "latin-1"
+) -> str | None:
+    """The raw form of the decoded `path`, which follows the decoded prefix `script` in the target `raw`.
+
+    `decode` is how the server made `path` from it, `encoding` leads back to bytes.
+    """
+    if raw is not None:
+        raw = raw.partition("?")[0]
+        # Nearly always: no prefix, nothing quoted.
+        if raw == path and not script and raw.startswith("/") and raw.isascii():
+            return raw
+        found = _below(raw, script, path, decode)
+        if found is not None:
+            return found
+    if not path:
+        return "/"
+    if not path.startswith("/"):
+        return None  # "*", and whatever a CONNECT names
+    try:
+        return quote(path, safe="/:@!$&'()*+,;=~", encoding=encoding)
+    except UnicodeEncodeError:
+        return None
+
+
+def _below(raw: str, script: str, path: str, decode: Callable[[str], str]) -> str | None:
+    """What of `raw` stands for `path`, None when `raw` does not say the same as `script` and `path`."""
+    if not raw.startswith("/"):
+        # RFC 9112, 3.2.2: absolute-form
+        scheme, separator, rest = raw.partition("://")
+        if not separator or "/" in scheme:
+            return None
+        _, slash, rest = rest.partition("/")
+        raw = slash + rest
+    if not raw.isascii():
+        return None
+    for prefix in (script, quote(script, safe="/", errors="replace"), ""):
+        if raw.startswith(prefix):
+            rest = raw[len(prefix) :]
+            # Django calls an empty path "/", other frameworks do not
+            if decode(rest) == path or (not rest and path == "/"):
+                return rest if rest.startswith("/") else None
+    return None
+
+
+def _latin1(raw: str) -> str:
+    return unquote_to_bytes(raw).decode("latin-1")
+
+
+def to_request(
+    environ: WSGIEnvironment,
+    path: str,
+    *,
+    authority: str | None = None,
+    scheme: str | None = None,
+    body: Iterable[bytes] | None = None,
+) -> Request:
+    """The request of `environ` at the raw `path` (what `raw_path` gave).
+
+    `authority`, `scheme` and `body` replace what the environ says. Raises RequestError when two parts of
+    the request contradict each other.
+    """
+    fields = [
+        (header_name(key), value)
+        for key, value in environ.items()
+        if key[:5] == "HTTP_" and key != "HTTP_CONTENT_TYPE" and key != "HTTP_CONTENT_LENGTH"
+    ]
+    for key, name in (("CONTENT_TYPE", "content-type"), ("CONTENT_LENGTH", "content-length")):
+        value = environ.get(key)
+        if value:
+            fields.append((name, value))
+    host = environ.get("HTTP_HOST")
+    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    if authority is None:
+        authority = _authority(raw, host)
+    elif authority != host:
+        # The site decided which name counts (a proxy's); the guest sees that one alone.
+        fields = [field for field in fields if field[0] != "host"]
+        fields.append(("host", authority))
+    query: str | None = environ.get("QUERY_STRING") or None
+    if query is None and raw.endswith("?"):
+        query = ""
+    address = environ.get("REMOTE_ADDR")
+    port = environ.get("REMOTE_PORT")
+    return Request(
+        method=environ["REQUEST_METHOD"],
+        path=path,
+        query=query if query is None or query.isascii() else visible(query),
+        headers=Headers.trusted(tuple(fields)),
+        body=input_body(environ) if body is None else body,
+        scheme=environ["wsgi.url_scheme"] if scheme is None else scheme,
+        authority=authority,
+        client=(address, int(port) if port and str(port).isdecimal() else 0) if address else None,
+        protocol=environ.get("SERVER_PROTOCOL", "HTTP/1.1"),
+    )
+
+
+def _authority(raw: str, host: str | None) -> str | None:
+    """Spin: http, 5: of the Host header or of the target's absolute form; both must agree."""
+    if raw[:1] == "/" or "://" not in raw.partition("?")[0]:
+        return host
+    authority = re.split("[/?]", raw.partition("://")[2], maxsplit=1)[0]
+    if host is not None and host.lower() != authority.lower():
+        raise RequestError("the Host header and the request target name different hosts")
+    return authority
+
+
+@lru_cache(maxsize=512)
+def header_name(key: str) -> str:
+    """The header that an environ key HTTP_... stands for, in lower case."""
+    return key[5:].replace("_", "-").lower()
+
+
+def visible(text: str) -> str:
+    """`text` (one byte a character) with every byte that is not visible ASCII quoted."""
+    return quote(text, safe="".join(map(chr, range(0x21, 0x7F))), encoding="latin-1", errors="replace")
+
+
+def content_length(text: str | None) -> int | None:
+    """The number in a request's content-length, None without one; RequestError when it is none."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise RequestError("invalid content-length")
+    return int(text)
+
+
+def input_body(environ: WSGIEnvironment) -> Iterable[bytes]:
+    """The request body: what CONTENT_LENGTH grants, or all of it where the server ends the input itself."""
+    length = content_length(environ.get("CONTENT_LENGTH"))
+    if environ.get("wsgi.input_terminated") and (length is None or "HTTP_TRANSFER_ENCODING" in environ):
+        # RFC 9112, 6.3: a transfer-encoding overrides any content-length
+        return InputBody(environ["wsgi.input"].read, None)
+    return InputBody(environ["wsgi.input"].read, length) if length else ()
+
+
+class InputBody:
+    """The bytes that `read(size)` gives, `length` of them or, when None, up to the end.
+
+    Raises RequestError when the client went away before.
+    """
+
+    __slots__ = ("_left", "_read")
+
+    def __init__(self, read: Callable[[int], bytes], length: int | None) -> None:
+        self._read = read
+        self._left = length
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        left = self._left
+        if left == 0:
+            raise StopIteration
+        try:
+            chunk = self._read(CHUNK_BYTES if left is None else min(left, CHUNK_BYTES))
+        except Exception as error:
+            # Every server has its own exceptions for a client that left, or that sends broken chunks.
+            self._left = 0
+            raise RequestError(f"the request body could not be read: {error!r}") from error
+        if left is not None:
+            if not chunk:
+                self._left = 0
+                raise RequestError("client disconnected")
+            self._left = left - len(chunk)
+        elif not chunk:
+            self._left = 0
+            raise StopIteration
+        return chunk
+
+
+# To the server
+
+# RFC 9110, 7.6.1 and the names that wasi:http forbids; PEP 3333 forbids applications to send them.
+# "status" is CGI's, PEP 3333 has it in the status line.
+DROPPED = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "trailers", "transfer-encoding", "upgrade", "http2-settings", "status"),
+    )
+)
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 5.6.2
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9110, 5.5
+
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+# What `outgoing` gives: status, header fields, body (a tuple, or to be closed).
+Outgoing = tuple[int, list[tuple[str, str]], "tuple[bytes, ...] | OutputBody"]
+
+
+def status_line(status: int) -> str:
+    """Code and phrase; a code that nobody registered gets a phrase too, PEP 3333 wants one."""
+    return _STATUS_LINES.get(status) or f"{status} Unknown"
+
+
+def outgoing(response: Response, method: str) -> Outgoing:
+    """What of `response` goes to the client of a `method` request; the body must be closed if it can be.
+
+    A response that HTTP cannot carry is logged and becomes an empty 500.
+    """
+    try:
+        return _outgoing(response, method)
+    except GuestError as error:
+        log.error("response refused: %s", error)
+        response.close()
+        return 500, [("content-length", "0")], ()
+
+
+def _outgoing(response: Response, method: str) -> Outgoing:
+    status = response.status
+    if not 200 <= status <= 999:
+        # 1xx is no final answer, and a 101 would hand the connection over
+        raise GuestError(f"guest answered with status {status}")
+    fields: list[tuple[str, str]] = []
+    length: int | None = None
+    for name, value in response.headers.pairs:
+        if _NAME(name) is None or _VALUE(value) is None:
+            raise GuestError(f"guest set an invalid header {name[:80]!r}: {value[:80]!r}")
+        if name in DROPPED:
+            continue
+        value = value.strip(" \t")
+        if name == "content-length":
+            if not (value.isascii() and value.isdigit() and len(value) <= 18):
+                raise GuestError(f"guest set an invalid content-length {value[:80]!r}")
+            if length is not None and length != int(value):
+                raise GuestError("guest set two different content-lengths")
+            length = int(value)
+        else:
+            fields.append((name, value))
+
+    body = response.body
+    whole = isinstance(body, tuple)
+    bodiless = method == "HEAD" or status in (204, 304)
+    if whole and not bodiless:
+        assert isinstance(body, tuple)
+        length = sum(map(len, body))
+    elif whole and method == "HEAD" and length is None:
+        # as for GET; a guest that left the body away as well told no length
+        length = sum(map(len, body)) or None
+    if length is not None and status != 204:
+        fields.append(("content-length", str(length)))
+    if bodiless:
+        response.close()
+        return status, fields, ()
+    if isinstance(body, tuple):
+        return status, fields, body
+    return status, fields, OutputBody(response, length)
+
+
+class OutputBody:
+    """The body of a response that is still being made; `length` is what its head promises, if anything.
+
+    A guest that breaks the promise raises GuestError where it does, and the server breaks the connection.
+    """
+
+    __slots__ = ("_left", "_next", "_response")
+
+    def __init__(self, response: Response, length: int | None) -> None:
+        self._response = response
+        self._next = iter(response.body).__next__
+        self._left = length
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        left = self._left
+        try:
+            chunk = self._next()
+        except StopIteration:
+            if left:
+                raise GuestError(f"guest's body ended {left} bytes before its content-length") from None
+            raise
+        except GatewayError as error:
+            log.error("response cut off: %s", error)
+            raise
+        if left is not None:
+            self._left = left = left - len(chunk)
+            if left < 0:
+                raise GuestError("guest's body is longer than its content-length")
+        return chunk
+
+    def close(self) -> None:
+        self._response.close()

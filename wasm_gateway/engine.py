@@ -198,16 +198,12 @@ def refuse_greenlets() -> None:
 
 def has_address_space() -> bool:
     """Whether the pool's reservation fits, since wasmtime aborts the process where it does not."""
-    flags = getattr(mmap, "MAP_NORESERVE", None)
-    if flags is None:  # Windows and macOS: no limit on address space to speak of
+    if sys.platform == "win32":
         return True
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:
-        mmap.mmap(
-            -1,
-            POOL_SLOTS * POOL_SLOT_BYTES * 2,
-            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | flags,
-            prot=0,
-        ).close()
+        # PROT_NONE: address space alone, no memory stands behind it
+        mmap.mmap(-1, POOL_SLOTS * POOL_SLOT_BYTES * 2, flags=flags, prot=0).close()
     except (OSError, ValueError, OverflowError):
         return False
     return True

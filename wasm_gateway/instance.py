@@ -15,15 +15,17 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import capi
-from .component.handles import HandleTable
 from .component.memory import Memory
 from .engine import Program, current, ticks
 from .errors import DeadlineExceeded, LimitExceeded, Saturated, Trap
 from .host.base import Deadline, Grants, HostContext
 from .messages import Request, Response
+
+if TYPE_CHECKING:
+    from .component.handles import HandleTable
 
 INSTANCE, TRAP, MEMORY, REALLOC, FUNCTION, RAW = 0, 16, 32, 64, 96, 128
 TRAP_END = TRAP + 8
@@ -41,6 +43,14 @@ _HOST_TRAP = b"host function failed"
 _POOL_FULL = "maximum concurrent"
 
 
+class InstanceLog(Protocol):
+    """Where one instance's output goes; `stream` is "stdout" or "stderr"."""
+
+    def write(self, stream: str, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Services(Protocol):
     """What the application around an instance does for it; the gateway is one."""
 
@@ -48,7 +58,7 @@ class Services(Protocol):
 
     def self_request(self, caller: HostContext, request: Request) -> Response: ...
 
-    def log(self, component_id: str, stream: str, data: bytes) -> None: ...
+    def open_log(self, component_id: str) -> InstanceLog: ...
 
 
 class Limits:
@@ -72,6 +82,7 @@ class Instance(HostContext):
         "_address",
         "_buffer",
         "_handles",
+        "_log",
         "_parked",
         "_realloc_is_there",
         "_store",
@@ -97,6 +108,7 @@ class Instance(HostContext):
         self.wasi = wasi
         self._handles: HandleTable | None = None
         self.may_leave = True
+        self._log: InstanceLog | None = None
         self._parked: BaseException | None = None
         self._realloc_is_there: bool | None = None
         self._buffer = _Buffer()
@@ -163,6 +175,8 @@ class Instance(HostContext):
     def handles(self) -> HandleTable:
         """The resources that the guest holds; made when the first one is."""
         if self._handles is None:
+            from .component.handles import HandleTable
+
             self._handles = HandleTable()
         return self._handles
 
@@ -264,4 +278,7 @@ class Instance(HostContext):
         return self.services.self_request(self, request)
 
     def log(self, stream: str, data: bytes) -> None:
-        self.services.log(self.component.id, stream, data)
+        if self._log is None:
+            self._log = self.services.open_log(self.component.id)
+            self.on_close(self._log.close)
+        self._log.write(stream, data)

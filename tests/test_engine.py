@@ -1,0 +1,454 @@
+"""The engine, its cache and its ticker; and every hazard of a Wasm engine inside a Python server.
+
+What ends or hangs a process runs in one of its own: `python(...)` runs a script and returns what it printed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import wasmtime
+
+from wasm_gateway import capi
+from wasm_gateway.engine import (
+    CompileCache,
+    Engine,
+    EngineOptions,
+    HostFunction,
+    Program,
+    foreign,
+    has_address_space,
+    ticks,
+)
+from wasm_gateway.errors import ComponentError, HostError, LinkError
+
+PRELUDE = '''
+import faulthandler, os, signal, sys, threading, time
+import wasmtime
+signal.alarm(20)  # a hang is a failure
+from wasm_gateway.engine import Engine, EngineOptions, HostFunction, Program, current
+from wasm_gateway.errors import *
+from wasm_gateway.host.base import Deadline, Grants
+from wasm_gateway.instance import Instance, Limits
+
+WAT = """(module
+  (import "host" "f" (func $f))
+  (memory (export "memory") 1)
+  (func (export "oob") (drop (i32.load (i32.const -8))))
+  (func (export "spin") (loop (br 0)))
+  (func (export "call") (call $f))
+  (func (export "one") (result i32) (i32.const 1)))"""
+
+def callback(env, caller, raw, n):
+    try:
+        host()
+    except BaseException as error:
+        return current.instance.park(error)
+
+def host():
+    pass
+
+def program(options=EngineOptions()):
+    engine = Engine.shared(options)
+    module = engine.compile(bytes(wasmtime.wat2wasm(WAT)))
+    return Program(engine, module, [HostFunction("host", "f", "", "", callback)], starts=False)
+
+def run(program, name, seconds=5.0):
+    try:
+        with Instance(program, Grants("g"), Deadline(seconds), Limits(1 << 26, 1000), None) as instance:
+            return instance.function(name)()
+    except BaseException as error:
+        return type(error).__name__
+
+def in_child(function):
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(10)
+        print("child", function(), flush=True)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+'''
+
+
+def python(script: str, *options: str, preexec: str = "") -> list[str]:
+    command = [sys.executable, *options, "-c", PRELUDE + script]
+    if preexec:
+        command = ["sh", "-c", f'{preexec}; exec "$@"', "sh", *command]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment.pop("PYTHONFAULTHANDLER", None)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.split("\n")[:-1]
+
+
+def compiled(engine: Engine, wat: str, cache: CompileCache | None = None) -> wasmtime.Module:
+    return engine.compile(bytes(wasmtime.wat2wasm(wat)), cache)
+
+
+# The package that is installed
+
+
+def test_every_structure_has_the_size_that_is_written_down() -> None:
+    extern = wasmtime._bindings.wasmtime_extern
+    assert extern.of.offset == capi.EXTERN_UNION
+
+
+def test_a_wasmtime_without_a_symbol_is_named_with_its_version() -> None:
+    with pytest.raises(HostError, match=rf"wasmtime package {capi.wasmtime_version()} .*lacks no_such_function"):
+        capi._declare(capi._keeping_gil, "no_such_function", None)
+
+
+def test_a_structure_of_another_size_is_refused() -> None:
+    with pytest.raises(HostError, match="has 16 bytes, 99 expected"):
+        capi._self_test([(wasmtime._bindings.wasmtime_func_t, 99)])
+
+
+# Engine and programs
+
+
+def test_equal_options_share_an_engine() -> None:
+    engine = Engine.shared()
+    assert Engine.shared(EngineOptions()) is engine
+    assert Engine.shared(EngineOptions(hardened=True)) is not engine
+
+
+@pytest.mark.parametrize("wasm", [b"", b"\0asm", b"\0asm\1\0\0\0\1", b"GIF89a" * 10])
+def test_bytes_that_are_no_module(wasm: bytes) -> None:
+    with pytest.raises(ComponentError, match="not a valid WebAssembly module"):
+        Engine.shared().compile(wasm)
+
+
+def test_an_import_that_nobody_offers_is_named() -> None:
+    engine = Engine.shared()
+    module = compiled(engine, '(module (import "spin" "warp" (func)))')
+    with pytest.raises(LinkError, match="spin::warp"):
+        Program(engine, module, [])
+
+
+def test_an_import_of_another_type_is_refused() -> None:
+    engine = Engine.shared()
+    module = compiled(engine, '(module (import "h" "f" (func (param i64))))')
+    with pytest.raises(LinkError, match="incompatible import type"):
+        Program(engine, module, [HostFunction("h", "f", "i", "", lambda *_: None)])
+
+
+def test_deadlines_are_never_shorter_than_asked() -> None:
+    assert [ticks(s) for s in (0.0, 0.001, 0.01, 0.1)] == [1, 2, 2, 11]
+
+
+# The compile cache
+
+WAT = '(module (memory (export "memory") 1))'
+
+
+def test_what_was_compiled_is_loaded_again(tmp_path: Path) -> None:
+    engine, cache = Engine.shared(), CompileCache(tmp_path / "compiled")
+    compiled(engine, WAT, cache)
+    (path,) = cache.folder.iterdir()
+    assert path == cache.path(engine, bytes(wasmtime.wat2wasm(WAT)))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert cache.folder.stat().st_mode & 0o777 == 0o700
+    assert cache.load(engine, bytes(wasmtime.wat2wasm(WAT))) is not None
+
+
+def test_engines_that_compile_otherwise_have_entries_of_their_own(tmp_path: Path) -> None:
+    cache = CompileCache(tmp_path)
+    tmp_path.chmod(0o700)
+    paths = {cache.path(Engine.shared(EngineOptions(hardened=h)), b"x") for h in (False, True)}
+    assert len(paths) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF", b"garbage" * 1000])
+def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    engine, cache = Engine.shared(), CompileCache(tmp_path / "c")
+    wasm = bytes(wasmtime.wat2wasm(WAT))
+    engine.compile(wasm, cache)
+    path = cache.path(engine, wasm)
+    whole = path.stat().st_size
+    path.write_bytes(damage)
+    assert engine.compile(wasm, cache) is not None
+    assert "made again" in caplog.text
+    assert path.stat().st_size == whole
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    cache = CompileCache(folder)
+    compiled(Engine.shared(), WAT, cache)
+    assert list(folder.iterdir()) == []
+    assert "others may write to it" in caplog.text
+
+
+def test_an_entry_that_others_may_write_to_is_not_loaded(tmp_path: Path) -> None:
+    engine, cache = Engine.shared(), CompileCache(tmp_path / "c")
+    wasm = bytes(wasmtime.wat2wasm(WAT))
+    engine.compile(wasm, cache)
+    cache.path(engine, wasm).chmod(0o666)
+    assert cache.load(engine, wasm) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_an_entry_of_somebody_else_is_not_loaded(tmp_path: Path) -> None:
+    engine, cache = Engine.shared(), CompileCache(tmp_path / "c")
+    wasm = bytes(wasmtime.wat2wasm(WAT))
+    engine.compile(wasm, cache)
+    os.chown(cache.path(engine, wasm), 12345, 12345)
+    assert cache.load(engine, wasm) is None
+    assert "user 12345" in str(foreign(cache.path(engine, wasm)))
+
+
+def test_a_link_in_the_cache_is_judged_by_itself(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"x")
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    assert foreign(link) is not None  # a link's own mode is 0777
+
+
+def test_a_cache_that_cannot_be_written_does_not_keep_a_guest_from_running(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert compiled(Engine.shared(), WAT, CompileCache(blocked / "c")) is not None
+    assert "are not cached" in caplog.text
+
+
+def test_a_store_that_fails_leaves_no_half_written_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, cache = Engine.shared(), CompileCache(tmp_path / "c")
+    assert cache.usable()
+    wasm = bytes(wasmtime.wat2wasm(WAT))
+    cache.path(engine, wasm).mkdir()  # os.replace onto a folder fails
+    cache.store(engine, wasm, compiled(engine, WAT))
+    assert [p.name for p in cache.folder.iterdir()] == [cache.path(engine, wasm).name]
+    assert "could not be kept" in caplog.text
+
+
+def test_readers_and_writers_of_one_entry_never_see_half_of_it(tmp_path: Path) -> None:
+    engine = Engine.shared()
+    wasm = bytes(wasmtime.wat2wasm(WAT))
+    failures: list[str] = []
+
+    def work() -> None:
+        cache = CompileCache(tmp_path / "c")
+        for _ in range(30):
+            cache.store(engine, wasm, module)
+            if cache.load(engine, wasm) is None:
+                failures.append("not loaded")
+
+    module = engine.compile(wasm)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(list((tmp_path / "c").iterdir())) == 1
+
+
+# The ticker
+
+
+def test_epochs_are_counted_only_while_guests_run() -> None:
+    out = python(
+        """
+p = program()
+assert run(p, "spin", 0.05) == "DeadlineExceeded"
+ticker = p.engine.ticker
+deadline = time.monotonic() + 10
+while not ticker.idle:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+print("idle", ticker.running)
+print(run(p, "spin", 0.05))
+"""
+    )
+    assert out == ["idle {}", "DeadlineExceeded"]
+
+
+def test_an_engine_that_is_gone_takes_its_ticker_along() -> None:
+    out = python(
+        """
+import gc
+p = program()
+run(p, "one")
+del p
+gc.collect()
+deadline = time.monotonic() + 10
+while any(t.name == "wasm-epochs" for t in threading.enumerate()):
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+print("gone")
+"""
+    )
+    assert out == ["gone"]
+
+
+# Hazards: forks
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("warm", [False, True], ids=["before-the-first-guest", "after-guests-ran"])
+def test_a_forked_child_runs_compiles_traps_and_interrupts(warm: bool) -> None:
+    out = python(
+        f"""
+p = program()
+if {warm}:
+    assert run(p, "one") == 1 and run(p, "spin", 0.05) == "DeadlineExceeded"
+
+def child():
+    again = p.engine.compile(bytes(wasmtime.wat2wasm("(module (func (export \\"g\\")))")))
+    return [run(p, "one"), run(p, "oob"), run(p, "spin", 0.1), run(p, "call"), again is not None]
+
+status = in_child(child)
+print("status", status, run(p, "spin", 0.1))
+"""
+    )
+    assert out == ["child [1, 'Trap', 'DeadlineExceeded', None, True]", "status 0 DeadlineExceeded"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_while_guests_run_in_other_threads() -> None:
+    out = python(
+        """
+p = program()
+stop = threading.Event()
+def busy():
+    while not stop.is_set():
+        run(p, "one")
+threads = [threading.Thread(target=busy) for _ in range(3)]
+for t in threads: t.start()
+for _ in range(5):
+    assert in_child(lambda: [run(p, "one"), run(p, "spin", 0.05)]) == 0
+stop.set()
+for t in threads: t.join()
+"""
+    )
+    assert out == ["child [1, 'DeadlineExceeded']"] * 5
+
+
+# Hazards: signals
+
+
+def test_faulthandler_enabled_before_the_engine_is_harmless() -> None:
+    assert python('print(run(program(), "oob"))', "-X", "faulthandler") == ["Trap"]
+
+
+def test_faulthandler_enabled_after_the_engine_is_undone() -> None:
+    out = python(
+        """
+from wasm_gateway.engine import faulthandler_order_ok
+p = program()
+print(faulthandler_order_ok())
+faulthandler.enable()
+print(faulthandler_order_ok())
+print(run(p, "oob"), faulthandler.is_enabled())
+"""
+    )
+    assert out == ["True", "False", "Trap False"]
+
+
+def test_faulthandler_disabled_after_the_engine_is_refused() -> None:
+    out = python('p = program(); faulthandler.disable(); print(run(p, "oob"))', "-X", "faulthandler")
+    assert out == ["HostError"]
+
+
+def test_a_hardened_engine_does_not_mind_faulthandler() -> None:
+    out = python(
+        """
+p = program(EngineOptions(hardened=True))
+faulthandler.enable()
+print(run(p, "oob"), run(p, "one"), faulthandler.is_enabled())
+"""
+    )
+    assert out == ["Trap 1 True"]
+
+
+# Hazards: exceptions of the host
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit", "ValueError", "GeneratorExit"])
+def test_an_exception_of_a_host_function_reaches_the_caller(error: str) -> None:
+    out = python(
+        f"""
+def host(): raise {error}("from the host")
+p = program()
+print(run(p, "call"), run(p, "one"))
+"""
+    )
+    assert out == [f"{error} 1"]
+
+
+def test_exceptions_of_many_threads_are_never_mixed_up() -> None:
+    out = python(
+        """
+sys.setswitchinterval(1e-6)
+p = program()
+mine = threading.local()
+def host(): raise ValueError(mine.tag)
+wrong = []
+def work(tag):
+    mine.tag = tag
+    for _ in range(500):
+        try:
+            with Instance(p, Grants("g"), Deadline(5), Limits(1 << 26, 1000), None) as instance:
+                instance.function("call")()
+        except ValueError as error:
+            if error.args != (tag,): wrong.append(error)
+        else:
+            wrong.append(tag)
+threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+for t in threads: t.start()
+for t in threads: t.join()
+print(len(wrong), p.engine.ticker.running)
+"""
+    )
+    assert out == ["0 {}"]
+
+
+# Hazards: the machine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is Linux's")
+def test_a_small_address_space_falls_back_to_memory_on_demand() -> None:
+    out = python(
+        'p = program(); print(p.engine.pooling, run(p, "one"), run(p, "oob"))', preexec="ulimit -v 3000000"
+    )
+    assert out == ["False 1 Trap"]
+
+
+def test_this_machine_has_room_for_the_pool() -> None:
+    assert has_address_space()
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "function"),
+    [("gevent", "gevent.monkey", "is_module_patched"), ("eventlet", "eventlet.patcher", "is_monkey_patched")],
+)
+def test_a_process_with_green_threads_is_refused(library: str, module: str, function: str) -> None:
+    # The libraries themselves are no dependency; what is asked of them is one function.
+    out = python(
+        f"""
+import types
+fake = types.ModuleType({module!r})
+fake.{function} = lambda name: True
+sys.modules[{module!r}] = fake
+try:
+    program()
+except HostError as error:
+    print({library!r} in str(error), "gthread" in str(error))
+"""
+    )
+    assert out == ["True True"]

@@ -100,7 +100,9 @@ def test_every_structure_has_the_size_that_is_written_down() -> None:
 
 
 def test_a_wasmtime_without_a_symbol_is_named_with_its_version() -> None:
-    with pytest.raises(HostError, match=rf"wasmtime package {capi.wasmtime_version()} .*lacks no_such_function"):
+    with pytest.raises(
+        HostError, match=rf"wasmtime package {capi.wasmtime_version()} .*lacks no_such_function"
+    ):
         capi._declare(capi._keeping_gil, "no_such_function", None)
 
 
@@ -134,7 +136,7 @@ def test_an_import_that_nobody_offers_is_named() -> None:
 def test_an_import_of_another_type_is_refused() -> None:
     engine = Engine.shared()
     module = compiled(engine, '(module (import "h" "f" (func (param i64))))')
-    with pytest.raises(LinkError, match="incompatible import type"):
+    with pytest.raises(LinkError, match="types incompatible"):
         Program(engine, module, [HostFunction("h", "f", "i", "", lambda *_: None)])
 
 
@@ -165,7 +167,9 @@ def test_engines_that_compile_otherwise_have_entries_of_their_own(tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x7fELF", b"garbage" * 1000])
-def test_a_damaged_entry_is_made_again(tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_entry_is_made_again(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     engine, cache = Engine.shared(), CompileCache(tmp_path / "c")
     wasm = bytes(wasmtime.wat2wasm(WAT))
     engine.compile(wasm, cache)

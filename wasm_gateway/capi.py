@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Iterable
 from ctypes import c_bool, c_char_p, c_int, c_int64, c_size_t, c_ssize_t, c_uint64, c_void_p, py_object
 from pathlib import Path
@@ -152,9 +153,15 @@ def pointer(managed: Any) -> int:
 def error_message(address: int) -> str:
     """The text of a wasmtime_error_t, which is freed."""
     error = wasmtime.WasmtimeError._from_ptr(ctypes.cast(address, ctypes.POINTER(bindings.wasmtime_error_t)))
-    text = str(error)
+    text = reason(str(error))
     error.close()
     return text
+
+
+def reason(message: str) -> str:
+    """What wasmtime's several lines of message come to: the last line, the root of their causes."""
+    lines = message.rstrip("\0\n ").split("\n")
+    return re.sub(r"^\s*(\d+: )?(wasm trap: )?", "", lines[-1])
 
 
 def take_trap(address: int) -> tuple[str, str | None, list[str]]:
@@ -169,7 +176,7 @@ def take_trap(address: int) -> tuple[str, str | None, list[str]]:
         f"{frame.func_name or f'function[{frame.func_index}]'}+{frame.module_offset:#x}"
         for frame in trap.frames
     ]
-    message = trap.message.partition("\n")[0].rstrip("\0")
+    message = reason(trap.message)
     trap.close()
     return message, name, frames
 

@@ -183,6 +183,8 @@ class Instance(HostContext):
     # Memory
 
     def _view(self) -> memoryview:
+        if self._store is None:
+            raise ValueError("the instance is closed, its memory is released")
         memory = self._address + MEMORY + capi.EXTERN_UNION
         size = capi.memory_data_size(self.context, memory)
         return capi.view_of(capi.memory_data(self.context, memory), size) if size else memoryview(bytearray())
@@ -198,9 +200,13 @@ class Instance(HostContext):
         if not self._realloc_is_there:
             raise Trap("guest exports no cabi_realloc, which is needed to give it a string or a list")
         _REALLOC_ARGUMENTS.pack_into(self._buffer, RAW, old, old_size, align, new_size)
-        error = capi.func_call_unchecked(
-            self.context, address + REALLOC + capi.EXTERN_UNION, address + RAW, 4, address + TRAP
-        )
+        outer, current.instance = current.instance, self
+        try:
+            error = capi.func_call_unchecked(
+                self.context, address + REALLOC + capi.EXTERN_UNION, address + RAW, 4, address + TRAP
+            )
+        finally:
+            current.instance = outer
         if error or self._parked is not None or self._buffer[TRAP:TRAP_END] != _NULL:
             self._raise(error)
         pointer: int = _U32.unpack_from(self._buffer, RAW)[0]
@@ -226,6 +232,7 @@ class Instance(HostContext):
         slots, has_result = signature.slots, signature.has_result
 
         def call(*arguments: Any, _alive: Any = extern) -> Any:
+            assert self._store is not None, "the instance is closed"
             pack_into(buffer, RAW, *arguments)
             outer = current.instance
             current.instance = self
@@ -256,8 +263,6 @@ class Instance(HostContext):
         message, code, frames = capi.take_trap(trap) if trap else ("", None, [])
         text = capi.error_message(error) if error else message
         if parked is not None:
-            if isinstance(parked, Trap) and not parked.frames:
-                parked.frames = tuple(frames)
             raise parked
         if code == "INTERRUPT":
             raise DeadlineExceeded(self.deadline.seconds)

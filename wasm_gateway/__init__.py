@@ -1,0 +1,43 @@
+"""Serve routes of a Django or Flask site with WebAssembly guests, from a spin.toml.
+
+>>> from wasm_gateway import Gateway
+>>> application = Gateway.from_manifest("spin.toml").wsgi(app)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import GatewayError
+from .messages import Headers, Request, Response
+
+if TYPE_CHECKING:
+    from .engine import EngineOptions
+    from .gateway import Gateway, GatewayOptions, Statistics
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EngineOptions",
+    "Gateway",
+    "GatewayError",
+    "GatewayOptions",
+    "Headers",
+    "Request",
+    "Response",
+    "Statistics",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # wasmtime takes 60 ms to import, which `wasm-gateway --help` need not wait for.
+    if name == "EngineOptions":
+        from .engine import EngineOptions
+
+        return EngineOptions
+    if name in ("Gateway", "GatewayOptions", "Statistics"):
+        from . import gateway
+
+        return getattr(gateway, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

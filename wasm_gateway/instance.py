@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 INSTANCE, TRAP, MEMORY, REALLOC, FUNCTION, RAW = 0, 16, 32, 64, 96, 128
 TRAP_END = TRAP + 8
 RAW_SLOTS = 17  # 16 flat parameters and a return pointer (CanonicalABI.md, MAX_FLAT_PARAMS)
+_Extern = ctypes.c_char * capi.EXTERN_SIZE
 _Buffer = ctypes.c_char * (RAW + RAW_SLOTS * capi.RAW_SIZE)
 
 _REALLOC_ARGUMENTS = struct.Struct("<I12xI12xI12xI")
@@ -224,7 +225,7 @@ class Instance(HostContext):
         if signature is None:
             return None
         address, context, buffer = self._address, self.context, self._buffer
-        extern = ctypes.create_string_buffer(capi.EXTERN_SIZE)
+        extern = _Extern()
         where = ctypes.addressof(extern)
         capi.instance_export_get(context, address, signature.name, len(signature.name), where)
         raw, trap, function = address + RAW, address + TRAP, where + capi.EXTERN_UNION

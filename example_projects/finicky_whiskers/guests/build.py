@@ -56,18 +56,8 @@ def build_c(guest: str, output: Path) -> None:
         raise MissingTool(f"pip install ziglang=={ZIGLANG}") from None
     if version != ZIGLANG:
         raise MissingTool(f"pip install ziglang=={ZIGLANG} (found {version})")
-    command = [
-        sys.executable,
-        "-m",
-        "ziglang",
-        "cc",
-        "-target",
-        "wasm32-freestanding",
-        "-Os",
-        "-nostdlib",
-        "-s",
-    ]
-    command += ["-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wl,--no-entry"]
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "wasm32-freestanding", "-Os", "-nostdlib"]
+    command += ["-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wl,--no-entry", "-s"]
     subprocess.run([*command, "-o", output, f"{guest}.c"], cwd=HERE, check=True)
 
 
@@ -76,20 +66,19 @@ def build_rust(guest: str, output: Path) -> None:
     linker = os.environ.get("WASM_LD", "wasm-ld")
     if shutil.which(rustc) is None or shutil.which(linker) is None:
         raise MissingTool("apt-get install rustc libstd-rust-dev-wasm32 lld")
-    version = subprocess.run([rustc, "--version"], capture_output=True, text=True, check=True).stdout.split()[
-        1
-    ]
+    version = said([rustc, "--version"]).split()[1]
     if version != RUSTC:
         raise MissingTool(f"rustc {RUSTC} (found {version})")
-    sysroot = subprocess.run(
-        [rustc, "--print", "sysroot"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    if not Path(sysroot, "lib/rustlib/wasm32-wasi").is_dir():
+    if not Path(said([rustc, "--print", "sysroot"]), "lib/rustlib/wasm32-wasi").is_dir():
         raise MissingTool("apt-get install libstd-rust-dev-wasm32")
     command = [rustc, "--edition=2021", "--crate-type=cdylib", "--target=wasm32-wasi", "-Dwarnings"]
     command += ["-C", f"linker={linker}", "-C", "opt-level=s", "-C", "lto=yes", "-C", "codegen-units=1"]
     command += ["-C", "panic=abort", "-C", "strip=symbols", "--remap-path-prefix=/usr/src="]
     subprocess.run([*command, "-o", output, f"{guest}.rs"], cwd=HERE, check=True)
+
+
+def said(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def world_section() -> bytes:

@@ -1,0 +1,423 @@
+# The canonical ABI as generated Python: one function for each imported
+# ("lowered") and exported ("lifted") function, made from its signature.
+#
+# Rule 1: nothing that the signature decides is decided again at a call. Offsets,
+# masks, sizes and bounds checks stand in the generated text; `source(f)` shows it.
+# Rule 2: semantics and order are those of CanonicalABI.md. Two differences: padding
+# between fields is written as zeros, and what one list may cost the host is
+# bounded (lift.LIFT_LIMIT).
+# Rule 3: a guest's mistake is a Trap that names function and reason; a value of
+# the host that does not fit its declaration is a TypeError.
+#
+# What is asked of an instance (`inst`):
+#   memories[slot]    Memory
+#   realloc(slot, old_ptr, old_size, align, new_size) -> ptr, unsigned
+#   may_leave         bool
+#   handles           HandleTable
+#   park(exc)         keeps the exception, returns the address of a trap
+# Core values are unsigned ints (i32, i64) and floats (f32, f64).
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ctypes import c_char
+from struct import calcsize
+from typing import Any, Literal
+
+from ..errors import Trap, UnsupportedError
+from .emit import Writer, build, lazy, letters, source
+from .handles import BorrowScope, canon_resource_drop, canon_resource_new, canon_resource_rep
+from .layout import (
+    MAX_FLAT_PARAMS,
+    MAX_FLAT_RESULTS,
+    CoreType,
+    alignment,
+    elem_size,
+    flags_size,
+    flatten_type,
+    flatten_types,
+)
+from .lift import LIFT_LIMIT, SCALARS, FlatValue, Lifting, StringEncoding, lift_cost
+from .lift import SUPPORT as LIFT_SUPPORT
+from .lower import SUPPORT as LOWER_SUPPORT
+from .lower import Lowering
+from .types import (
+    BoolType,
+    BorrowType,
+    ErrorContextType,
+    FlagsType,
+    FuncType,
+    FutureType,
+    ListType,
+    RecordType,
+    ResourceType,
+    ResultType,
+    StreamType,
+    StringType,
+    TupleType,
+    U8Type,
+    U16Type,
+    ValType,
+    bounded,
+    children,
+    contains,
+)
+
+__all__ = [
+    "Callback",
+    "canon_resource_drop",
+    "canon_resource_new",
+    "canon_resource_rep",
+    "lift_export",
+    "lower_import",
+    "raw_import",
+    "resource_import",
+    "source",
+]
+
+# The body of a core callback: (env, caller, raw, nargs) -> address of a trap, or None.
+Callback = Callable[[int, int, int, int], "int | None"]
+
+VAL_RAW = 16  # bytes of a wasmtime_val_raw_t
+# Struct letters of core values, by their type or by the letter of a core signature.
+CORE_LETTER: dict[CoreType, str] = {"i32": "I", "i64": "Q", "f32": "f", "f64": "d"}
+SIGNATURE_LETTER = {"i": "I", "l": "Q", "f": "f", "d": "d"}
+
+
+def named(exc: BaseException, name: str) -> BaseException:
+    """`exc`, its message led by the function's name if it is a trap."""
+    if type(exc) is Trap:
+        exc.args = (f"{name}: {exc}",)
+    return exc
+
+
+SUPPORT: dict[str, Any] = {**LIFT_SUPPORT, **LOWER_SUPPORT, "BorrowScope": BorrowScope, "named": named}
+
+
+def lower_import(
+    name: str,
+    ft: FuncType,
+    host: Callable[..., Any],
+    current: Any,
+    slot: int = 0,
+    encoding: StringEncoding = "utf8",
+) -> Callback:
+    """canon lower of a host function, as the body of a core callback (env, caller, raw, nargs).
+
+    `raw` is the address of the arguments (wasmtime_val_raw_t), where the result goes too. The callback
+    calls `host(inst, *args)` with the lifted arguments, inst being `current.instance`, and lowers what
+    that returns; for a `result` Ok(x), Err(x) or the bare x of an Ok. It returns None, or what
+    `inst.park(exc)` returned. Its text is written at the first call.
+
+    UnsupportedError: the signature needs something that is not implemented.
+    """
+    check_supported(name, ft)
+    return lazy(name, "lower", current, lambda: write_import(name, ft, host, current, slot, encoding))
+
+
+def write_import(
+    name: str, ft: FuncType, host: Callable[..., Any], current: Any, slot: int, encoding: StringEncoding
+) -> tuple[str, dict[str, Any]]:
+    out = Writer()
+    lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
+    emit, block = out.emit, out.block
+    ts, t = ft.param_types(), ft.result
+    spilled_params = len(flatten_types(ts)) > MAX_FLAT_PARAMS
+    spilled_result = t is not None and len(flatten_type(t)) > MAX_FLAT_RESULTS
+
+    leaves = [("I", None)] if spilled_params else [leaf for u in ts for leaf in leaves_of(u)]
+    flat: list[FlatValue] = [(out.temp("a"), have) for _, have in leaves]
+    core = letters(
+        [(i * VAL_RAW, letter) for i, letter in enumerate([x for x, _ in leaves] + ["I"] * spilled_result)], 0
+    )
+    core_size = max(calcsize(f"<{core}"), 0 if t is None or spilled_result else VAL_RAW)
+
+    with out.aside(3) as lift:
+        args = ["inst", *map(out.bind, lift_values(lifting, ts, flat, spilled_params))]
+    with out.aside(2) as body:
+        if core_size:
+            emit("core = core_values(raw)")
+        if core:
+            names = [value for value, _ in flat] + ["ret"] * spilled_result
+            emit(f"{', '.join(names)}{',' * (len(names) == 1)} = {out.struct('unpack_from', core)}(core)")
+        if spilled_params or spilled_result or any(map(uses_memory, (*ts, t))):
+            emit(f"mem = inst.memories[{slot}]")
+        if spilled_params:
+            check_pointer(out, flat[0][0], TupleType(ts))
+        emit_lift(lifting, lift, spilled_params or any(map(uses_memory, ts)))
+        emit(f"{'' if t is None else 'result = '}host({', '.join(args)})")
+        if t is not None:
+            with block("try:"):
+                lower_result(lowering, t, spilled_result)
+            with block("except MISFITS as exc:"):
+                emit("raise misfit(NAME, TYPE, exc) from exc")
+        for h in lifting.lent:
+            emit(f"{h}.num_lends -= 1")
+        if lifting.lenders:
+            with block("for handle in lenders:"):
+                emit("handle.num_lends -= 1")
+
+    out.lines += lifting.helpers + lowering.helpers
+    with block("def lower(env, caller, raw, nargs):"):
+        with block("try:"):
+            emit("inst = current.instance")
+            with block("if not inst.may_leave:"):
+                emit('raise Trap("the component instance cannot be left now")')
+            out.lines += body
+        with block("except BaseException as exc:"):
+            emit("return current.instance.park(named(exc, NAME))")
+    return out.text(), {
+        **SUPPORT,
+        **out.constants,
+        "NAME": name,
+        "TYPE": t,
+        "core_values": (c_char * core_size).from_address,
+        "current": current,
+        "host": host,
+    }
+
+
+def lower_result(lowering: Lowering, t: ValType, spilled: bool) -> None:
+    """What a host function returned, to `ret` or into `core`; a bare value counts as the Ok of a `result`."""
+    emit, bare = lowering.out.emit, isinstance(t, ResultType)
+    if uses_memory(t):
+        emit("realloc = inst.realloc; inst.may_leave = False")
+    if spilled:
+        check_pointer(lowering.out, "ret", t)
+        if bare:
+            lowering.pack(lowering.store_variant(t, "result", "ret", 0, bare), "ret")
+        else:
+            lowering.store(t, "result", "ret", 0)
+    else:
+        letter = FLAT_RESULT.get(type(t))
+        if letter is not None:
+            value = lowering.scalar(t, "result")
+        else:
+            [value] = lowering.lower_flat(t, "result", bare)
+            letter = CORE_LETTER[flatten_type(t)[0]]
+        emit(f"{lowering.out.struct('pack_into', letter)}(core, 0, {value})")
+    if uses_memory(t):
+        emit("inst.may_leave = True")
+
+
+def lift_export(
+    name: str, ft: FuncType, slot: int = 0, encoding: StringEncoding = "utf8"
+) -> Callable[..., Any]:
+    """canon lift of a guest's function: (inst, core_call, post_return, *args) -> result.
+
+    The arguments are lowered; `core_call(*flat)` takes core values and returns the core result (if there
+    is one), which is lifted; `post_return(flat)`, `post_return()` without a core result, or None then
+    lets the guest free it.
+
+    UnsupportedError: the signature needs something that is not implemented.
+    """
+    check_supported(name, ft)
+    text, constants = write_export(name, ft, slot, encoding)
+    return build(name, "lift", text, constants)
+
+
+def write_export(name: str, ft: FuncType, slot: int, encoding: StringEncoding) -> tuple[str, dict[str, Any]]:
+    out = Writer()
+    lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
+    emit, block = out.emit, out.block
+    ts, t = ft.param_types(), ft.result
+    params = [f"arg{i}" for i in range(len(ts))]
+    spilled_params = len(flatten_types(ts)) > MAX_FLAT_PARAMS
+    spilled_result = t is not None and len(flatten_type(t)) > MAX_FLAT_RESULTS
+    flat_result = "" if t is None else "flat"
+    borrows = any(contains(u, BorrowType) for u in ts)
+    reallocs = spilled_params or any(map(uses_memory, ts))
+    lowering.scope = "scope" if borrows else "None"
+
+    with out.aside(2) as lower:
+        if borrows:
+            emit("scope = BorrowScope()")
+        if reallocs:
+            emit("realloc = inst.realloc; inst.may_leave = False")
+        if spilled_params:
+            pointee = TupleType(ts)
+            args = [lowering.allocate(str(elem_size(pointee)), alignment(pointee))]
+            lowering.store(pointee, f"({', '.join(params)},)", args[0], 0)
+        else:
+            args = []
+            for u, param in zip(ts, params, strict=True):
+                args += map(out.bind, lowering.lower_flat(u, param))
+        if reallocs:
+            emit("inst.may_leave = True")
+    with out.aside(3) as lift:
+        if t is not None:
+            carried: FlatValue = ("flat", None if spilled_result else flatten_type(t)[0])
+            [value] = lift_values(lifting, (t,), [carried], spilled_result)
+            emit(f"result = {value}")
+
+    out.lines += lifting.helpers + lowering.helpers
+    with block(f"def lift({', '.join(['inst', 'core_call', 'post_return', *params])}):"):
+        with block("try:"):
+            if reallocs or spilled_result or uses_memory(t):
+                emit(f"mem = inst.memories[{slot}]")
+            out.lines += lower
+            if not out.lines[-1][1].endswith("= True"):
+                emit("pass")
+        with block("except MISFITS as exc:"):
+            emit("raise misfit(NAME, TYPE, exc) from exc")
+        with block("except Trap as exc:"):
+            emit("raise named(exc, NAME)")
+        emit(f"{flat_result}{' = ' * (t is not None)}core_call({', '.join(args)})")
+        with block("try:"):
+            if borrows:
+                emit("scope.leave()")
+            if spilled_result and t is not None:
+                check_pointer(out, "flat", t)
+            emit_lift(lifting, lift, spilled_result or uses_memory(t))
+        with block("except Trap as exc:"):
+            emit("raise named(exc, NAME)")
+        with block("if post_return is not None:"):
+            emit(f"inst.may_leave = False; post_return({flat_result}); inst.may_leave = True")
+        if t is not None:
+            emit("return result")
+    return out.text(), {**SUPPORT, **out.constants, "NAME": name, "TYPE": ft}
+
+
+# The letter of a result that is one core value: struct checks the range and clears what lies above.
+FLAT_RESULT: dict[type[ValType], str] = {
+    **{kind: "i" if letter in "bhi" else letter for kind, letter in SCALARS.items()},
+    BoolType: "?3x",
+    U8Type: "B3x",
+    U16Type: "H2x",
+}
+
+
+def leaves_of(t: ValType) -> list[tuple[str, CoreType | None]]:
+    """For each core value of a parameter: the letter to read it with, and the core type that gives.
+
+    A scalar that has its core value for itself is read with its own letter (None): what lies above is
+    ignored and the sign extended, as lift_flat_unsigned and lift_flat_signed do.
+    """
+    match t:
+        case RecordType() | TupleType():
+            return [leaf for u in children(t) for leaf in leaves_of(u)]
+        case ListType(u, int(length)):
+            return leaves_of(u) * length
+    if type(t) in SCALARS and not isinstance(t, BoolType):
+        return [(SCALARS[type(t)], None)]
+    return [(CORE_LETTER[core], core) for core in flatten_type(t)]
+
+
+def lift_values(
+    lifting: Lifting, ts: Sequence[ValType], flat: Sequence[FlatValue], spilled: bool
+) -> list[str]:
+    """lift_flat_values: expressions for values of these types."""
+    if spilled:
+        return lifting.load_fields(ts, flat[0][0])
+    values = iter(flat)
+    return [lifting.lift_flat(t, values) for t in ts]
+
+
+def emit_lift(lifting: Lifting, lines: list[tuple[int, str]], memory: bool) -> None:
+    """Place the lines that lift, with what they refer to, inside a `try` for strings that are none."""
+    out = lifting.out
+    if memory:
+        out.emit("view = mem.view; size = mem.size")
+    if any("handles" in line for _, line in lines):
+        out.emit("handles = inst.handles")
+    if lifting.lenders:
+        out.emit("lenders = []")
+    if any(".decode(" in line for _, line in lines + lifting.helpers):
+        with out.block("try:"):
+            out.lines += lines
+        with out.block("except UnicodeDecodeError as exc:"):
+            out.emit(f'raise Trap(f"string is not {lifting.encoding}: {{exc}}") from None')
+    else:
+        out.lines += [(indent - 1, line) for indent, line in lines]
+
+
+def check_pointer(out: Writer, ptr: str, t: ValType) -> None:
+    """`ptr` has to be where a whole `t` can lie."""
+    if alignment(t) > 1:
+        with out.block(f"if {ptr} & {alignment(t) - 1}:"):
+            out.emit(f'raise Trap(f"pointer {{{ptr}:#x}} is not aligned to {alignment(t)}")')
+    with out.block(f"if {ptr} + {elem_size(t)} > mem.size:"):
+        out.emit(f"mem.ensure({ptr} + {elem_size(t)})")
+
+
+def uses_memory(t: ValType | None) -> bool:
+    """Whether values of `t` lie partly in memory even where `t` is flat."""
+    return contains(t, (StringType, ListType))
+
+
+def check_supported(name: str, ft: FuncType) -> None:
+    if ft.async_:
+        raise UnsupportedError(f"{name}: async functions are not supported yet", "async functions")
+    for t in (*ft.param_types(), ft.result):
+        if t is not None:
+            check_type(name, bounded(t))
+            if lift_cost(t) > LIFT_LIMIT or elem_size(t) >= 1 << 28:
+                raise UnsupportedError(f"{name}: a value of {elem_size(t)} bytes is too large", "large types")
+
+
+def check_type(name: str, t: ValType) -> None:
+    match t:
+        case StreamType() | FutureType() | ErrorContextType():
+            feature = {StreamType: "streams", FutureType: "futures"}.get(type(t), "error contexts")
+            raise UnsupportedError(f"{name}: {feature} are not supported yet", feature)
+        case FlagsType(labels):
+            flags_size(len(labels))
+    for u in children(t):
+        check_type(name, u)
+
+
+def raw_import(name: str, params: str, results: str, host: Callable[..., Any], current: Any) -> Callback:
+    """The callback of a host function that speaks core values (WASI preview 1).
+
+    `params` and `results` hold a letter for each: i (i32), l (i64), f (f32), d (f64). It calls
+    `host(inst, *values)` and writes what that returns, unsigned; a tuple if there is more than one result.
+    """
+    return lazy(name, "lower", current, lambda: write_raw(name, params, results, host, current))
+
+
+def write_raw(
+    name: str, params: str, results: str, host: Callable[..., Any], current: Any
+) -> tuple[str, dict[str, Any]]:
+    out = Writer()
+    args = [f"a{i}" for i in range(len(params))]
+    takes, gives = (
+        letters([(i * VAL_RAW, SIGNATURE_LETTER[letter]) for i, letter in enumerate(signature)], 0)
+        for signature in (params, results)
+    )
+    call = f"host({', '.join(['current.instance', *args])})"
+    with out.block("def lower(env, caller, raw, nargs):"):
+        with out.block("try:"):
+            if takes or gives:
+                out.emit("core = core_values(raw)")
+            if takes:
+                out.emit(
+                    f"{', '.join(args)}{',' * (len(args) == 1)} = {out.struct('unpack_from', takes)}(core)"
+                )
+            if gives:
+                star = "*" if len(results) > 1 else ""
+                call = f"{out.struct('pack_into', gives)}(core, 0, {star}{call})"
+            out.emit(call)
+        with out.block("except BaseException as exc:"):
+            out.emit("return current.instance.park(named(exc, NAME))")
+    size = max(calcsize(f"<{takes}"), calcsize(f"<{gives}"))
+    return out.text(), {
+        **out.constants,
+        "NAME": name,
+        "core_values": (c_char * size).from_address,
+        "current": current,
+        "host": host,
+        "named": named,
+    }
+
+
+def resource_import(
+    kind: Literal["new", "drop", "rep"], name: str, rt: ResourceType, current: Any
+) -> Callback:
+    """The callback of a canon resource.new, resource.drop or resource.rep of `rt`."""
+    match kind:
+        case "new":
+            return raw_import(name, "I", "I", lambda inst, rep: canon_resource_new(inst, rt, rep), current)
+        case "drop":
+            return raw_import(name, "I", "", lambda inst, i: canon_resource_drop(inst, rt, i), current)
+        case "rep":
+            return raw_import(name, "I", "I", lambda inst, i: canon_resource_rep(inst, rt, i), current)

@@ -1,0 +1,135 @@
+# The table of handles of one instance, and what a handle remembers.
+#
+# CanonicalABI.md, Table State and Resource State. An index that a guest hands
+# over is never trusted: each look-up checks that it is there and of the type
+# that the signature names. Index 0 is never given out.
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import Trap
+from .types import ResourceType
+
+
+class BorrowScope:
+    """The call of an export that borrows were lowered into; all must be dropped before it returns."""
+
+    __slots__ = ("num_borrows",)
+
+    def __init__(self) -> None:
+        self.num_borrows = 0
+
+    def leave(self) -> None:
+        if self.num_borrows:
+            raise Trap(f"{self.num_borrows} borrow handles still remain at the end of the call")
+
+
+class ResourceHandle:
+    """An own or borrow handle; `rep` is the host's object, or the guest's number for its own resource."""
+
+    __slots__ = ("borrow_scope", "num_lends", "own", "rep", "rt")
+
+    def __init__(
+        self, rt: ResourceType, rep: Any, own: bool, borrow_scope: BorrowScope | None = None
+    ) -> None:
+        self.rt = rt
+        self.rep = rep
+        self.own = own
+        self.borrow_scope = borrow_scope
+        self.num_lends = 0
+
+
+class HandleTable:
+    """Handles by index. `array` and `free` are read by generated code; only methods change them."""
+
+    __slots__ = ("array", "free")
+
+    # Far below the 2**28 - 1 of the specification: each handle costs the host about 200 bytes.
+    MAX_LENGTH = 1 << 20
+
+    def __init__(self) -> None:
+        self.array: list[ResourceHandle | None] = [None]
+        self.free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.array) - 1 - len(self.free)
+
+    def get(self, i: int, rt: ResourceType) -> ResourceHandle:
+        """The handle at `i`, which has to be one of `rt`."""
+        h = self.array[i] if 0 < i < len(self.array) else None
+        if h is None:
+            raise Trap(f"unknown handle index {i}")
+        if h.rt is not rt and h.rt != rt:
+            raise Trap(f"handle index {i} is of type {h.rt}, not {rt}")
+        return h
+
+    def add(self, h: ResourceHandle) -> int:
+        if self.free:
+            i = self.free.pop()
+            self.array[i] = h
+            return i
+        i = len(self.array)
+        if i > self.MAX_LENGTH:
+            raise Trap(f"more than {self.MAX_LENGTH} handles")
+        self.array.append(h)
+        return i
+
+    def remove(self, i: int, rt: ResourceType) -> ResourceHandle:
+        """Take the handle out of the table; it must not be lent to a call that is under way."""
+        h = self.get(i, rt)
+        if h.num_lends:
+            raise Trap(f"handle index {i} is still lent")
+        self.array[i] = None
+        self.free.append(i)
+        return h
+
+    def lift_own(self, i: int, rt: ResourceType) -> Any:
+        """Move the resource behind an own handle out of the guest."""
+        h = self.get(i, rt)
+        if not h.own:
+            raise Trap(f"handle index {i} is borrowed, not owned")
+        return self.remove(i, rt).rep
+
+    def lower_own(self, rt: ResourceType, rep: Any) -> int:
+        """Give a resource to the guest."""
+        return self.add(ResourceHandle(rt, rep, True))
+
+    def lower_borrow(self, rt: ResourceType, rep: Any, scope: BorrowScope) -> int:
+        """Lend a resource of the host to the guest, until `scope` ends."""
+        i = self.add(ResourceHandle(rt, rep, False, scope))
+        scope.num_borrows += 1
+        return i
+
+    def close(self, inst: Any) -> None:
+        """Drop what the guest left behind: the host's destructors run, newest handle first."""
+        array, self.array, self.free = self.array, [None], []
+        for h in reversed(array):
+            if h is not None and h.own and not h.rt.guest and h.rt.dtor is not None:
+                h.rt.dtor(inst, h.rep)
+
+
+def canon_resource_new(inst: Any, rt: ResourceType, rep: int) -> int:
+    """A guest makes a handle for its own resource."""
+    if not inst.may_leave:
+        raise Trap("resource.new: cannot leave the component instance")
+    table: HandleTable = inst.handles
+    return table.add(ResourceHandle(rt, rep, True))
+
+
+def canon_resource_drop(inst: Any, rt: ResourceType, i: int) -> None:
+    """A guest drops a handle; the destructor of an owned resource runs."""
+    if not inst.may_leave:
+        raise Trap("resource.drop: cannot leave the component instance")
+    h = inst.handles.remove(i, rt)
+    if h.own:
+        if rt.dtor is not None:
+            rt.dtor(inst, h.rep)
+    elif h.borrow_scope is not None:
+        h.borrow_scope.num_borrows -= 1
+
+
+def canon_resource_rep(inst: Any, rt: ResourceType, i: int) -> int:
+    """The number that a guest keeps behind a handle of its own resource."""
+    rep: int = inst.handles.get(i, rt).rep
+    return rep

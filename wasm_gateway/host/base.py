@@ -51,13 +51,11 @@ class OutboundRules(Protocol):
 
 
 class VariableSource(Protocol):
-    """The component variables, resolved when they are asked for."""
+    """The component's variables, resolved when they are asked for; the errors are those of variables.py."""
 
-    names: tuple[str, ...]
+    def get(self, name: str) -> str: ...
 
-    def get(self, name: str) -> str:
-        """The value of variable `name`; the errors are those of variables.py."""
-        ...
+    def get_all(self) -> tuple[tuple[str, str], ...]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,119 @@
+# What all core-module dialects share: each import of the module finds its host function.
+#
+# Rule 1: an import is met by name and by type, when the guest is loaded. What the
+# module says of its imports (its embedded world, or the flat ABI of wit-bindgen 0.2)
+# is compared with what this host declares; a difference is a LinkError.
+# Rule 2: linking never depends on what a component is granted; grants are checked at
+# each call (Spin: host interfaces, 1).
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ..component.canon import lower_import, raw_import
+from ..component.decode import CoreModule, World, core_module, embedded_worlds
+from ..component.layout import flatten_functype
+from ..component.types import FuncType, InterfaceType, describe_mismatch
+from ..engine import HostFunction, current
+from ..errors import LinkError, UnsupportedError
+from ..host import Hosts
+from ..host.wasi_preview1 import FUNCTIONS as WASI_FUNCTIONS
+from ..host.wasi_preview1 import Preview1
+from . import legacy_flat
+
+WASI = "wasi_snapshot_preview1"
+
+
+@dataclass(frozen=True, slots=True)
+class Linkage:
+    """How a core module meets this host: a host function for each import, and what it exports."""
+
+    module: CoreModule
+    world: World | None
+    functions: tuple[HostFunction, ...]
+
+    def exported(self, interface: str, function: str) -> FuncType | None:
+        """The type of a function that the module's embedded world exports, None when it does not."""
+        found = self.world.exports.get(interface) if self.world else None
+        return found.funcs.get(function) if isinstance(found, InterfaceType) else None
+
+
+def link(wasm: bytes, hosts: Hosts) -> Linkage:
+    """Find a host function for each import of the core module `wasm`.
+
+    Raises DecodeError for malformed bytes, LinkError for an import that nobody offers, or that is offered
+    with another type, UnsupportedError for one that no core module here may have.
+    """
+    module = core_module(wasm)
+    world = embedded_worlds(wasm) if module.has_world else None
+    functions = []
+    wasi = Preview1().functions()
+    for item in module.imports:
+        if item.kind != "func":
+            raise UnsupportedError(
+                f"imports the {item.kind} {item.module}.{item.name}; a guest brings its own",
+                f"imported {item.kind}",
+            )
+        if item.module == WASI:
+            functions.append(_wasi(item.name, wasi, *item.signature))
+        else:
+            functions.append(_interface(item.module, item.name, world, hosts, *item.signature))
+    return Linkage(module, world, tuple(functions))
+
+
+def _wasi(name: str, family: dict[str, Callable[..., int | None]], params: str, results: str) -> HostFunction:
+    declared = WASI_FUNCTIONS.get(name)
+    if declared is None:
+        raise LinkError(f"imports {WASI}.{name}, which does not exist", WASI)
+    _same(WASI, name, (params, results), (declared.params, declared.results))
+    callback = raw_import(f"{WASI}.{name}", params, results, family[name], current)
+    return HostFunction(WASI, name, params, results, callback)
+
+
+def _interface(
+    module: str, name: str, world: World | None, hosts: Hosts, params: str, results: str
+) -> HostFunction:
+    """One function of a WIT interface, by the canonical ABI."""
+    if world is None and module in legacy_flat.INTERFACES:
+        interface, function = legacy_flat.INTERFACES[module], legacy_flat.RENAMED.get((module, name), name)
+    else:
+        interface, function = module, name
+    offered = hosts.interface(interface)
+    if offered is None:
+        raise LinkError(f"imports {module}.{name}, which this gateway does not offer", interface)
+    declared = offered.type.funcs.get(function)
+    if declared is None:
+        raise LinkError(f"imports {module}.{name}, a function that {interface} does not have", interface)
+    if world is not None:
+        imported = world.imports.get(interface)
+        wanted = imported.funcs.get(function) if isinstance(imported, InterfaceType) else None
+        if wanted is None:
+            raise LinkError(f"imports {module}.{name}, which its embedded world does not declare", interface)
+        mismatch = describe_mismatch(f"{interface} {function}", wanted, declared)
+        if mismatch is not None:
+            raise LinkError(mismatch, interface)
+    flat_params, flat_results = flatten_functype(declared, "lower")
+    _same(module, name, (params, results), (_letters(flat_params), _letters(flat_results)))
+    callback = lower_import(f"{interface}#{function}", declared, offered.functions[function], current)
+    return HostFunction(module, name, params, results, callback)
+
+
+def _same(module: str, name: str, guest: tuple[str, str], host: tuple[str, str]) -> None:
+    if guest != host:
+        raise LinkError(
+            f"imports {module}.{name} with the core type {_text(guest)}, but it is {_text(host)}", module
+        )
+
+
+def _letters(types: Iterable[str]) -> str:
+    return "".join(_LETTERS[type_] for type_ in types)
+
+
+_LETTERS = {"i32": "i", "i64": "l", "f32": "f", "f64": "d"}
+_CORE_NAMES = {letter: name for name, letter in _LETTERS.items()}
+
+
+def _text(signature: tuple[str, str]) -> str:
+    params, results = (" ".join(_CORE_NAMES.get(c, c) for c in letters) for letters in signature)
+    return f"({params}) -> ({results})"

@@ -1,0 +1,149 @@
+# One component, loaded: what is made once and used by each of its requests.
+#
+# Rule 1: an executor turns a Request into a call of a fresh instance and back; what
+# all of them share (limits, grants, the WASI world, header rules) is here.
+# Rule 2: whatever the guest hands back is checked here, once, before a door sees it.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..engine import Program, current
+from ..errors import BodyTooLarge, GuestError, LimitExceeded, RequestError
+from ..host.base import Deadline, Grants
+from ..host.wasi_state import WasiState, WasiTemplate
+from ..instance import Instance, Limits, Services
+from ..manifest import ComponentOptions
+from ..messages import Headers, Request, Response
+from ..router import RouteMatch
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One component as its executor sees it; `instantiate` makes the world of one request."""
+
+    grants: Grants
+    options: ComponentOptions
+    limits: Limits
+    program: Program
+    wasi: WasiTemplate
+    services: Services
+
+    def instantiate(self, wasi: WasiState | None = None) -> Instance:
+        """A fresh instance whose deadline starts now; use it with `with`.
+
+        One that is made while another one runs in this thread serves that one (service chaining), and
+        ends no later.
+        """
+        seconds = self.options.timeout
+        outer = current.instance
+        if outer is not None:
+            seconds = min(seconds, outer.deadline.remaining())
+        if wasi is None:
+            wasi = self.wasi.state()
+        return Instance(self.program, self.grants, Deadline(seconds), self.limits, self.services, wasi)
+
+
+class Executor(Protocol):
+    """One dialect of guests that answer HTTP requests (Spin: http, 7 and 8).
+
+    `injects_headers` says whether its guests are told of the match in `spin-*` headers.
+    """
+
+    @property
+    def dialect(self) -> str: ...
+
+    @property
+    def injects_headers(self) -> bool: ...
+
+    def execute(self, request: Request, match: RouteMatch) -> Response:
+        """Answer `request` with a fresh instance; raises a GatewayError for what goes wrong."""
+        ...
+
+
+class MessageExecutor(Protocol):
+    """One dialect of guests that take messages of a Redis channel."""
+
+    @property
+    def dialect(self) -> str: ...
+
+    def deliver(self, payload: bytes) -> None:
+        """Hand `payload` to a fresh instance; raises a GatewayError for what goes wrong."""
+        ...
+
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z").match  # RFC 9110, token
+_BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search  # RFC 9110, field values; tab is allowed
+
+# The bytes that all response headers of a guest may have together:
+# - nginx proxy buffers: 8 * 8 KiB
+# - wasmtime's fields limit in Spin: 128 KiB
+MAX_RESPONSE_HEADERS = 128 << 10
+
+
+def decoded(headers: Headers) -> list[tuple[str, str]]:
+    """Request headers for a guest that takes text; RequestError when a value is not UTF-8 (Spin: http, 6)."""
+    pairs = []
+    for pair in headers.pairs:
+        if not pair[1].isascii():
+            try:
+                pair = (pair[0], pair[1].encode("latin-1").decode())
+            except UnicodeDecodeError:
+                raise UndecodableHeader(f"the value of header {pair[0]!r} is not UTF-8") from None
+        pairs.append(pair)
+    return pairs
+
+
+class UndecodableHeader(RequestError):
+    """A header value that the guest's dialect cannot take; Spin answers 500."""
+
+    status = 500
+
+
+def checked_headers(pairs: Iterable[tuple[str, str]]) -> Headers:
+    """Response headers from a guest's text pairs: a repeated name keeps its last value (Spin: http, 8.1).
+
+    Raises GuestError for a name or value that HTTP does not allow, LimitExceeded when they are too many.
+    """
+    kept: dict[str, str] = {}
+    size = 0
+    for name, value in pairs:
+        name = name.lower()
+        if not value.isascii():
+            value = value.encode().decode("latin-1")
+        size += len(name) + len(value)
+        if size > MAX_RESPONSE_HEADERS:
+            raise LimitExceeded(f"response headers are longer than {MAX_RESPONSE_HEADERS} bytes", "headers")
+        if _NAME(name) is None or _BAD_VALUE(value) is not None:
+            raise GuestError(f"guest set an invalid header {name[:80]!r}: {value[:80]!r}")
+        kept[name] = value
+    return Headers.trusted(tuple(kept.items()))
+
+
+def whole_body(request: Request, limit: int) -> bytes:
+    """The request body in one piece; BodyTooLarge past `limit` bytes."""
+    body = request.body
+    if body == ():
+        return b""
+    chunks, size = [], 0
+    for chunk in body:
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(limit)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def complete(status: int, headers: Headers, body: bytes | None, limit: int) -> Response:
+    """A response whose body is whole.
+
+    LimitExceeded when that is longer than `limit` bytes, GuestError for an impossible status.
+    """
+    if not 100 <= status <= 600:
+        raise GuestError(f"guest answered with status {status}")
+    if body and len(body) > limit:
+        raise LimitExceeded(f"response body is longer than {limit} bytes", "max_response_body")
+    return Response(status, headers, (body,) if body else ())

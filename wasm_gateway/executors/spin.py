@@ -1,0 +1,74 @@
+# Spin 1 guests: core modules that export fermyon:spin/inbound-http (Spin: http, 8.1).
+#
+# The module carries its world in a custom section component-type*, so its imports
+# and exports are called with the canonical ABI that the section describes.
+
+from __future__ import annotations
+
+from ..component.canon import lift_export
+from ..component.types import FuncType
+from ..component.values import Err
+from ..errors import GuestError, LinkError
+from ..messages import Request, Response
+from ..router import RouteMatch
+from .guest import Guest, checked_headers, complete, decoded, whole_body
+
+HTTP_EXPORT = "fermyon:spin/inbound-http#handle-request"
+REDIS_EXPORT = "fermyon:spin/inbound-redis#handle-message"
+
+# The enum `method` of fermyon:spin/http-types has no other.
+METHODS = {name: name.lower() for name in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")}
+
+
+class SpinExecutor:
+    """Calls `export`, a function of type `handle-request: func(req: request) -> response`."""
+
+    dialect = "spin"
+    injects_headers = True
+
+    def __init__(self, guest: Guest, function: FuncType, export: str = HTTP_EXPORT) -> None:
+        self.guest = guest
+        self.export = export
+        self.post_return = f"cabi_post_{export}"
+        self.lifted = lift_export(export, function)
+        if export not in guest.program.functions:
+            raise LinkError(f"exports no function {export}", export)
+
+    def execute(self, request: Request, match: RouteMatch) -> Response:
+        guest = self.guest
+        limits = guest.options
+        method = METHODS.get(request.method)
+        if method is None:
+            return Response(405)
+        headers = decoded(request.headers)
+        body = whole_body(request, limits.max_request_body)
+        with guest.instantiate() as instance:
+            call = instance.function(self.export)
+            assert call is not None
+            status, pairs, answer = self.lifted(
+                *(instance, call, instance.function(self.post_return)),
+                (method, request.target, headers, [], body),
+            )
+        return complete(status, checked_headers(pairs or ()), answer, limits.max_response_body)
+
+
+class SpinRedisExecutor:
+    """Calls `export`, a function of type `handle-message: func(message: payload) -> result<_, error>`."""
+
+    dialect = "spin-redis"
+
+    def __init__(self, guest: Guest, function: FuncType, export: str = REDIS_EXPORT) -> None:
+        self.guest = guest
+        self.export = export
+        self.lifted = lift_export(export, function)
+        if export not in guest.program.functions:
+            raise LinkError(f"exports no function {export}", export)
+
+    def deliver(self, payload: bytes) -> None:
+        """Hand one message to a fresh instance; GuestError when the guest answers with an error."""
+        with self.guest.instantiate() as instance:
+            call = instance.function(self.export)
+            assert call is not None
+            result = self.lifted(instance, call, None, payload)
+        if isinstance(result, Err):
+            raise GuestError(f"guest refused the message: {result.value!r}")

@@ -1,0 +1,564 @@
+# The Gateway: route -> executor -> Response, and the owner of all that serves it.
+#
+# Rule 1: it decides nothing about HTTP that router.py, executors/ or a door decides;
+# it wires them, bounds them, counts them, and turns an error into a status.
+# Rule 2: everything shared has this owner: engine, compiled guests, stores, files.
+# `open` makes it all before the first request, `close` gives it all back.
+# Rule 3: a client learns a status and nothing else; the reason goes to the log.
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .assets import load_source, prepare_files
+from .engine import CompileCache, Engine, EngineOptions
+from .errors import (
+    BodyTooLarge,
+    ComponentError,
+    GatewayError,
+    LinkError,
+    ManifestError,
+    Saturated,
+    Trap,
+)
+from .executors import Executor, MessageExecutor, load_guest
+from .executors.guest import checked_headers
+from .guest_logs import GuestLogs, InstanceLog
+from .host import Hosts
+from .host.base import Grants, HostContext
+from .host.outbound import AllowedHosts
+from .manifest import Component, ComponentOptions, HttpTrigger, Manifest, StaticResponse, load_manifest
+from .messages import Headers, Request, Response
+from .router import RouteMatch, Router, spin_headers
+from .runtime_config import RuntimeConfig, load_runtime_config
+from .variables import Variables
+
+log = logging.getLogger("wasm_gateway")
+
+WELL_KNOWN = "/.well-known/spin/"
+
+DEFAULT_ENGINE = EngineOptions()
+
+# How many of the last durations a component's statistics keep.
+KEPT_DURATIONS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """What an application is run with, besides its manifest.
+
+    Names and meanings are those of `spin up`'s flags (Spin: command line, 3). `state_dir` and `log_dir`:
+    None for the default (`.spin` beside the manifest, `logs` in it), "" for none. `limits` replaces
+    fields of every component's options. `stores` are key-value stores made by the site, by label.
+    """
+
+    runtime_config: RuntimeConfig | str | Path | None = None
+    state_dir: str | Path | None = None
+    log_dir: str | Path | None = None
+    cache_dir: str | Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    key_value: Mapping[str, str] = field(default_factory=dict)
+    sqlite: Sequence[str] = ()
+    stores: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    allow_transient_write: bool = False
+    direct_mounts: bool = False
+    disable_cache: bool = False
+    follow: Collection[str] | None = ()  # whose output is copied to stderr; None: everybody's
+    engine: EngineOptions = DEFAULT_ENGINE
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What a component did in this process; durations in microseconds, oldest first."""
+
+    component: str
+    dialect: str
+    started: int = 0
+    failed: int = 0
+    last_us: list[float] = field(default_factory=list)
+
+
+class Entry:
+    """A component that is being served: its executors, its places, its counters."""
+
+    def __init__(self, component: Component, options: ComponentOptions) -> None:
+        self.component = component
+        self.options = options
+        self.http: Executor | None = None
+        self.messages: MessageExecutor | None = None
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Counters and lock as new, as a forked child must have them."""
+        self._lock = threading.Lock()  # guards the next three
+        self._free = self.options.max_concurrency
+        self._started = self._failed = 0
+        self._durations: deque[float] = deque(maxlen=KEPT_DURATIONS)
+
+    def run(self, execute: Callable[..., Any], *arguments: Any) -> Any:
+        """`execute(*arguments)` in one of the places, counted and timed; Saturated when none is free."""
+        with self._lock:
+            if not self._free:
+                raise Saturated(f"all {self.options.max_concurrency} instances are busy")
+            self._free -= 1
+            self._started += 1
+        failed = 1
+        begin = time.perf_counter()
+        try:
+            result = execute(*arguments)
+            failed = 0
+            return result
+        finally:
+            duration = (time.perf_counter() - begin) * 1e6
+            with self._lock:
+                self._free += 1
+                self._failed += failed
+                self._durations.append(duration)
+
+    def statistics(self) -> Statistics:
+        executor = self.http or self.messages
+        dialect = "none" if executor is None else executor.dialect
+        with self._lock:
+            return Statistics(self.component.id, dialect, self._started, self._failed, list(self._durations))
+
+
+class Gateway:
+    """Serves the routes of a manifest; make it with `Gateway.from_manifest`.
+
+    It opens itself at the first request; `open` does so earlier, and tells what it compiles. Use it from
+    any number of threads, and in forked children.
+    """
+
+    def __init__(self, manifest: Manifest, options: GatewayOptions | None = None) -> None:
+        options = options or GatewayOptions()
+        self.manifest = manifest
+        self.options = options
+        self.runtime_config = _runtime_config(options.runtime_config)
+        config = self.runtime_config
+        beside = manifest.folder / ".spin" if manifest.path is not None else None
+        self.state_dir = _directory(options.state_dir, config.state_dir, beside)
+        self.log_dir = _directory(options.log_dir, config.log_dir, self.state_dir and self.state_dir / "logs")
+        self.router = Router(
+            (trigger.route, trigger) for trigger in manifest.http_triggers if trigger.route is not None
+        )
+        # The executor's settings belong to the component: the last trigger's win (Spin: http, 2.5).
+        self._triggers = {t.component: t for t in manifest.http_triggers if t.component is not None}
+        self._static = {
+            t.id: _static_response(t.static_response)
+            for t in manifest.http_triggers
+            if t.static_response is not None
+        }
+        self._lock = threading.Lock()  # guards opening and closing
+        self._entries: dict[str, Entry] | None = None
+        self._work_dir: Path | None = None
+        self._owner = os.getpid()
+        self.hosts: Hosts | None = None
+        self.logs = GuestLogs(self.log_dir, follow=options.follow)
+        _reset_after_fork(self)
+
+    @classmethod
+    def from_manifest(
+        cls,
+        path: str | Path,
+        *,
+        components: Collection[str] | None = None,
+        profile: str | None = None,
+        **options: Any,
+    ) -> Gateway:
+        """A gateway for the manifest at `path` (a spin.toml, or a bare .wasm or .wat file).
+
+        `components` keeps these components and their triggers only; `options` are the fields of
+        GatewayOptions. Raises ManifestError.
+        """
+        manifest = load_manifest(path, profile=profile, component_ids=components)
+        return cls(manifest, GatewayOptions(**options))
+
+    # Life
+
+    def open(self, progress: Callable[[str, int, int], object] | None = None) -> Gateway:
+        """Load, compile and link every component that a trigger needs; nothing the second time.
+
+        `progress(component id, done, total)` is called after each. Raises ManifestError, ComponentError,
+        HostError; then nothing stays open.
+        """
+        if self._entries is None:
+            with self._lock:
+                if self._entries is None:
+                    try:
+                        self._entries = self._load(progress)
+                    except BaseException:
+                        self._release()
+                        raise
+        return self
+
+    def close(self) -> None:
+        """Give back stores, connections, files and compiled guests. Requests must have ended."""
+        with self._lock:
+            self._entries = None
+            self._release()
+
+    def __enter__(self) -> Gateway:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _release(self) -> None:
+        hosts, self.hosts = self.hosts, None
+        if hosts is not None:
+            hosts.close()
+        self.logs.close()
+        work_dir, self._work_dir = self._work_dir, None
+        if work_dir is not None and self._owner == os.getpid():
+            shutil.rmtree(work_dir, ignore_errors=True)
+
+    def check(self) -> list[GatewayError]:
+        """Everything that would keep `open` from working, component by component; empty when all is well."""
+        problems: list[GatewayError] = []
+        with self._lock:
+            try:
+                loader = _Loader(self)
+            except GatewayError as error:
+                return [error]
+            for component in self._used_components():
+                try:
+                    loader.load(component)
+                except GatewayError as error:
+                    problems.append(error)
+            if self._entries is None:
+                self._release()
+        return problems
+
+    def _used_components(self) -> list[Component]:
+        used = [trigger.component for trigger in self.manifest.http_triggers if trigger.component]
+        used += [trigger.component for trigger in self.manifest.redis_triggers]
+        components = []
+        for id in dict.fromkeys(used):
+            component = self.manifest.components.get(id)
+            if component is None:
+                raise ManifestError(
+                    f"missing component {id!r} configured for a trigger", path=self.manifest.path
+                )
+            components.append(component)
+        return components
+
+    def _load(self, progress: Callable[[str, int, int], object] | None) -> dict[str, Entry]:
+        components = self._used_components()
+        loader = _Loader(self)
+        entries = {}
+        # Compilation releases the GIL, so it runs side by side.
+        entries = {}
+        with ThreadPoolExecutor(min(len(components) or 1, os.cpu_count() or 1), "wasm-load") as pool:
+            for done, entry in enumerate(pool.map(loader.load, components), 1):
+                entries[entry.component.id] = entry
+                if progress is not None:
+                    progress(entry.component.id, done, len(components))
+        return entries
+
+    @property
+    def work_dir(self) -> Path:
+        """A folder of this gateway's own, for copies of files; removed by close()."""
+        if self._work_dir is None:
+            self._work_dir = Path(tempfile.mkdtemp(prefix="wasm-gateway-"))
+        return self._work_dir
+
+    # Requests
+
+    def match(self, path: str) -> RouteMatch | None:
+        """Which route answers the raw `path`, None for none; cheap, for a door that has a native answer."""
+        if path.startswith(WELL_KNOWN):
+            return _WELL_KNOWN_MATCH
+        return self.router.match(path)
+
+    def handle(self, request: Request, match: RouteMatch | None = None) -> Response | None:
+        """The response to `request`, None when no route matches. A guest's failure is a response too.
+
+        `match` is what `match(request.path)` said, when the caller has asked already.
+        """
+        if match is None:
+            match = self.match(request.path)
+            if match is None:
+                return None
+        if match is _WELL_KNOWN_MATCH:
+            return self._well_known(request.path)
+        trigger: HttpTrigger = match.route.target
+        if trigger.component is None:
+            return self._static[trigger.id]
+        return self._answer(trigger.component, request, match)
+
+    def _answer(self, component_id: str, request: Request, match: RouteMatch) -> Response:
+        try:
+            entry = self._entry(component_id)
+            executor = entry.http
+            if executor is None:
+                raise LinkError("exports no HTTP handler")
+            length = request.headers.get("content-length")
+            if length is not None and length.isdecimal() and int(length) > entry.options.max_request_body:
+                raise BodyTooLarge(entry.options.max_request_body)
+            response: Response = entry.run(executor.execute, _for_guest(request, match, executor), match)
+            return response
+        except GatewayError as error:
+            return _failure(error, component_id, f"{request.method} {request.path!r}")
+        except Exception:
+            what = f"{request.method} {request.path!r}"
+            log.exception("component %s: %s: error of the gateway", component_id, what)
+            return Response(500)
+
+    def handle_redis(self, component_id: str, payload: bytes) -> None:
+        """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
+        entry = self._entry(component_id)
+        if entry.messages is None:
+            raise LinkError("exports no Redis message handler", "fermyon:spin/inbound-redis")
+        entry.run(entry.messages.deliver, payload)
+
+    def _entry(self, component_id: str) -> Entry:
+        entries = self._entries
+        if entries is None:
+            self.open()
+            entries = self._entries
+            assert entries is not None
+        return entries[component_id]
+
+    def _well_known(self, path: str) -> Response:
+        name = path.removeprefix(WELL_KNOWN)
+        if name == "health":
+            return Response(200, Headers(), (b"OK",))
+        if name == "info":
+            info = {"name": self.manifest.name}
+            if self.manifest.version:
+                info["version"] = self.manifest.version
+            headers = Headers([("content-type", "application/json")])
+            return Response(200, headers, (json.dumps(info, indent=2).encode(),))
+        return Response(404)
+
+    # What the application does for its instances (instance.Services)
+
+    def chain(self, caller: HostContext, component_id: str, request: Request) -> Response:
+        trigger = self._triggers.get(component_id)
+        if trigger is None:
+            raise Trap(f"no HTTP trigger belongs to component {component_id!r}, which the guest called")
+        request = replace(request, client=("0.0.0.0", 0), scheme="http")
+        return self._answer(component_id, request, RouteMatch.chained(request.path))
+
+    def self_request(self, caller: HostContext, request: Request) -> Response:
+        return self.handle(request) or Response(404)
+
+    def open_log(self, component_id: str) -> InstanceLog:
+        return self.logs.open(component_id)
+
+    # What it says about itself
+
+    def describe(self) -> list[dict[str, Any]]:
+        """A row for each route, in order: id, route, wildcard, component, dialect, description."""
+        rows = []
+        for trigger in self.manifest.http_triggers:
+            if trigger.route is None:
+                continue
+            component = self.manifest.components.get(trigger.component or "")
+            route = "/" + trigger.route.lstrip("/")
+            entry = (self._entries or {}).get(trigger.component or "")
+            rows.append(
+                {
+                    "id": trigger.component or trigger.id,
+                    "route": route.removesuffix("/..."),
+                    "wildcard": route.endswith("/..."),
+                    "component": trigger.component,
+                    "executor": "static" if trigger.static_response else trigger.executor.type,
+                    "dialect": entry.http.dialect if entry and entry.http else None,
+                    "description": component.description if component else "",
+                }
+            )
+        return rows
+
+    def stats(self) -> list[Statistics]:
+        """What each open component did in this process since it was opened."""
+        return [entry.statistics() for entry in (self._entries or {}).values()]
+
+    def wsgi(self, app: Any = None, **options: Any) -> Any:
+        """This gateway as a WSGI application, or as middleware around `app`."""
+        from .wsgi import WsgiGateway
+
+        return WsgiGateway(self, app, **options)
+
+    def asgi(self, app: Any = None, **options: Any) -> Any:
+        """This gateway as an ASGI application, or as middleware around `app`."""
+        from .asgi import AsgiGateway
+
+        return AsgiGateway(self, app, **options)
+
+
+class _Loader:
+    """Makes entries out of components; what they share (engine, cache, hosts, variables) is made once."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        manifest, options = gateway.manifest, gateway.options
+        self.gateway = gateway
+        self.engine = Engine.shared(options.engine)
+        cache_dir = Path(options.cache_dir) if options.cache_dir else default_cache_dir()
+        self.cache = None if options.disable_cache else CompileCache(cache_dir / "compiled")
+        self.cache_dir = cache_dir
+        self.variables = Variables.from_manifest(manifest, gateway.runtime_config, options.variables)
+        gateway.runtime_config.check(manifest, key_value_stores=options.stores)
+        if gateway.hosts is None:
+            gateway.hosts = Hosts(
+                gateway.runtime_config,
+                state_dir=gateway.state_dir,
+                key_value=options.key_value,
+                sqlite=options.sqlite,
+                stores=options.stores,
+            )
+        self.hosts = gateway.hosts
+
+    def load(self, component: Component) -> Entry:
+        try:
+            return self._load(component)
+        except ComponentError as error:
+            error.component = component.id
+            raise
+
+    def _load(self, component: Component) -> Entry:
+        gateway, options = self.gateway, self.gateway.options
+        limits = component.options
+        if options.limits:
+            limits = replace(limits, **options.limits)
+        if gateway.runtime_config.max_instance_memory is not None:
+            limits = replace(limits, max_memory=gateway.runtime_config.max_instance_memory)
+        grants = Grants(
+            id=component.id,
+            key_value_stores=frozenset(component.key_value_stores),
+            sqlite_databases=frozenset(component.sqlite_databases),
+            ai_models=frozenset(component.ai_models),
+            environment={**component.environment, **options.environment},
+            variables=self.variables.of(component),
+            outbound=AllowedHosts.for_component(
+                component.allowed_outbound_hosts,
+                resolve=self.variables.resolve_template,
+                components=tuple(gateway.manifest.components),
+                block_networks=gateway.runtime_config.outbound_networking.block_networks,
+            ),
+        )
+        wasm = load_source(component, self.cache_dir, manifest_path=gateway.manifest.path).read_bytes()
+        trigger = gateway._triggers.get(component.id)
+        loaded = load_guest(
+            wasm,
+            engine=self.engine,
+            cache=self.cache,
+            hosts=self.hosts,
+            grants=grants,
+            options=limits,
+            mounts=self._mounts(component),
+            services=gateway,
+            wagi_argv=trigger.executor.argv if trigger and trigger.executor.type == "wagi" else None,
+            wants_http=trigger is not None,
+            wants_messages=any(t.component == component.id for t in gateway.manifest.redis_triggers),
+        )
+        entry = Entry(component, limits)
+        entry.http, entry.messages = loaded
+        return entry
+
+    def _mounts(self, component: Component) -> Any:
+        if not component.files:
+            return ()
+        gateway, options = self.gateway, self.gateway.options
+        return prepare_files(
+            component,
+            gateway.manifest.folder,
+            work_dir=gateway.work_dir,
+            direct_mounts=options.direct_mounts,
+            writable=options.allow_transient_write,
+            in_place=True,
+            manifest_path=gateway.manifest.path,
+        )
+
+
+_WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)
+
+
+def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Request:
+    """`request` as a guest may see it: no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
+
+    Spin leaves a client's own spin-* headers in front of the injected ones, where they are believed.
+    """
+    headers = [pair for pair in request.headers.pairs if pair[0][:5] != "spin-" and pair[0] != "connection"]
+    authority = request.authority
+    if authority is not None and ".spin.internal" in authority and _is_chained_host(authority):
+        headers = [pair for pair in headers if pair[0] != "host"]
+    if executor.injects_headers:
+        headers += spin_headers(match, request)
+    return Request(
+        *(request.method, request.path, request.query, Headers.trusted(tuple(headers)), request.body),
+        *(request.scheme, authority, request.client, request.protocol),
+    )
+
+
+def _is_chained_host(authority: str) -> bool:
+    host = authority.partition(":")[0]
+    label, _, rest = host.partition(".")
+    return bool(label) and rest == "spin.internal"
+
+
+def _failure(error: GatewayError, component_id: str, what: str) -> Response:
+    frames = getattr(error, "frames", ())
+    trace = "".join(f"\n    {frame}" for frame in frames[:20])
+    level = logging.INFO if error.status < 500 else logging.ERROR
+    log.log(level, "component %s: %s: %s: %s%s", component_id, what, type(error).__name__, error, trace)
+    if isinstance(error, Saturated):
+        return Response(503, Headers([("retry-after", str(error.retry_after))]))
+    return Response(error.status)
+
+
+def _static_response(static: StaticResponse) -> Response:
+    body = (static.body.encode(),) if static.body else ()
+    return Response(static.status_code, checked_headers(static.headers.items()), body)
+
+
+def _runtime_config(value: RuntimeConfig | str | Path | None) -> RuntimeConfig:
+    if value is None:
+        return RuntimeConfig()
+    return value if isinstance(value, RuntimeConfig) else load_runtime_config(value)
+
+
+def _directory(flag: str | Path | None, configured: str | Path | None, default: Path | None) -> Path | None:
+    """A folder as flag, configuration and default say, in this order; "" means none."""
+    for value in (flag, configured):
+        if value is not None:
+            return Path(value) if str(value) else None
+    return default
+
+
+def default_cache_dir() -> Path:
+    """The user's own cache folder for this package."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("wasm-gateway")
+
+
+def _reset_after_fork(gateway: Gateway) -> None:
+    """A forked child has its own places and locks, and leaves its parent's files alone."""
+    if not hasattr(os, "register_at_fork"):
+        return
+    this = weakref.ref(gateway)
+
+    def after_fork() -> None:
+        gateway = this()
+        if gateway is not None:
+            gateway._lock = threading.Lock()
+            for entry in (gateway._entries or {}).values():
+                entry.start_over()
+
+    os.register_at_fork(after_in_child=after_fork)

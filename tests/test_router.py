@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import sys
 from itertools import permutations
+from types import FrameType
 
 import pytest
 from hypothesis import assume, given, settings
@@ -354,7 +355,7 @@ def test_headers_of_the_conformance_suite() -> None:
     assert dict(pairs) == expected
     assert len(pairs) == len(expected)
 
-    assert wagi_variables(match_of(pattern, path), request(path, "key=value")) == {
+    assert dict(wagi_variables(match_of(pattern, path), request(path, "key=value"))) == {
         "PATH_INFO": "/rest",
         "X_FULL_URL": "http://example.com/base/path/end/rest?key=value",
         "X_MATCHED_ROUTE": pattern,
@@ -392,7 +393,7 @@ def test_equal_header_names_appear_once() -> None:
     pattern = "/:user_id/:User-ID/:user_id"
     pairs = spin_headers(match_of(pattern, "/1/2/3"), request("/1/2/3"))
     assert [pair for pair in pairs if "match-" in pair[0]] == [("spin-path-match-user-id", "3")]
-    variables = wagi_variables(match_of(pattern, "/1/2/3"), request("/1/2/3"))
+    variables = dict(wagi_variables(match_of(pattern, "/1/2/3"), request("/1/2/3")))
     assert variables["X_PATH_MATCH_USER_ID"] == "3"
     assert variables["X_PATH_MATCH_USER-ID"] == "2"
 
@@ -410,7 +411,7 @@ def test_base_path_header() -> None:
 def test_pattern_text_is_utf_8_on_the_wire() -> None:
     headers = dict(spin_headers(match_of("/café/...", "/café/x"), request("/caf%C3%A9/x")))
     assert headers["spin-component-route"].encode("latin-1").decode() == "/café"
-    assert wagi_variables(match_of("/café", "/café"), request("/"))["X_COMPONENT_ROUTE"] == "/café"
+    assert ("X_COMPONENT_ROUTE", "/café") in wagi_variables(match_of("/café", "/café"), request("/"))
 
 
 @pytest.mark.parametrize(
@@ -580,11 +581,14 @@ def test_the_oracle_knows_the_ring() -> None:
 
 
 def steps(router: Router, path: str) -> int:
-    """How many lines of Python a match executes."""
+    """How many lines of the router a match executes."""
     count = 0
 
-    def trace(frame, event, arg):  # type: ignore[no-untyped-def]
+    def trace(frame: FrameType, event: str, arg: object) -> object:
         nonlocal count
+        # whatever else runs meanwhile, such as hooks of the garbage collector, does not count
+        if frame.f_code.co_filename != Router.match.__code__.co_filename:
+            return None
         count += event == "line"
         return trace
 

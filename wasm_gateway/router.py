@@ -156,12 +156,12 @@ class Route:
             ("spin-raw-component-route", _wire(raw)),
             ("spin-component-route", _wire(component)),
         )
-        self._variables = {
-            "X_MATCHED_ROUTE": matched,
-            "X_BASE_PATH": base,
-            "X_RAW_COMPONENT_ROUTE": raw,
-            "X_COMPONENT_ROUTE": component,
-        }
+        self._variables = (
+            ("X_MATCHED_ROUTE", matched),
+            ("X_BASE_PATH", base),
+            ("X_RAW_COMPONENT_ROUTE", raw),
+            ("X_COMPONENT_ROUTE", component),
+        )
         # ":user_id" and ":user-id" share a header, and the last one wins here too
         names = {
             "spin-path-match-" + capture[0].lower().replace("_", "-"): index
@@ -388,17 +388,15 @@ def spin_headers(match: RouteMatch, request: Request) -> tuple[tuple[str, str], 
     return common + tuple([(name, params[index][1]) for name, index in route._param_headers])
 
 
-def wagi_variables(match: RouteMatch, request: Request) -> dict[str, str]:
+def wagi_variables(match: RouteMatch, request: Request) -> tuple[tuple[str, str], ...]:
     """The same facts as environment variables of a WAGI guest (Spin: http, 6, last column)."""
-    variables = {
-        "PATH_INFO": match.path_info,
-        "X_FULL_URL": full_url(match, request),
-        **match.route._variables,
-        "X_CLIENT_ADDR": client_address(request),
-    }
-    for name, value in match.params:
-        variables[f"X_PATH_MATCH_{name.upper()}"] = value
-    return variables
+    return (
+        ("PATH_INFO", match.path_info),
+        ("X_FULL_URL", full_url(match, request)),
+        *match.route._variables,
+        ("X_CLIENT_ADDR", client_address(request)),
+        *[(f"X_PATH_MATCH_{name.upper()}", value) for name, value in match.params],
+    )
 
 
 def _wire(text: str) -> str:

@@ -49,6 +49,8 @@ class SpinExecutor:
                 *(instance, call, instance.function(self.post_return)),
                 (method, request.target, headers, [], body),
             )
+        if not 100 <= status <= 600:
+            raise GuestError(f"guest answered with status {status}")
         return complete(status, checked_headers(pairs or ()), answer, limits.max_response_body)
 
 

@@ -271,6 +271,11 @@ SUBDOMAINS = ["http://*.example.com", "http://*.example2.com:8383"]
         (["http://127.0.0.1"], "http://0x7f.0.0.1/", "https", True),
         (["http://127.0.0.1"], "http://2130706433", "https", True),
         (["http://127.0.0.1"], "http://127.1", "https", True),
+        (["http://1.2.3.4"], "http://1.2.772", "https", True),
+        (["http://1.2.3.4"], "http://1.131844", "https", True),
+        (["http://1.2.3.4"], "http://0x1020304.", "https", True),
+        (["*://*:*"], "http://4294967296", "https", False),
+        (["*://*:*"], "http://1.2.65536", "https", False),
         (["http://8.0.0.1"], "http://010.0.0.1", "https", True),
         (["http://10.0.0.1"], "http://010.0.0.1", "https", False),
         (["http://127.0.0.1"], "http://\uff11\uff12\uff17.0.0.1/", "https", True),
@@ -289,7 +294,8 @@ SUBDOMAINS = ["http://*.example.com", "http://*.example2.com:8383"]
         (["*://*:*"], "http://a\nb/", "https", False),
         (["*://*:*"], "http://\u2100.com/", "https", False),  # maps to "a/c.com"
         (["*://*:*"], "http://xn--a.com/", "https", False),
-        (["*://*:*"], "http://" + "a" * 2000, "https", True),
+        (["*://*:*"], "http://" + "a" * 1000, "https", True),
+        (["*://*:*"], "http://" + "a" * 2000, "https", False),
         (["*://*:*"], "http://" + "A" * 2000, "https", False),
     ],
 )

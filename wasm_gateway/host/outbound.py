@@ -110,7 +110,8 @@ def _ipv4(parts: list[str]) -> str:
     *heads, last = numbers
     if any(head > 255 for head in heads) or last >= 256 ** (5 - len(parts)):
         raise ValueError("a part of an IPv4 address is out of range")
-    return str(ipaddress.IPv4Address(sum(head << 8 * (3 - at) for at, head in enumerate(heads)) + last))
+    filled = [last >> shift & 0xFF for shift in range(24 - 8 * len(heads), -1, -8)]
+    return ".".join(map(str, heads + filled))
 
 
 def _number(part: str) -> int:
@@ -170,6 +171,8 @@ def parse_url(url: str, default_scheme: str) -> OutboundUrl | None:
     simple = _SIMPLE.match(url)
     if simple is not None and "xn--" not in url:
         scheme, host, digits = simple.groups()
+        if len(host) > MAX_HOST:
+            return None
         if digits is None:
             return OutboundUrl(scheme, host, DEFAULT_PORTS.get(scheme))
         return OutboundUrl(scheme, host, int(digits)) if int(digits) <= 65535 else None

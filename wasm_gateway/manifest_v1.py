@@ -34,7 +34,8 @@ _SAME = (
 
 def convert(root: Table) -> tuple[dict[str, Any], dict[Key, Key]]:
     """The v2 document of a v1 one, and where the heads of its key paths stand in the v1 text."""
-    if root.take("spin_manifest_version") is not None and root.take("spin_version") is not None:
+    versions = (root.take("spin_manifest_version"), root.take("spin_version"))
+    if None not in versions:
         raise root.error("duplicate field `spin_manifest_version`", "spin_version")
 
     aliases: dict[Key, Key] = {}

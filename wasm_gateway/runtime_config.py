@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -381,20 +382,17 @@ class _Reader:
 
     def networking(self, table: Table) -> OutboundNetworking:
         networks = table.texts("block_networks")
-        if networks:
-            import ipaddress  # rarely needed, and slow to import
-
-            for index, network in enumerate(networks):
-                if network == "private":
-                    continue
-                try:
-                    ipaddress.ip_network(network, strict=False)
-                except ValueError:
-                    raise table.error(
-                        f'invalid network "{network}": expected CIDR notation or "private"',
-                        "block_networks",
-                        index,
-                    ) from None
+        for index, network in enumerate(networks):
+            if network == "private":
+                continue
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise table.error(
+                    f'invalid network "{network}": expected CIDR notation or "private"',
+                    "block_networks",
+                    index,
+                ) from None
         return OutboundNetworking(
             networks,
             table.integer("max_socket_connections", None),

@@ -102,7 +102,7 @@ def pick_path(
         # Nearly always: no prefix, nothing quoted.
         if raw == path and not script and raw.startswith("/") and raw.isascii():
             return raw
-        found = _below(raw, script, path, decode)
+        found = _below(raw, script, path, decode, encoding)
         if found is not None:
             return found
     if not path:
@@ -115,7 +115,7 @@ def pick_path(
         return None
 
 
-def _below(raw: str, script: str, path: str, decode: Callable[[str], str]) -> str | None:
+def _below(raw: str, script: str, path: str, decode: Callable[[str], str], encoding: str) -> str | None:
     """What of `raw` stands for `path`, None when `raw` does not say the same as `script` and `path`."""
     if not raw.startswith("/"):
         # RFC 9112, 3.2.2: absolute-form
@@ -126,7 +126,7 @@ def _below(raw: str, script: str, path: str, decode: Callable[[str], str]) -> st
         raw = slash + rest
     if not raw.isascii():
         return None
-    for prefix in (script, quote(script, safe="/", errors="replace"), ""):
+    for prefix in (script, quote(script, encoding=encoding, errors="replace"), ""):
         if raw.startswith(prefix):
             rest = raw[len(prefix) :]
             # Django calls an empty path "/", other frameworks do not

@@ -1,0 +1,142 @@
+# System checks: what is wrong with a site's Wasm routes, before a visitor finds out.
+#
+#   E001  the manifest, the runtime configuration or the settings cannot be used
+#   E002  a component is missing, or cannot be loaded (loading: with --deploy)
+#   E005  gevent or eventlet has patched the threads of this process
+#   W001  the middleware stands before SecurityMiddleware
+#   W002  faulthandler was switched after the engine was made
+#   W003  with --deploy: a guest would be compiled when the server starts
+#   W004  a setting that nobody knows
+#   W005  the app is installed, the middleware is not
+#   I004  a Wasm route answers a path that a view of the site answers too
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Info, Warning
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import Resolver404, get_resolver
+from django.utils.module_loading import import_string
+
+from wasm_gateway import engine
+from wasm_gateway.errors import ComponentError, GatewayError, HostError
+from wasm_gateway.gateway import Gateway
+from wasm_gateway.manifest import PathSource
+
+from .conf import KEYS, Settings, owner
+from .middleware import WasmGatewayMiddleware
+
+
+def check_settings(**_: Any) -> list[CheckMessage]:
+    """E001, E002 (files that are not there), W004."""
+    try:
+        found = Settings.read()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="wasm_gateway.E001")]
+    messages: list[CheckMessage] = [_unknown(key) for key in found.unknown]
+    if found.manifest is None:
+        hint = "Set WASM_GATEWAY = {'MANIFEST': BASE_DIR / 'spin.toml'}."
+        return [*messages, Error("There is no Wasm manifest.", hint=hint, id="wasm_gateway.E001")]
+    try:
+        gateway = owner.gateway()
+    except ImproperlyConfigured as error:
+        return [*messages, Error(str(error), id="wasm_gateway.E001")]
+    for component in gateway.manifest.components.values():
+        source = component.source
+        if isinstance(source, PathSource) and not source.path.is_file():
+            text = f"The file of the Wasm component {component.id!r} is not there: {source.path}"
+            hint = "Build it, or leave it out with WASM_GATEWAY['COMPONENTS']."
+            messages.append(Error(text, hint=hint, id="wasm_gateway.E002"))
+    return messages
+
+
+def _unknown(key: str) -> CheckMessage:
+    close = difflib.get_close_matches(key.upper(), KEYS, 1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"The settings are {', '.join(sorted(KEYS))}."
+    return Warning(f"WASM_GATEWAY has no setting {key!r}.", hint=hint, id="wasm_gateway.W004")
+
+
+def check_process(**_: Any) -> list[CheckMessage]:
+    """E005, W002."""
+    messages: list[CheckMessage] = []
+    try:
+        engine.refuse_greenlets()
+    except HostError as error:
+        messages.append(Error(str(error), id="wasm_gateway.E005"))
+    if not engine.faulthandler_order_ok():
+        text = "faulthandler was enabled or disabled after the WebAssembly engine was made."
+        hint = "Enable it before (python -X faulthandler), or set WASM_GATEWAY['HARDENED'] = True."
+        messages.append(Warning(text, hint=hint, id="wasm_gateway.W002"))
+    return messages
+
+
+def check_middleware(**_: Any) -> list[CheckMessage]:
+    """W001, W005."""
+    security = "django.middleware.security.SecurityMiddleware"
+    names: Sequence[str] = settings.MIDDLEWARE
+    ours = [index for index, name in enumerate(names) if _is_ours(name)]
+    if not ours:
+        text = "WasmGatewayMiddleware is not in MIDDLEWARE: no Wasm route is served."
+        hint = "Add 'wasm_gateway.integrations.django.WasmGatewayMiddleware' after SecurityMiddleware."
+        return [Warning(text, hint=hint, id="wasm_gateway.W005")]
+    if security in names and ours[0] < names.index(security):
+        text = "WasmGatewayMiddleware stands before SecurityMiddleware."
+        hint = "Put it after: Wasm routes are neither redirected to HTTPS nor given its headers."
+        return [Warning(text, hint=hint, id="wasm_gateway.W001")]
+    return []
+
+
+def _is_ours(name: str) -> bool:
+    if "wasm" not in name.lower() and "gateway" not in name.lower():
+        return False  # import no more than needed
+    try:
+        middleware = import_string(name)
+    except ImportError:
+        return False
+    return isinstance(middleware, type) and issubclass(middleware, WasmGatewayMiddleware)
+
+
+def check_routes(**_: Any) -> list[CheckMessage]:
+    """I004: for the routes without parameters, and for where a wildcard begins."""
+    gateway = _gateway()
+    if gateway is None or not getattr(settings, "ROOT_URLCONF", None):
+        return []
+    messages: list[CheckMessage] = []
+    for row in gateway.describe():
+        path = row["route"] or "/"
+        if ":" in path:
+            continue
+        try:
+            view = get_resolver().resolve(path)
+        except (Resolver404, UnicodeError):
+            continue
+        pattern = f"{row['route']}/..." if row["wildcard"] else path
+        text = f"The Wasm route {pattern} is answered before the site's {view.route!r}."
+        messages.append(Info(text, hint=f"The view is {view._func_path}.", id="wasm_gateway.I004"))
+    return messages
+
+
+def check_deployment(**_: Any) -> list[CheckMessage]:
+    """E002 (guests that do not load), W003."""
+    gateway = _gateway()
+    if gateway is None:
+        return []
+    messages: list[CheckMessage] = []
+    for error in gateway.check():
+        if isinstance(error, ComponentError):
+            messages.append(Error(str(error), id="wasm_gateway.E002"))
+        elif isinstance(error, GatewayError):
+            messages.append(Error(str(error), id="wasm_gateway.E001"))
+    return messages
+
+
+def _gateway() -> Gateway | None:
+    """The gateway, None when it cannot be made: check_settings says why."""
+    try:
+        return owner.gateway()
+    except ImproperlyConfigured:
+        return None

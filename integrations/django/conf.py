@@ -1,0 +1,127 @@
+# settings.WASM_GATEWAY -> the one Gateway of a Django process.
+#
+# Rule 1: the settings are a dict whose keys are those of options.py and a few of
+# Django's own. Unknown keys are a check's matter, so that a newer settings file
+# still starts an older gateway.
+# Rule 2: `owner` has the Gateway and the threads of this process. Middleware,
+# commands and checks ask it each time; it notices changed settings (in tests).
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+from wasm_gateway.asgi import THREADS, Workers
+from wasm_gateway.errors import GatewayError, ManifestError
+from wasm_gateway.gateway import Gateway
+
+from .. import options
+
+KEYS = frozenset(
+    (
+        *options.KEYS,  # of them, MANIFEST is BASE_DIR / "spin.toml" when absent
+        "CSRF",  # True: check CSRF before a guest is asked, as Django does before a view
+        "THREADS",  # guests that run at once in async mode
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What settings.WASM_GATEWAY says; `manifest` is None when nothing does."""
+
+    manifest: Path | None = None
+    unknown: tuple[str, ...] = ()
+    csrf: bool = False
+    threads: int = THREADS
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls) -> Settings:
+        """The settings as they are now; ImproperlyConfigured when they are no dict."""
+        values = getattr(settings, "WASM_GATEWAY", None) or {}
+        if not isinstance(values, Mapping):
+            raise ImproperlyConfigured("WASM_GATEWAY is a dict, as in {'MANIFEST': BASE_DIR / 'spin.toml'}")
+        manifest = values.get("MANIFEST")
+        base_dir = getattr(settings, "BASE_DIR", None)
+        if manifest is None and base_dir is not None:
+            manifest = Path(base_dir, "spin.toml")
+        return cls(
+            manifest=None if manifest is None else Path(manifest),
+            unknown=tuple(str(key) for key in values if key not in KEYS),
+            csrf=bool(values.get("CSRF", False)),
+            threads=values.get("THREADS", THREADS),
+            values=values,
+        )
+
+    def gateway(self) -> Gateway:
+        """A new gateway with these settings; raises ManifestError."""
+        if self.manifest is None:
+            raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
+        return options.make_gateway(self.manifest, self.values)
+
+
+class Owner:
+    """Has the gateway of this process, made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the making
+        self._gateway: Gateway | None = None
+        self._workers: Workers | None = None
+        self._settings: Settings | None = None
+
+    def gateway(self) -> Gateway:
+        """The gateway, perhaps not opened yet; raises ImproperlyConfigured."""
+        gateway = self._gateway
+        if gateway is None:
+            with self._lock:
+                gateway = self._gateway
+                if gateway is None:
+                    try:
+                        gateway = self.settings().gateway()
+                    except GatewayError as error:
+                        raise ImproperlyConfigured(f"WASM_GATEWAY: {error}") from error
+                    self._gateway = gateway
+        return gateway
+
+    def settings(self) -> Settings:
+        """The settings, read when they are first asked for."""
+        if self._settings is None:
+            self._settings = Settings.read()
+        return self._settings
+
+    def workers(self) -> Workers:
+        """The threads in which guests run in async mode."""
+        if self._workers is None:
+            with self._lock:
+                if self._workers is None:
+                    self._workers = Workers(self.settings().threads)
+        return self._workers
+
+    def close(self) -> None:
+        """Give the gateway back; the next one to ask gets a new one, from the settings of then."""
+        with self._lock:
+            gateway, self._gateway = self._gateway, None
+            self._workers = self._settings = None
+        if gateway is not None:
+            gateway.close()
+
+
+owner = Owner()
+atexit.register(owner.close)
+
+
+def _settings_changed(*, setting: str, **_: Any) -> None:
+    if setting in ("WASM_GATEWAY", "BASE_DIR", "CACHES"):
+        owner.close()
+
+
+setting_changed.connect(_settings_changed, dispatch_uid="wasm_gateway.settings_changed")

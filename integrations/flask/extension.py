@@ -1,0 +1,52 @@
+# The Flask extension: the WSGI door around app.wsgi_app.
+
+from __future__ import annotations
+
+import os
+import weakref
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wasm_gateway.wsgi import WsgiGateway
+
+from ..options import KEYS, make_gateway
+from .convert import trusted_host
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+PREFIX = "WASM_GATEWAY_"
+
+
+class WasmGateway:
+    """Serves the routes of a spin.toml in front of a Flask app's own: `WasmGateway(app)`, or `init_app`.
+
+    Configuration: WASM_GATEWAY_MANIFEST, a path below `app.root_path` ("spin.toml" when absent), and
+    WASM_GATEWAY_ with the names of options.py: RUNTIME_CONFIG, COMPONENTS, VARIABLES, STATE_DIR, LOG_DIR,
+    CACHE_DIR ... TRUSTED_HOSTS applies to Wasm routes too. What an app does around its views, such as
+    `before_request` and sessions, does not: the guest is asked before the app is.
+
+    One object serves any number of apps, each with a Gateway of its own in
+    `app.extensions["wasm_gateway"]`. Guests are loaded when `init_app` is called, so that a server with a
+    guest that cannot be loaded does not start; under the `flask` command, at the first request.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Put the gateway in front of `app`. Raises ManifestError, ComponentError, HostError."""
+        if "wasm_gateway" in app.extensions:
+            raise RuntimeError(f"{app!r} has a WasmGateway already")
+        config = app.config
+        config.setdefault(f"{PREFIX}MANIFEST", "spin.toml")
+        values = {key: config[PREFIX + key] for key in KEYS if PREFIX + key in config}
+        gateway = make_gateway(Path(app.root_path, values["MANIFEST"]), values)
+        weakref.finalize(app, gateway.close)
+        if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
+            gateway.open()
+        app.extensions["wasm_gateway"] = gateway
+        door = WsgiGateway(gateway, app.wsgi_app, host=partial(trusted_host, config))
+        app.wsgi_app = door  # type: ignore[method-assign]

@@ -1,0 +1,87 @@
+# A site's settings -> a Gateway; what Django and Flask have in common.
+#
+# Rule 1: a setting has the name of the field of GatewayOptions that it sets, in upper
+# case; KEYS has the few others, and is all there is.
+# Rule 2: no framework here. A setting that cannot be used is a ManifestError whose
+# key is the setting's name.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from wasm_gateway.engine import EngineOptions
+from wasm_gateway.errors import ManifestError
+from wasm_gateway.gateway import Gateway, GatewayOptions
+from wasm_gateway.runtime_config import RuntimeConfig, StoreConfig, load_runtime_config
+
+# Fields of GatewayOptions that are set otherwise.
+_NO_SETTING = {"engine", "stores"}
+
+_FIELDS = {f.name.upper(): f.name for f in fields(GatewayOptions) if f.name not in _NO_SETTING}
+
+KEYS = frozenset(
+    (
+        "MANIFEST",  # path of the spin.toml
+        "COMPONENTS",  # ids of the components to serve; all when absent
+        "PROFILE",  # build profile of the manifest
+        "KEY_VALUE_STORES",  # label -> table as in runtime-config.toml, or a store that the site has made
+        "HARDENED",  # EngineOptions.hardened
+        "POOLING",  # EngineOptions.pooling
+        *_FIELDS,
+    )
+)
+
+# Types of key-value stores, and what their tables may hold (Spin: host interfaces, 4.3).
+STORE_TYPES: Mapping[str, tuple[str, ...]] = {
+    "django_cache": ("alias",),
+    "spin": ("path",),
+    "redis": ("url",),
+}
+
+
+def make_gateway(manifest: Path, values: Mapping[str, Any]) -> Gateway:
+    """A gateway for `manifest` with the settings `values`, whose keys are of KEYS; ManifestError."""
+    options = {field: values[key] for key, field in _FIELDS.items() if values.get(key) is not None}
+    options["engine"] = EngineOptions(
+        pooling=values.get("POOLING", True), hardened=values.get("HARDENED", False)
+    )
+    configured, options["stores"] = stores(values.get("KEY_VALUE_STORES") or {})
+    if configured:
+        config = options.get("runtime_config")
+        if not isinstance(config, RuntimeConfig):
+            config = RuntimeConfig() if config is None else load_runtime_config(config)
+        merged = {**config.key_value_stores, **configured}
+        options["runtime_config"] = replace(config, key_value_stores=merged)
+    return Gateway.from_manifest(
+        manifest, components=values.get("COMPONENTS"), profile=values.get("PROFILE"), **options
+    )
+
+
+def stores(tables: Mapping[str, Any]) -> tuple[dict[str, StoreConfig], dict[str, Any]]:
+    """The stores that `tables` describes, and those that the site has made itself; by label."""
+    configured: dict[str, StoreConfig] = {}
+    made: dict[str, Any] = {}
+    for label, table in tables.items():
+        if not isinstance(table, Mapping):
+            made[label] = table
+            continue
+        key = f"KEY_VALUE_STORES.{label}"
+        options = dict(table)
+        kind = options.pop("type", None)
+        if kind not in STORE_TYPES:
+            known = ", ".join(repr(name) for name in STORE_TYPES)
+            raise ManifestError(f"the type {kind!r} is none of {known}", key=key)
+        for name in options:
+            if name not in STORE_TYPES[kind]:
+                raise ManifestError(f"a {kind} store has no {name!r}", key=key)
+        if kind == "spin" and options.get("path") is not None:
+            options["path"] = Path(options["path"]).absolute()
+        elif kind == "redis" and "url" not in options:
+            raise ManifestError("a redis store needs a 'url'", key=key)
+        elif kind == "django_cache":
+            options.setdefault("alias", "default")
+        configured[label] = StoreConfig(kind, options)
+    return configured, made

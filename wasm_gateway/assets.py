@@ -99,7 +99,7 @@ def _digest_of(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
+    except OSError:
         return None
 
 
@@ -490,7 +490,11 @@ def _regex(pattern: str) -> re.Pattern[str]:
             end = pattern.find("]", start + 1)
             if end < 0:
                 raise ValueError("`[` without `]`")
-            regex += f"[{'^' * negated}{_ranges(pattern[start:end])}]"
+            ranges = _ranges(pattern[start:end])
+            if ranges:
+                regex += f"[{'^' * negated}{ranges}]"
+            else:
+                regex += "." if negated else "(?!)"
             position = end + 1
         else:
             regex += re.escape(char)
@@ -499,16 +503,15 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _ranges(text: str) -> str:
-    """The inside of a character class."""
+    """The inside of a character class, "" for one that no character is in."""
     parts, position = "", 0
     while position < len(text):
         if text[position + 1 : position + 2] == "-" and position + 2 < len(text):
             low, high = text[position], text[position + 2]
-            if low <= high:  # else it matches nothing
+            if low <= high:
                 parts += f"{re.escape(low)}-{re.escape(high)}"
             position += 3
         else:
             parts += re.escape(text[position])
             position += 1
-    # a class in which only empty ranges are
-    return parts or r"^\s\S"
+    return parts

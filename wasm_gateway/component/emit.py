@@ -157,7 +157,7 @@ def _first_call(env: int, caller: int, raw: int, nargs: int) -> Any:
 
 def source(function: Callable[..., Any]) -> str:
     """The text that a generated function was made from."""
-    namespace = function.__globals__  # type: ignore[attr-defined]
+    namespace = function.__globals__
     if "SOURCE" not in namespace:
         namespace["generate"]()
     text: str = namespace["SOURCE"]

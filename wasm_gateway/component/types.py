@@ -358,6 +358,18 @@ class InterfaceType:
         return hash((self.name, tuple(self.types), tuple(self.funcs)))
 
 
+@dataclass(frozen=True)
+class World:
+    """What a component imports and exports: functions, and interfaces by their full names."""
+
+    name: str
+    imports: Mapping[str, InterfaceType | FuncType] = field(default_factory=dict)
+    exports: Mapping[str, InterfaceType | FuncType] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.imports), tuple(self.exports)))
+
+
 def children(t: ValType) -> tuple[ValType, ...]:
     """The types that `t` directly contains."""
     match t:

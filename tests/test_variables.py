@@ -217,6 +217,7 @@ def test_a_guest_sees_its_component_variables_only() -> None:
         "fixed": "x",
         "host": "localhost",
     }
+    assert own.get_all() == (("url", "http://localhost/T"), ("fixed", "x"), ("host", "localhost"))
     with pytest.raises(Undefined) as caught:
         own.get("token")
     assert caught.value.kind == "undefined"
@@ -235,6 +236,8 @@ def test_a_value_that_is_missing_when_it_is_asked_for() -> None:
     with pytest.raises(ProviderFailed, match='no provider resolved required variable "token"') as caught:
         own.get("url")
     assert caught.value.kind == "provider"
+    with pytest.raises(ProviderFailed):
+        own.get_all()
     assert own.get("host") == "localhost"
 
 

@@ -324,6 +324,10 @@ class ComponentVariables:
             raise Undefined(f'no variable for "{name}"')
         return self.variables.resolve_template(text)
 
+    def get_all(self) -> tuple[tuple[str, str], ...]:
+        """Every name and value, in order; one failure fails all."""
+        return tuple((name, self.variables.resolve_template(text)) for name, text in self.templates.items())
+
 
 # -- the command line --------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ from .errors import (
 from .executors import Executor, MessageExecutor, load_guest
 from .executors.guest import checked_headers
 from .guest_logs import GuestLogs, InstanceLog
-from .host import Hosts
+from .host.application import Hosts
 from .host.base import Grants, HostContext
 from .host.outbound import AllowedHosts
 from .manifest import Component, ComponentOptions, HttpTrigger, Manifest, StaticResponse, load_manifest
@@ -260,6 +260,7 @@ class Gateway:
     def _load(self, progress: Callable[[str, int, int], object] | None) -> dict[str, Entry]:
         components = self._used_components()
         loader = _Loader(self)
+        loader.hosts.start()
         entries = {}
         # Compilation releases the GIL, so it runs side by side.
         entries = {}

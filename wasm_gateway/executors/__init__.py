@@ -8,7 +8,7 @@ from ..component.decode import preamble
 from ..component.types import FuncType, describe_mismatch
 from ..engine import CompileCache, Engine, Program
 from ..errors import LinkError, UnsupportedError
-from ..host import Hosts
+from ..host.application import Hosts
 from ..host.base import Grants
 from ..host.files import MountPoint
 from ..host.wasi_state import WasiTemplate
@@ -65,8 +65,8 @@ def load_guest(
         wasi=WasiTemplate(grants.environment, mounts),
         services=services,
     )
-    http = _http_executor(guest, linkage, hosts, wagi_argv) if wants_http else None
-    messages = _message_executor(guest, linkage, hosts) if wants_messages else None
+    http = _http_executor(guest, linkage, wagi_argv) if wants_http else None
+    messages = _message_executor(guest, linkage) if wants_messages else None
     return http, messages
 
 
@@ -86,40 +86,29 @@ def dialects(linkage: Linkage) -> list[str]:
     ]
 
 
-def _http_executor(guest: Guest, linkage: Linkage, hosts: Hosts, wagi_argv: str | None) -> Executor:
+def _http_executor(guest: Guest, linkage: Linkage, wagi_argv: str | None) -> Executor:
     if wagi_argv is not None:
         return WagiExecutor(guest, wagi_argv)
     functions = guest.program.functions
     if spin.HTTP_EXPORT in functions:
-        return SpinExecutor(guest, _exported(linkage, hosts, "fermyon:spin/inbound-http", "handle-request"))
+        return SpinExecutor(guest, _exported(linkage, "fermyon:spin/inbound-http", "handle-request"))
     if legacy_flat.HTTP_EXPORT in functions:
-        return LegacyFlatExecutor(guest, _declared(hosts, "fermyon:spin/inbound-http", "handle-request"))
+        return LegacyFlatExecutor(guest, spin.declared("fermyon:spin/inbound-http", "handle-request"))
     raise LinkError("exports no HTTP handler that is known here: " + "; ".join(KNOWN))
 
 
-def _message_executor(guest: Guest, linkage: Linkage, hosts: Hosts) -> MessageExecutor:
+def _message_executor(guest: Guest, linkage: Linkage) -> MessageExecutor:
     functions = guest.program.functions
     if spin.REDIS_EXPORT in functions:
-        return SpinRedisExecutor(
-            guest, _exported(linkage, hosts, "fermyon:spin/inbound-redis", "handle-message")
-        )
+        return SpinRedisExecutor(guest, _exported(linkage, "fermyon:spin/inbound-redis", "handle-message"))
     if legacy_flat.REDIS_EXPORT in functions:
-        return LegacyFlatRedisExecutor(
-            guest, _declared(hosts, "fermyon:spin/inbound-redis", "handle-message")
-        )
+        return LegacyFlatRedisExecutor(guest, spin.declared("fermyon:spin/inbound-redis", "handle-message"))
     raise LinkError("exports no handler of Redis messages: fermyon:spin/inbound-redis, handle-redis-message")
 
 
-def _declared(hosts: Hosts, interface: str, function: str) -> FuncType:
-    """The type of a function that guests export, as our own WIT has it."""
-    found = hosts.interface(interface)
-    assert found is not None, interface
-    return found.type.funcs[function]
-
-
-def _exported(linkage: Linkage, hosts: Hosts, interface: str, function: str) -> FuncType:
-    """The same, compared with what the module's embedded world says."""
-    declared = _declared(hosts, interface, function)
+def _exported(linkage: Linkage, interface: str, function: str) -> FuncType:
+    """The type of an exported function, which the module's embedded world must agree with."""
+    declared = spin.declared(interface, function)
     exported = linkage.exported(interface, function)
     if exported is None:
         raise LinkError(

@@ -17,7 +17,7 @@ from ..component.layout import flatten_functype
 from ..component.types import FuncType, InterfaceType, describe_mismatch
 from ..engine import HostFunction, current
 from ..errors import LinkError, UnsupportedError
-from ..host import Hosts
+from ..host.application import Hosts
 from ..host.wasi_preview1 import FUNCTIONS as WASI_FUNCTIONS
 from ..host.wasi_preview1 import Preview1
 from . import legacy_flat

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..component.canon import lift_export
 from ..component.types import FuncType
 from ..component.values import Err
+from ..component.wit import parse_interface
 from ..errors import GuestError, LinkError
 from ..messages import Request, Response
 from ..router import RouteMatch
@@ -16,8 +17,38 @@ from .guest import Guest, checked_headers, complete, decoded, whole_body
 HTTP_EXPORT = "fermyon:spin/inbound-http#handle-request"
 REDIS_EXPORT = "fermyon:spin/inbound-redis#handle-message"
 
+# What guests export (Spin: host interfaces, 7.1 and 7.2).
+WIT = """
+package fermyon:spin;
+interface inbound-http {
+  enum method { get, post, put, delete, patch, head, options }
+  record request {
+    method: method,
+    uri: string,
+    headers: list<tuple<string, string>>,
+    params: list<tuple<string, string>>,
+    body: option<list<u8>>,
+  }
+  record response {
+    status: u16,
+    headers: option<list<tuple<string, string>>>,
+    body: option<list<u8>>,
+  }
+  handle-request: func(req: request) -> response;
+}
+interface inbound-redis {
+  enum error { success, error }
+  handle-message: func(message: list<u8>) -> result<_, error>;
+}
+"""
+
 # The enum `method` of fermyon:spin/http-types has no other.
 METHODS = {name: name.lower() for name in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")}
+
+
+def declared(interface: str, function: str) -> FuncType:
+    """The type of a function that guests export, as this host calls it."""
+    return parse_interface(interface, WIT).funcs[function]
 
 
 class SpinExecutor:

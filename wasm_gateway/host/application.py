@@ -1,0 +1,218 @@
+# What an application shares among its instances: the families of host interfaces,
+# made when a guest first needs them.
+#
+# Rule 1: a family's module is imported, and its object made, only when some guest
+# imports one of its interfaces: a worker that serves a counter loads no database driver.
+# Rule 2: stores and databases come from the runtime configuration, from what the
+# site brings, and from Spin's defaults, in this order.
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..component.types import InterfaceType
+from ..component.wit import parse_interface
+from ..errors import HostError, LinkError, ManifestError
+from ..runtime_config import RuntimeConfig
+
+DEFAULT = "default"
+# File names in the state folder (Spin: command line, 4).
+KEY_VALUE_FILE = "sqlite_key_value.db"
+SQLITE_FILE = "sqlite_db.db"
+
+# interface -> (module of its family, attribute of Hosts that makes the family)
+FAMILIES = {
+    "fermyon:spin/key-value": "key_value",
+    "fermyon:spin/sqlite": "sqlite",
+    "fermyon:spin/config": "config",
+    "fermyon:spin/http": "outbound_http",
+    "fermyon:spin/redis": "redis",
+    "fermyon:spin/postgres": "postgres",
+    "fermyon:spin/mysql": "mysql",
+    "fermyon:spin/llm": "llm",
+}
+
+# Families that need a driver, and the extra that brings it.
+EXTRAS = {"redis": "redis", "postgres": "postgres", "mysql": "mysql"}
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """An interface that this host offers: its type, and the functions behind it."""
+
+    type: InterfaceType
+    functions: Mapping[str, Callable[..., Any]]
+
+
+class Hosts:
+    """The host interfaces of one application. Safe for any number of threads."""
+
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        *,
+        state_dir: Path | None = None,
+        key_value: Mapping[str, str] | None = None,
+        sqlite: Sequence[str] = (),
+        stores: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`key_value` presets the default store, `sqlite` are statements run at start; see `start`.
+
+        `stores` are key-value stores of the site, by label.
+        """
+        self.config = config
+        self.state_dir = state_dir
+        self._key_value = dict(key_value or {})
+        self._sqlite = tuple(sqlite)
+        self._stores = dict(stores or {})
+        self._lock = threading.RLock()  # guards the next two
+        self._families: dict[str, Any] = {}
+        self._offered: dict[str, Offered] = {}
+        self._network: Any = None
+
+    def interface(self, name: str) -> Offered | None:
+        """The interface `name`, None when this host has no such thing.
+
+        LinkError says which extra to install when a driver is missing.
+        """
+        if name not in FAMILIES:
+            return None
+        with self._lock:
+            offered = self._offered.get(name)
+            if offered is None:
+                module, family = self._family(FAMILIES[name])
+                type_ = parse_interface(name, module.INTERFACES[name])
+                offered = self._offered[name] = Offered(type_, family.functions(name))
+            return offered
+
+    def _family(self, name: str) -> tuple[Any, Any]:
+        """The module `name` and its family's object, made at the first call."""
+        try:
+            module = importlib.import_module(f".{name}", __package__)
+        except ImportError as error:
+            extra = EXTRAS.get(name)
+            if extra is None or (error.name or "").startswith(__package__ or ""):
+                raise
+            raise LinkError(
+                f"the interface needs a driver that is not installed ({error.name}): "
+                f"pip install 'wasm-gateway[{extra}]'",
+                name,
+            ) from error
+        family = self._families.get(name)
+        if family is None:
+            family = self._families[name] = getattr(self, f"_make_{name}")(module)
+        return module, family
+
+    def start(self) -> None:
+        """What is done once before the first request: presets of the default store, SQLite statements.
+
+        Raises HostError when a store or statement fails, ManifestError when a script cannot be read.
+        """
+        with self._lock:
+            if self._key_value:
+                _, family = self._family("key_value")
+                for key, value in self._key_value.items():
+                    family.stores[DEFAULT].set(key, value.encode())
+                self._key_value = {}
+            for statement in self._sqlite:
+                text, label = _script(statement)
+                _, family = self._family("sqlite")
+                database = family.databases.get(label)
+                if database is None:
+                    raise ManifestError(f'--sqlite names a database "{label}" that is not configured')
+                database.script(text)
+            self._sqlite = ()
+
+    def close(self) -> None:
+        """Close every store and connection; HostError of the last one that could not be."""
+        with self._lock:
+            families, self._families = list(self._families.values()), {}
+            self._offered = {}
+            self._network = None
+        failure: Exception | None = None
+        for family in families:
+            try:
+                family.close()
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise HostError(f"a store could not be closed: {failure}") from failure
+
+    # One maker for each family; `module` is its module, imported.
+
+    def _make_key_value(self, module: Any) -> Any:
+        stores = {DEFAULT: self._default_store(module)}
+        files: dict[Path, Any] = {}
+        for label, config in self.config.key_value_stores.items():
+            if config.type == "spin":
+                path = config.options.get("path")
+                if path is None:
+                    stores[label] = module.MemoryStore()
+                else:
+                    file = files.setdefault(Path(path), module.SqliteFile(path))
+                    stores[label] = module.SqliteStore(file, label)
+            elif config.type == "redis":
+                client = self._family("redis")[1].client
+                stores[label] = module.RedisStore(client, config.options["url"])
+        stores.update(self._stores)
+        return module.KeyValue(stores)
+
+    def _default_store(self, module: Any) -> Any:
+        if self.state_dir is None:
+            return module.MemoryStore()
+        return module.SqliteStore(self.state_dir / KEY_VALUE_FILE, DEFAULT)
+
+    def _make_sqlite(self, module: Any) -> Any:
+        default = None if self.state_dir is None else self.state_dir / SQLITE_FILE
+        databases = {DEFAULT: module.Database(default)}
+        for label, config in self.config.sqlite_databases.items():
+            if config.type == "spin":
+                options = config.options
+                databases[label] = module.Database(
+                    options.get("path"), allow_attach_file=options.get("allow_attach_file", False)
+                )
+        return module.Sqlite(databases)
+
+    def _make_config(self, module: Any) -> Any:
+        return module.Config()
+
+    def _make_llm(self, module: Any) -> Any:
+        return module.Llm()
+
+    def _make_outbound_http(self, module: Any) -> Any:
+        return module.OutboundHttp(self._outbound(), self.config.outbound_http.max_connections)
+
+    def _make_redis(self, module: Any) -> Any:
+        return module.Redis(self._outbound(), self.config.outbound_redis.max_connections)
+
+    def _make_postgres(self, module: Any) -> Any:
+        return module.Postgres(self._outbound(), self.config.outbound_pg.max_connections)
+
+    def _make_mysql(self, module: Any) -> Any:
+        return module.MySql(self._outbound(), self.config.outbound_mysql.max_connections)
+
+    def _outbound(self) -> Any:
+        """The way to the network that all families share."""
+        if self._network is None:
+            from .network import Network
+            from .outbound import BlockedNetworks
+
+            blocked = BlockedNetworks(self.config.outbound_networking.block_networks)
+            self._network = Network(blocked.blocks)
+        return self._network
+
+
+def _script(statement: str) -> tuple[str, str]:
+    """The SQL and the label of a `--sqlite` option: `STATEMENT`, `@file.sql` or `@file.sql:label`."""
+    if not statement.startswith("@"):
+        return statement, DEFAULT
+    name, _, label = statement[1:].partition(":")
+    try:
+        return Path(name).read_text(encoding="utf-8"), label or DEFAULT
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"the SQL script of --sqlite @{name} cannot be read: {error}") from None

@@ -128,6 +128,7 @@ def test_a_url_is_downloaded_once(server: Server, tmp_path: Path) -> None:
     path = load_source(remote(url), tmp_path / "cache")
     assert path.read_bytes() == WASM
     assert path.is_relative_to(tmp_path / "cache")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert load_source(remote(url), tmp_path / "cache") == path
     # another place for the same bytes needs no download at all
     assert load_source(remote("http://127.0.0.1:1/"), tmp_path / "cache") == path
@@ -578,6 +579,7 @@ def test_many_prepare_the_same_at_once(app: Path) -> None:
         thread.join()
     target = app.parent / "work" / "assets" / "one"
     assert results == [target] * 4
+    assert stat.S_IMODE(target.stat().st_mode) == 0o755
     assert sum(1 for path in target.rglob("*") if path.is_file()) == len(TREE)
     assert os.listdir(target.parent) == ["one"]
 

@@ -116,6 +116,7 @@ def _download(url: str, digest: str, target: Path) -> None:
                 found = _fetch(pool, url, file)
             if found != digest:
                 raise _DownloadFailed(f"its digest is {found}, not {digest}")
+            os.chmod(name, 0o644)
             os.replace(name, target)
         except BaseException:
             os.unlink(name)
@@ -236,6 +237,8 @@ class _Files:
             try:
                 for destination, source in plan.items():
                     self.copy_file(made, source, destination)
+                # a server may load as root and serve as another user; who may come here `work_dir` decides
+                os.chmod(made, 0o755)
                 return _put_in_place(made, assets / self.component.id)
             except BaseException:
                 shutil.rmtree(made, ignore_errors=True)

@@ -171,6 +171,17 @@ def test_accepted(text: str, scheme: str | None, host: str, ports: range | None)
         "http://1.2.3.4.5",
         "http://256.0.0.1",
         "http://xn--a",
+        "http://xn--abc-",  # decodes to ASCII
+        "http://xn--wca",  # decodes to a capital
+        "http://xn--a-wbb",  # begins with a combining mark
+        "http://xn--ab-m1t",  # joins nothing
+        "http://xn--e-xbb",  # is not composed
+        "http://xn--a-zhc",  # mixes directions
+        "http://\u0301a",
+        "http://a\u200db",
+        "http://\u05d0a",
+        "http://10.0.0.0/\u0668",
+        "h\u0163tp://example.com:80",
         "ftp://example.com",
         "HTTP://example.com",
     ],
@@ -315,6 +326,8 @@ def test_check_url(texts: list[str], url: str, default_scheme: str, allowed: boo
         ("https://good.com?@evil.com/", "evil.com"),
         ("https://good.com?x@evil.com", "evil.com"),
         ("https://good.com/@evil.com", "good.com"),
+        ("https://GOOD.com/@evil.com", "good.com"),
+        ("https://GOOD.com/a@b/@evil.com", "good.com"),
         ("https://a@b@c.com/", "c.com"),
         ("https://good.com:80@evil.com", "evil.com"),
     ],
@@ -347,6 +360,10 @@ def test_short_way_reads_as_the_long_one(scheme: str, labels: list[str], port: i
     # user-info and upper case take the long way
     assert parse_url(url, "x") == parse_url(url.replace("://", "://u@"), "x")
     assert parse_url(url + "/", "x") == parse_url(url.upper() + end, "x")
+
+
+def test_valid_a_labels_pass() -> None:
+    assert parse_host("xn--tda") == parse_host("\u00fc") == "xn--tda"
 
 
 @given(st.text(max_size=40) | st.text("a0.xn-%[]:@/#?*1", max_size=30))

@@ -82,7 +82,6 @@ def _to_ascii(domain: str) -> str:
     import idna  # its tables take longer to load than the rest of this package
 
     def check(label: str) -> None:
-        idna.check_nfc(label)
         idna.check_initial_combiner(label)
         idna.check_bidi(label)
         if not all(idna.valid_contextj(label, at) for at, char in enumerate(label) if char in _JOINERS):
@@ -115,7 +114,7 @@ def _ipv4(parts: list[str]) -> str:
 
 
 def _number(part: str) -> int:
-    if _NUMBER.fullmatch(part) is None or len(part) > 64:
+    if _NUMBER.fullmatch(part) is None:
         raise ValueError(f"invalid part of an IPv4 address: {part!r}")
     if part.startswith("0x"):
         return int(part[2:] or "0", 16)
@@ -262,7 +261,7 @@ def _entry_host(entry: str, rest: str) -> tuple[str | _Network, str]:
     if "/" in rest:
         address, _, prefix = rest.partition("/")
         bits, _, port = prefix.partition(":")
-        if bits.isascii() and bits.isdigit():
+        if bits.isdigit():
             try:
                 return ipaddress.ip_network(f"{address}/{bits}", strict=False), port
             except ValueError:
@@ -538,8 +537,5 @@ class BlockedNetworks:
 
     def _blocks(self, address: _Address) -> bool:
         if self._private and (not address.is_global or address.is_multicast):
-            # ::ffff:8.8.8.8 is reported as not global: what it maps decides
-            mapped = isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None
-            if not mapped:
-                return True
+            return True
         return any(address in network for network in self._networks)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ..errors import UnsupportedError
 
@@ -360,11 +360,16 @@ class InterfaceType:
 
 @dataclass(frozen=True)
 class World:
-    """What a component imports and exports: functions, and interfaces by their full names."""
+    """What a component imports and exports: functions, and interfaces by their full names.
+
+    `encoding` is that of strings in a core module made for the world, `producers` say which tools made it.
+    """
 
     name: str
     imports: Mapping[str, InterfaceType | FuncType] = field(default_factory=dict)
     exports: Mapping[str, InterfaceType | FuncType] = field(default_factory=dict)
+    encoding: Literal["utf8", "utf16", "latin1+utf16"] = "utf8"
+    producers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.imports), tuple(self.exports)))

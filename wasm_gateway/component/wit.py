@@ -722,7 +722,7 @@ class Resolver:
                 raise WitError(f"{key} is there twice", at)
             side[key] = self.item(key, what, at, scope)
         self.under_way.pop()
-        self.worlds[name] = World(name, *sides)
+        self.worlds[name] = World(name, sides[0], sides[1])
         return self.worlds[name]
 
     def item(

@@ -17,8 +17,6 @@ from .layout import CoreFuncType
 from .reader import Reader
 
 MAGIC = b"\0asm"
-MODULE = b"\x01\0\0\0"
-COMPONENT = b"\x0d\0\x01\0"
 
 KINDS = ("func", "table", "memory", "global", "tag")
 SECTIONS = {1: "type", 2: "import", 3: "function", 4: "table", 5: "memory", 6: "global", 7: "export"}
@@ -58,7 +56,7 @@ class CoreModule:
 
     imports: tuple[CoreImport, ...]
     exports: tuple[CoreExport, ...]
-    custom_sections: tuple[tuple[str, memoryview], ...] = ()
+    custom_sections: tuple[tuple[str, bytes | memoryview], ...] = ()
     has_start: bool = False
 
     @property
@@ -78,7 +76,7 @@ class CoreModule:
         return {}
 
 
-def preamble(wasm: bytes) -> Literal["module", "component"]:
+def preamble(wasm: bytes | memoryview) -> Literal["module", "component"]:
     """What the first 8 bytes say that this is; DecodeError for anything else."""
     if wasm[:4] != MAGIC:
         raise DecodeError("not WebAssembly: the magic bytes are missing", 0)
@@ -115,9 +113,9 @@ def core_module(wasm: bytes) -> CoreModule:
     functions: list[int] = []
     imports: list[CoreImport] = []
     raw_exports: list[tuple[int, str, int, int]] = []
-    custom: list[tuple[str, memoryview]] = []
+    custom: list[tuple[str, bytes | memoryview]] = []
     seen: set[int] = set()
-    for number, name, section in sections(wasm):
+    for number, name, section in sections(memoryview(wasm)):
         if number == 0:
             custom.append((name, section.take(section.left)))
             continue

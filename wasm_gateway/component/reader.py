@@ -17,12 +17,15 @@ T = TypeVar("T")
 
 
 class Reader:
-    """Reads `data` from `pos` up to `end`; offsets in errors are those of `data`."""
+    """Reads `data` from `pos` up to `end`; offsets in errors are those of `data`.
+
+    What `take` returns are slices of `data`: of a memoryview they cost nothing, of bytes they read faster.
+    """
 
     __slots__ = ("data", "end", "pos")
 
     def __init__(self, data: bytes | memoryview, pos: int = 0, end: int | None = None) -> None:
-        self.data = memoryview(data)
+        self.data = data
         self.pos = pos
         self.end = len(self.data) if end is None else end
 
@@ -30,7 +33,7 @@ class Reader:
     def left(self) -> int:
         return self.end - self.pos
 
-    def take(self, size: int) -> memoryview:
+    def take(self, size: int) -> bytes | memoryview:
         start = self.pos
         if size > self.end - start:
             raise DecodeError(f"{size} bytes expected, {self.end - start} left", start)
@@ -65,6 +68,10 @@ class Reader:
 
     def u32(self) -> int:
         """Unsigned LEB128, at most 5 bytes and 32 bits (core spec 5.2.2)."""
+        pos = self.pos
+        if pos < self.end and (byte := self.data[pos]) < 0x80:
+            self.pos = pos + 1
+            return byte
         return self._leb128(32)
 
     def u64(self) -> int:
@@ -98,9 +105,13 @@ class Reader:
     def name(self) -> str:
         """A length and so many bytes of UTF-8 (core spec 5.2.4)."""
         start = self.pos
-        data = self.take(self.u32())
+        size = self.u32()
+        pos, end = self.pos, self.pos + size
+        if end > self.end:
+            raise DecodeError(f"name of {size} bytes, {self.end - pos} left", start)
+        self.pos = end
         try:
-            return str(data, "utf-8")
+            return str(self.data[pos:end], "utf-8")
         except UnicodeDecodeError:
             raise DecodeError("name is not UTF-8", start) from None
 

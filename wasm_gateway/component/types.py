@@ -30,15 +30,21 @@ class ValType:
     __slots__ = ()
     weight: int = 1
     depth: int = 1
+    borrows: bool = False  # whether a borrow is somewhere in it
 
 
 def _measure(parent: ValType, *children: ValType | None) -> None:
-    weight, depth = 1, 0
+    weight, depth, borrows = 1, 0, False
     for child in children:
-        weight += 1 if child is None else child.weight
-        depth = depth if child is None else max(depth, child.depth)
+        if child is None:
+            weight += 1
+        else:
+            weight += child.weight
+            depth = max(depth, child.depth)
+            borrows = borrows or child.borrows
     object.__setattr__(parent, "weight", weight)
     object.__setattr__(parent, "depth", depth + 1)
+    object.__setattr__(parent, "borrows", borrows)
 
 
 T = TypeVar("T", bound=ValType)
@@ -298,6 +304,8 @@ class OwnType(ValType):
 @dataclass(frozen=True)
 class BorrowType(ValType):
     rt: ResourceType
+
+    borrows = True
 
     def __str__(self) -> str:
         return f"borrow<{self.rt}>"

@@ -173,6 +173,14 @@ class Engine:
         )
 
 
+def wat2wasm(text: bytes) -> bytes:
+    """The binary form of a module or component in text form; ComponentError where that is wrong."""
+    try:
+        return bytes(wasmtime.wat2wasm(text))
+    except wasmtime.WasmtimeError as error:
+        raise ComponentError(f"not valid WebAssembly text: {error}") from error
+
+
 def faulthandler_order_ok() -> bool:
     """False when faulthandler was enabled or disabled after the first engine of this process was made."""
     return Engine.made_under_faulthandler in (None, faulthandler.is_enabled())

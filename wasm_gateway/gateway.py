@@ -450,7 +450,7 @@ class _Loader:
                 component.allowed_outbound_hosts,
                 resolve=self.variables.resolve_template,
                 components=tuple(gateway.manifest.components),
-                block_networks=gateway.runtime_config.outbound_networking.block_networks,
+                component=component.id,
             ),
         )
         wasm = load_source(component, self.cache_dir, manifest_path=gateway.manifest.path).read_bytes()

@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..component.canon import lower_import, raw_import
-from ..component.decode import CoreModule, World, core_module, embedded_worlds
+from ..component.core import CoreModule, core_module
+from ..component.decode import World, embedded_worlds
 from ..component.layout import flatten_functype
 from ..component.types import FuncType, InterfaceType, describe_mismatch
 from ..engine import HostFunction, current
@@ -94,7 +95,7 @@ def _interface(
         if mismatch is not None:
             raise LinkError(mismatch, interface)
     flat_params, flat_results = flatten_functype(declared, "lower")
-    _same(module, name, (params, results), (_letters(flat_params), _letters(flat_results)))
+    _same(module, name, (params, results), ("".join(flat_params), "".join(flat_results)))
     callback = lower_import(f"{interface}#{function}", declared, offered.functions[function], current)
     return HostFunction(module, name, params, results, callback)
 
@@ -106,12 +107,7 @@ def _same(module: str, name: str, guest: tuple[str, str], host: tuple[str, str])
         )
 
 
-def _letters(types: Iterable[str]) -> str:
-    return "".join(_LETTERS[type_] for type_ in types)
-
-
-_LETTERS = {"i32": "i", "i64": "l", "f32": "f", "f64": "d"}
-_CORE_NAMES = {letter: name for name, letter in _LETTERS.items()}
+_CORE_NAMES = {"i": "i32", "l": "i64", "f": "f32", "d": "f64"}
 
 
 def _text(signature: tuple[str, str]) -> str:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,21 +42,39 @@ STORE_TYPES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def make_gateway(manifest: Path, values: Mapping[str, Any]) -> Gateway:
-    """A gateway for `manifest` with the settings `values`, whose keys are of KEYS; ManifestError."""
+CacheStore = Callable[[str, str], Any]
+
+
+def make_gateway(
+    manifest: Path, values: Mapping[str, Any], *, cache_store: CacheStore | None = None
+) -> Gateway:
+    """A gateway for `manifest` with the settings `values`, whose keys are of KEYS; ManifestError.
+
+    `cache_store(label, alias)` makes the stores of type django_cache.
+    """
     options = {field: values[key] for key, field in _FIELDS.items() if values.get(key) is not None}
     options["engine"] = EngineOptions(
         pooling=values.get("POOLING", True), hardened=values.get("HARDENED", False)
     )
-    configured, options["stores"] = stores(values.get("KEY_VALUE_STORES") or {})
-    if configured:
-        config = options.get("runtime_config")
-        if not isinstance(config, RuntimeConfig):
-            config = RuntimeConfig() if config is None else load_runtime_config(config)
-        merged = {**config.key_value_stores, **configured}
-        options["runtime_config"] = replace(config, key_value_stores=merged)
+    config = options.get("runtime_config")
+    if not isinstance(config, RuntimeConfig):
+        config = RuntimeConfig() if config is None else load_runtime_config(config)
+    configured, made = stores(values.get("KEY_VALUE_STORES") or {})
+    configured = {**config.key_value_stores, **configured}
+    for label, store in configured.items():
+        if store.type == "django_cache" and label not in made:
+            if cache_store is None:
+                raise ManifestError(
+                    "a django_cache store needs a Django site", key=f"key_value_store.{label}"
+                )
+            made[label] = cache_store(label, store.options["alias"])
+    options["runtime_config"] = replace(config, key_value_stores=configured)
     return Gateway.from_manifest(
-        manifest, components=values.get("COMPONENTS"), profile=values.get("PROFILE"), **options
+        manifest,
+        components=values.get("COMPONENTS"),
+        profile=values.get("PROFILE"),
+        stores=made,
+        **options,
     )
 
 

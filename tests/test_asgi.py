@@ -262,14 +262,16 @@ def test_every_part_of_a_request() -> None:
 
 
 def test_a_request_of_which_little_is_known() -> None:
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": None}
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"a")], "client": None}
     request = to_request(scope, "/", ())
-    assert (request.query, request.authority, request.client) == (None, None, None)
+    assert (request.query, request.client, request.protocol) == (None, None, "HTTP/1.1")
 
 
-def test_two_hosts_are_a_400() -> None:
-    headers = [(b"host", b"a.example"), (b"host", b"b.example")]
-    assert ask(door(lambda request: text(b"guest")), http(headers=headers)).status == 400
+@pytest.mark.parametrize("hosts", [[], [b"a.example", b"b.example"], [b"a.example", b"a.example"], [b"a b"]])
+def test_no_host_several_and_bad_ones_are_a_400(hosts: list[bytes]) -> None:
+    scope = http(headers=[(b"host", host) for host in hosts])
+    server = ask(door(lambda request: text(b"guest")), scope)
+    assert (server.status, server.body) == (400, b"")
 
 
 # The request body
@@ -423,7 +425,7 @@ def test_inline_large_and_endless_uploads_go_to_a_thread() -> None:
 
 
 def test_inline_a_content_length_that_is_no_number_is_a_400() -> None:
-    headers = [(b"content-length", b"+5")]
+    headers = [(b"host", b"a.example"), (b"content-length", b"+5")]
     assert ask(door(read_all, inline=True), http(headers=headers), chunk(b"hello")).status == 400
 
 

@@ -255,6 +255,36 @@ def test_authority_of_an_absolute_target() -> None:
     assert Wire(door(lambda request: text(b"guest")), variables).status == "400 Bad Request"
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "example.com",
+            "example.com:8080",
+            "EXAMPLE.com:",
+            "127.0.0.1",
+            "[::1]:80",
+            "a_b.c",
+            "[::ffff:1.2.3.4]",
+        )
+    ],
+)
+def test_hosts(host: str) -> None:
+    assert to_request(environ(HTTP_HOST=host), "/").authority == host
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "a b", "a.example, b.example", "a,b", "user@a", "a:b", "http://a", "a/b", "a?", "[::1", "caf\xe9"],
+)
+def test_no_host_several_and_bad_ones_are_a_400(host: str) -> None:
+    variables = environ(HTTP_HOST=host)
+    wire = Wire(door(lambda request: text(b"guest")), variables)
+    assert (wire.status, wire.body) == ("400 Bad Request", b"")
+    del variables["HTTP_HOST"]
+    assert Wire(door(lambda request: text(b"guest")), variables).status == "400 Bad Request"
+
+
 def test_a_path_that_looks_absolute_is_no_authority() -> None:
     assert to_request(environ(RAW_URI="/a?b=http://other.com/"), "/a").authority == "example.com"
 

@@ -31,7 +31,7 @@ from urllib.parse import unquote
 
 from .errors import RequestError, Saturated
 from .messages import Headers, Request, Response
-from .wsgi import Outgoing, content_length, outgoing, pick_path, visible
+from .wsgi import Outgoing, checked_authority, content_length, outgoing, pick_path, visible
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -176,18 +176,18 @@ def to_request(
 ) -> Request:
     """The request of an http `scope` at the raw `path` (what `raw_path` gave).
 
-    `authority` and `scheme` replace what the scope says. Raises RequestError when there are several hosts.
+    `authority` and `scheme` replace what the scope says. Raises RequestError when there is not one host.
     """
     fields = tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
     hosts = [value for name, value in fields if name == "host"]
-    if len(hosts) > 1:
-        raise RequestError("the request has several Host headers")
     if authority is None:
-        authority = hosts[0] if hosts else None
+        authority = ",".join(hosts)
     elif hosts != [authority]:
         # The site decided which name counts (a proxy's); the guest sees that one alone.
         fields = (*[field for field in fields if field[0] != "host"], ("host", authority))
-    query: str = scope.get("query_string", b"").decode("latin-1")
+    query = scope.get("query_string", b"")
+    if isinstance(query, bytes):  # Django's test client has text
+        query = query.decode("latin-1")
     client = scope.get("client")
     return Request(
         method=scope["method"],
@@ -196,7 +196,7 @@ def to_request(
         headers=Headers.trusted(fields),
         body=body,
         scheme=scope.get("scheme", "http") if scheme is None else scheme,
-        authority=authority,
+        authority=checked_authority(authority),
         client=(client[0], client[1] or 0) if client else None,
         protocol=f"HTTP/{scope.get('http_version', '1.1')}",
     )

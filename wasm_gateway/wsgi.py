@@ -2,8 +2,8 @@
 # a door that asgi.py and the integrations share: which raw path a server means,
 # and which head of a response may leave the process.
 #
-# Rule 1: a door translates and decides nothing: routes, limits and the rules of
-# Host and spin-* headers are the gateway's.
+# Rule 1: a door translates and decides nothing: routes, limits, and which headers a
+# guest sees, are the gateway's. What makes no sense as a request goes no further.
 # Rule 2: a native route pays for `raw_path` and `match`, and for nothing else.
 # Rule 3: nothing that could break the framing of HTTP goes out. A field that HTTP
 # does not allow is a 500; hop-by-hop fields are the server's and are dropped; a
@@ -150,7 +150,7 @@ def to_request(
     """The request of `environ` at the raw `path` (what `raw_path` gave).
 
     `authority`, `scheme` and `body` replace what the environ says. Raises RequestError when two parts of
-    the request contradict each other.
+    the request contradict each other, or when it names no host.
     """
     fields = [
         (header_name(key), value)
@@ -181,7 +181,7 @@ def to_request(
         headers=Headers.trusted(tuple(fields)),
         body=input_body(environ) if body is None else body,
         scheme=environ["wsgi.url_scheme"] if scheme is None else scheme,
-        authority=authority,
+        authority=checked_authority(authority),
         client=(address, int(port) if port and str(port).isdecimal() else 0) if address else None,
         protocol=environ.get("SERVER_PROTOCOL", "HTTP/1.1"),
     )
@@ -194,6 +194,20 @@ def _authority(raw: str, host: str | None) -> str | None:
     authority = re.split("[/?]", raw.partition("://")[2], maxsplit=1)[0]
     if host is not None and host.lower() != authority.lower():
         raise RequestError("the Host header and the request target name different hosts")
+    return authority
+
+
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?").fullmatch
+
+
+def checked_authority(authority: str | None) -> str:
+    """`authority` if it is a host and perhaps a port; RequestError for anything else, and for nothing.
+
+    RFC 9112, 3.2 asks for a 400 then (Spin, http 5, closes the connection without one), also for several
+    Host headers, which servers join with commas.
+    """
+    if authority is None or _AUTHORITY(authority) is None:
+        raise RequestError(f"no valid host: {authority!r}")
     return authority
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -23,8 +24,8 @@ from django.urls import Resolver404, get_resolver
 from django.utils.module_loading import import_string
 
 from wasm_gateway import engine
-from wasm_gateway.errors import ComponentError, GatewayError, HostError
-from wasm_gateway.gateway import Gateway
+from wasm_gateway.errors import ComponentError, HostError
+from wasm_gateway.gateway import Gateway, default_cache_dir
 from wasm_gateway.manifest import PathSource
 
 from .conf import KEYS, Settings, owner
@@ -121,16 +122,24 @@ def check_routes(**_: Any) -> list[CheckMessage]:
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:
-    """E002 (guests that do not load), W003."""
+    """E002 (guests that do not load), W003. Loads every guest, which compiles those that nobody has."""
     gateway = _gateway()
     if gateway is None:
         return []
+    folder = Path(gateway.options.cache_dir or default_cache_dir())
+    before = set(folder.rglob("*.cwasm"))
     messages: list[CheckMessage] = []
     for error in gateway.check():
-        if isinstance(error, ComponentError):
-            messages.append(Error(str(error), id="wasm_gateway.E002"))
-        elif isinstance(error, GatewayError):
-            messages.append(Error(str(error), id="wasm_gateway.E001"))
+        kind = "E002" if isinstance(error, ComponentError) else "E001"
+        messages.append(Error(str(error), id=f"wasm_gateway.{kind}"))
+    kept = set(folder.rglob("*.cwasm"))
+    if gateway.options.disable_cache or not kept:
+        text = "Compiled Wasm components are not kept: every process compiles them again."
+        messages.append(Warning(text, hint=f"Is {folder} this user's own?", id="wasm_gateway.W003"))
+    elif kept != before:
+        text = f"{len(kept - before)} Wasm components were not compiled yet, and a server would have waited."
+        hint = "Run 'manage.py wasm_compile' when you deploy, as the user that serves."
+        messages.append(Warning(text, hint=hint, id="wasm_gateway.W003"))
     return messages
 
 

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.utils.connection import ConnectionProxy
 
 from wasm_gateway.asgi import THREADS, Workers
 from wasm_gateway.errors import GatewayError, ManifestError
 from wasm_gateway.gateway import Gateway
+from wasm_gateway.host.key_value import CacheStore
 
 from .. import options
 
@@ -66,7 +69,15 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-        return options.make_gateway(self.manifest, self.values)
+        return options.make_gateway(self.manifest, self.values, cache_store=cache_store)
+
+
+def cache_store(label: str, alias: str) -> CacheStore:
+    """The cache `alias` of the site as the key-value store `label`; ManifestError when there is none."""
+    if alias not in settings.CACHES:
+        raise ManifestError(f"CACHES has no {alias!r}", key=f"KEY_VALUE_STORES.{label}")
+    # caches[alias] belongs to a thread; the proxy asks for it at each call
+    return CacheStore(ConnectionProxy(caches, alias), label)
 
 
 class Owner:

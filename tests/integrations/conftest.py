@@ -1,0 +1,155 @@
+# A site with Wasm routes: small WAGI guests, made from text, and their spin.toml.
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import wasmtime
+from django.conf import settings
+
+if not settings.configured:
+    settings.configure(
+        ALLOWED_HOSTS=["testserver", "127.0.0.1"],
+        SECRET_KEY="tests",
+        INSTALLED_APPS=["wasm_gateway.integrations.django"],
+        CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
+        USE_TZ=True,
+    )
+
+WRITE = """
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ_sizes_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_get" (func $environ_get (param i32 i32) (result i32)))
+  (memory (export "memory") 8)
+  (func $write (param $at i32) (param $size i32)
+    (i32.store (i32.const 0) (local.get $at))
+    (i32.store (i32.const 4) (local.get $size))
+    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+"""
+
+
+def printer(text: str) -> str:
+    """A guest that prints `text`."""
+    data = "".join(f"\\{byte:02x}" for byte in text.encode())
+    return f"""(module {WRITE}
+      (data (i32.const 1024) "{data}")
+      (func (export "_start") (call $write (i32.const 1024) (i32.const {len(text.encode())}))))"""
+
+
+GUESTS = {
+    "hello": printer("content-type: text/plain\n\nhello from wasm"),
+    "cookie": printer(
+        'content-type: text/plain\nset-cookie: sid="a b,c"; Path=/wasm; HttpOnly; SameSite=Lax\n'
+        "connection: close\nvary: accept\n\n"
+    ),
+    "redirect": printer("location: /elsewhere\n\n"),
+    "trap": '(module (memory (export "memory") 1) (func (export "_start") unreachable))',
+    # the environment, a NUL behind each variable, one more NUL, and the body of the request
+    "echo": f"""(module {WRITE}
+      (data (i32.const 1024) "content-type: application/octet-stream\\n\\n")
+      (func (export "_start")
+        (call $write (i32.const 1024) (i32.const 40))
+        (drop (call $environ_sizes_get (i32.const 16) (i32.const 20)))
+        (drop (call $environ_get (i32.const 2048) (i32.const 65536)))
+        (call $write (i32.const 65536) (i32.load (i32.const 20)))
+        (call $write (i32.const 1023) (i32.const 1))
+        (loop $more
+          (i32.store (i32.const 0) (i32.const 262144))
+          (i32.store (i32.const 4) (i32.const 131072))
+          (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+          (if (i32.load (i32.const 8)) (then
+            (call $write (i32.const 262144) (i32.load (i32.const 8)))
+            (br $more))))))""",
+}
+
+ROUTES = {
+    "/wasm/hello": "hello",
+    "/wasm/cookie": "cookie",
+    "/wasm/redirect": "redirect",
+    "/wasm/trap": "trap",
+    "/wasm/echo/...": "echo",
+}
+
+
+@pytest.fixture(scope="session")
+def binaries() -> dict[str, bytes]:
+    return {name: wasmtime.wat2wasm(text) for name, text in GUESTS.items()}
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all sites of a test run keep their compiled guests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, binaries: dict[str, bytes]) -> Path:
+    """The spin.toml of the site in `tmp_path`."""
+    lines = ["spin_manifest_version = 2", '[application]\nname = "site"']
+    for route, name in ROUTES.items():
+        lines.append(
+            f'[[trigger.http]]\nroute = "{route}"\ncomponent = "{name}"\nexecutor = {{ type = "wagi" }}'
+        )
+    lines.append(
+        '[[trigger.http]]\nid = "teapot"\nroute = "/wasm/teapot"\n'
+        'static_response = { status_code = 418, headers = { x-tea = "earl grey" }, body = "short and stout" }'
+    )
+    for name, binary in binaries.items():
+        (tmp_path / f"{name}.wasm").write_bytes(binary)
+        lines.append(f'[component.{name}]\nsource = "{name}.wasm"')
+        if name == "echo":
+            lines.append('[component.echo.tool.wasm-gateway]\nmax_request_body = "1MiB"')
+    path = tmp_path / "spin.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+Start = Callable[..., AbstractContextManager[tuple[str, int]]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """`with start("gunicorn", "--bind", "127.0.0.1:{port}", "site:app") as (host, port)`: a server
+    that runs in `tmp_path` and accepts connections."""
+
+    @contextmanager
+    def run(module: str, *arguments: str) -> Iterator[tuple[str, int]]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = tmp_path / "server.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *(text.format(port=port) for text in arguments)],
+                cwd=tmp_path,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            end = time.monotonic() + 30
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, log.read_text()
+                    assert time.monotonic() < end, log.read_text()
+                    time.sleep(0.02)
+            yield "127.0.0.1", port
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    return run

@@ -1,0 +1,199 @@
+# Real guests behind real servers: gunicorn for WSGI, uvicorn for ASGI, each with the
+# bare door, in front of a native app, on the same site.
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WSGI = """
+from wasm_gateway import Gateway
+
+def native(environ, start_response):
+    body = b"native " + environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+app = Gateway.from_manifest({manifest!r}, cache_dir={cache!r}, state_dir="").open().wsgi(native)
+"""
+
+ASGI = """
+from wasm_gateway import Gateway
+
+async def native(scope, receive, send):
+    if scope["type"] != "http":
+        raise NotImplementedError
+    body = b"native "
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+    await send({{"type": "http.response.start", "status": 200, "headers": headers}})
+    await send({{"type": "http.response.body", "body": body}})
+
+gateway = Gateway.from_manifest({manifest!r}, cache_dir={cache!r}, state_dir="")
+app = gateway.asgi(native, inline={inline})
+"""
+
+DJANGO = """
+import os
+from pathlib import Path
+from django.conf import settings
+from django.http import HttpResponse
+from django.urls import path
+
+settings.configure(
+    ALLOWED_HOSTS=["127.0.0.1"],
+    SECRET_KEY="tests",
+    ROOT_URLCONF=__name__,
+    INSTALLED_APPS=["wasm_gateway.integrations.django"],
+    MIDDLEWARE=["wasm_gateway.integrations.django.WasmGatewayMiddleware"],
+    WASM_GATEWAY={{"MANIFEST": {manifest!r}, "CACHE_DIR": {cache!r}, "STATE_DIR": ""}},
+)
+
+def native(request):
+    return HttpResponse(b"native " + request.body)
+
+urlpatterns = [path("native", native)]
+
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+
+wsgi, asgi = get_wsgi_application(), get_asgi_application()
+"""
+
+GUNICORN = ("gunicorn", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "2", "--workers", "1")
+UVICORN = ("uvicorn", "--port", "{port}", "--timeout-graceful-shutdown", "2")
+
+SERVERS = {
+    "gunicorn-sync": (WSGI, {}, (*GUNICORN, "site_app:app")),
+    "gunicorn-gthread": (WSGI, {}, (*GUNICORN, "--threads", "4", "site_app:app")),
+    "gunicorn-preload": (WSGI, {}, (*GUNICORN, "--preload", "site_app:app")),
+    "uvicorn": (ASGI, {"inline": False}, (*UVICORN, "site_app:app")),
+    "uvicorn-inline": (ASGI, {"inline": True}, (*UVICORN, "site_app:app")),
+    "django-gunicorn": (DJANGO, {}, (*GUNICORN, "--threads", "2", "--preload", "site_app:wsgi")),
+    "django-uvicorn": (DJANGO, {}, (*UVICORN, "--lifespan", "off", "site_app:asgi")),
+}
+
+
+@pytest.fixture(params=SERVERS)
+def server(
+    request: pytest.FixtureRequest, start: Any, manifest: Path, cache_dir: Path, tmp_path: Path
+) -> Iterator[tuple[str, int]]:
+    source, options, command = SERVERS[request.param]
+    (tmp_path / "site_app.py").write_text(
+        source.format(manifest=str(manifest), cache=str(cache_dir), **options)
+    )
+    with start(*command) as address:
+        yield address
+
+
+def environment(body: bytes) -> tuple[dict[str, str], bytes]:
+    variables, _, rest = body.partition(b"\0\0")
+    return dict(text.decode().split("=", 1) for text in variables.split(b"\0")), rest
+
+
+def exchange(address: tuple[str, int], data: bytes, size: int = 1 << 20) -> bytes:
+    """All that the server answers to raw `data`, up to the end of the connection."""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(data)
+        answer = b""
+        while len(answer) < size:
+            chunk = connection.recv(65536)
+            if not chunk:
+                break
+            answer += chunk
+        return answer
+
+
+def test_a_site(server: tuple[str, int], request: pytest.FixtureRequest) -> None:
+    """One start, all that matters: starting a server is what costs here."""
+    connection = http.client.HTTPConnection(*server, timeout=10)
+
+    def ask(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+        nonlocal connection
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        chunked = fields.get("transfer-encoding") == "chunked"
+        connection.request(method, path, body, fields, encode_chunked=chunked)
+        response = connection.getresponse()
+        data = response.read()
+        ask.headers = response.headers  # type: ignore[attr-defined]
+        return response.status, data
+
+    django = "django" in request.node.name
+
+    # native and Wasm, on one connection
+    assert ask("GET", "/wasm/hello") == (200, b"hello from wasm")
+    assert ask("POST", "/native", b"body") == (200, b"native body")
+    assert ask("GET", "/wasm/teapot") == (418, b"short and stout")
+    assert ask("GET", "/wasm/trap") == (500, b"")
+    assert ask("GET", "/wasm/hello") == (200, b"hello from wasm")
+
+    # HEAD
+    assert ask("HEAD", "/wasm/hello") == (200, b"")
+    assert ask.headers["content-length"] == "15"  # type: ignore[attr-defined]
+
+    # the raw path, and what the client may not say
+    status, data = ask("GET", "/wasm/echo/a%2Fb%20?x=%20", spin_full_url="http://evil/", x_a="1")
+    variables, _ = environment(data)
+    assert (status, variables["PATH_INFO"], variables["QUERY_STRING"]) == (200, "/a%2Fb%20", "x=%20")
+    assert variables["REMOTE_ADDR"] == "127.0.0.1"
+    assert variables["X_CLIENT_ADDR"].startswith("127.0.0.1:")
+    assert variables["HTTP_X_A"] == "1"
+    assert not any(name.startswith("HTTP_SPIN") for name in variables)
+
+    # bodies: with a length, chunked, too large
+    data = json.dumps(list(range(50_000))).encode()
+    assert environment(ask("POST", "/wasm/echo", data)[1])[1] == data
+    pieces = iter([data[:1000], data[1000:]])
+    assert environment(ask("POST", "/wasm/echo", pieces, transfer_encoding="chunked")[1])[1] == data
+    connection.close()
+    assert ask("POST", "/wasm/echo", bytes((1 << 20) + 1))[0] == 413
+    connection.close()
+
+    # Expect: 100-continue
+    head = (
+        b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+    with socket.create_connection(server, timeout=10) as raw:
+        raw.sendall(head % b"/wasm/echo")
+        assert raw.recv(65536).startswith(b"HTTP/1.1 100 ")
+        raw.sendall(b"hello")
+        answer = b""
+        while piece := raw.recv(65536):
+            answer += piece
+        assert b" 200 OK\r\n" in answer
+        assert answer.endswith(b"hello")
+
+    # a client that leaves while it sends, and one that leaves while it waits
+    for rest in (b"hel", b"hello"):
+        with socket.create_connection(server, timeout=10) as raw:
+            raw.sendall(b"POST /wasm/echo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\n\r\n" + rest)
+    connection = http.client.HTTPConnection(*server, timeout=10)
+    assert ask("GET", "/wasm/hello") == (200, b"hello from wasm")
+    connection.close()
+
+    # a header that is not UTF-8
+    answer = exchange(
+        server,
+        b"GET /wasm/hello HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: caf\xe9\r\nConnection: close\r\n\r\n",
+    )
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+    # no Host, and a bad one; a site of Django's decides itself what HTTP/1.0 means
+    if not django:
+        answer = exchange(server, b"GET /wasm/hello HTTP/1.0\r\n\r\n")
+        assert b" 400 Bad Request\r\n" in answer
+        assert answer.endswith(b"\r\n\r\n")
+    answer = exchange(server, b"GET /wasm/hello HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n")
+    assert b" 400 Bad Request\r\n" in answer
+    assert b"wasm" not in answer

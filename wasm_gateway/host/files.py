@@ -80,7 +80,9 @@ def _failure(code: int) -> OSError:
 
 
 def check_path(path: bytes) -> None:
-    """EINVAL for a NUL, EILSEQ when it is not UTF-8, ENAMETOOLONG past MAX_PATH bytes."""
+    """EPERM when absolute, EINVAL for a NUL, EILSEQ when not UTF-8, ENAMETOOLONG past MAX_PATH bytes."""
+    if path.startswith(b"/"):
+        raise _failure(errno.EPERM)
     if len(path) > MAX_PATH:
         raise _failure(errno.ENAMETOOLONG)
     if not path.isascii():
@@ -237,6 +239,11 @@ def _names(path: bytes) -> list[bytes]:
     return names
 
 
+def _is_followed(path: bytes, follow: bool) -> bool:
+    """Whether a link as the last name of `path` is followed: POSIX, also when more than a name is there."""
+    return follow or path.endswith(b"/") or path.rpartition(b"/")[2] in _DOTS
+
+
 class Directory:
     """An open directory of a sandbox. Every path is relative to it and stays below it."""
 
@@ -267,8 +274,6 @@ class Directory:
         """Resolve `path` but for its last name; that one too, when it is a link, with `follow`."""
         if not path:
             raise _failure(errno.ENOENT)
-        if path.startswith(b"/"):
-            raise _failure(errno.EPERM)
         names, slash, links = _names(path), path.endswith(b"/"), 0
         held: list[int] = []
         at = self.fd
@@ -332,20 +337,26 @@ class Directory:
             if flags & os.O_CREAT:
                 raise _failure(errno.EINVAL)
             flags |= _DIRECTORY
-        if b"/" not in path and path not in _DOTS:
-            try:
-                return self._opened(os.open(path, flags | _SAFE, 0o666, dir_fd=self.fd), flags)
-            except OSError as error:
-                if not follow or error.errno not in _PERHAPS_A_LINK:
-                    raise
         if flags & os.O_EXCL:
             follow = False  # POSIX, open: the last name is no link then, it is there
-        with self._walk(path, follow or path.endswith(b"/")) as place:
-            if place.slash:
-                if flags & os.O_CREAT:
-                    raise _failure(errno.EISDIR)
-                flags |= _DIRECTORY
-            return self._opened(os.open(place.name, flags | _SAFE, 0o666, dir_fd=place.at), flags)
+        try:
+            if b"/" not in path and path not in _DOTS:
+                return self._opened(os.open(path, flags | _SAFE, 0o666, dir_fd=self.fd), flags)
+            with self._walk(path, False) as place:
+                follow = follow or place.slash
+                return self._open_at(place, flags)
+        except OSError as error:
+            if not follow or error.errno not in _PERHAPS_A_LINK:
+                raise
+        with self._walk(path, True) as place:
+            return self._open_at(place, flags)
+
+    def _open_at(self, place: _Place, flags: int) -> File | Directory:
+        if place.slash:
+            if flags & os.O_CREAT:
+                raise _failure(errno.EISDIR)
+            flags |= _DIRECTORY
+        return self._opened(os.open(place.name, flags | _SAFE, 0o666, dir_fd=place.at), flags)
 
     def _opened(self, fd: int, flags: int) -> File | Directory:
         try:
@@ -364,17 +375,19 @@ class Directory:
 
     def stat(self, path: bytes, follow: bool = True) -> os.stat_result:
         """The status of what `path` leads to, of the link itself without `follow`."""
-        if path and b"/" not in path and path not in _DOTS:
-            check_path(path)
-            status = os.stat(path, dir_fd=self.fd, follow_symlinks=False)
-            if not (follow and stat.S_ISLNK(status.st_mode)):
-                return status
-        with self._find(path, follow or path.endswith(b"/")) as place:
+        follow = follow or path.endswith(b"/")
+        with self._find(path) as place:
             status = place.stat()
+            if not (follow and stat.S_ISLNK(status.st_mode)):
+                if place.slash and not stat.S_ISDIR(status.st_mode):
+                    raise _failure(errno.ENOTDIR)
+                return status
+        with self._find(path, follow) as place:
+            status = place.stat()
+            if stat.S_ISLNK(status.st_mode):
+                raise _failure(errno.ELOOP)  # it was no link a moment ago
             if place.slash and not stat.S_ISDIR(status.st_mode):
                 raise _failure(errno.ENOTDIR)
-            if follow and stat.S_ISLNK(status.st_mode):
-                raise _failure(errno.ELOOP)  # it was no link a moment ago
             return status
 
     def status(self) -> os.stat_result:
@@ -449,8 +462,6 @@ class Directory:
         """Make a symbolic link; EPERM for an absolute target, which some other program might follow."""
         self._may_write()
         check_path(target)
-        if target.startswith(b"/"):
-            raise _failure(errno.EPERM)
         with self._find(path) as place:
             place.must_not_have_slash()
             os.symlink(target, place.name, dir_fd=place.at)
@@ -458,7 +469,7 @@ class Directory:
     def set_times(self, path: bytes, accessed: int | None, modified: int | None, follow: bool) -> None:
         """Set the times (ns since 1970) of what `path` leads to; None leaves one as it is."""
         self._may_write()
-        with self._find(path, follow or path.endswith(b"/")) as place:
+        with self._find(path, _is_followed(path, follow)) as place:
             place.must_be_directory()
             if accessed is None or modified is None:
                 now = place.stat()
@@ -524,33 +535,34 @@ class PathDirectory(Directory):
         check_path(path)
         if not path:
             raise _failure(errno.ENOENT)
-        names = _names(path)[::-1]
-        depth = 0
-        for name in names:
-            depth += -1 if name == b".." else 1
+        names = _names(path)
+        at, root = self.path, os.path.normcase(self.path)
+        while names:
+            name = names.pop()
             # Windows: a drive, a stream of a file, another separator
-            if depth < 0 or (os.name == "nt" and (b":" in name or b"\\" in name)):
+            if os.name == "nt" and (b":" in name or b"\\" in name):
                 raise _failure(errno.EPERM)
-        if path.startswith(b"/"):
-            raise _failure(errno.EPERM)
-        whole = os.path.join(self.path, *names)
-        if follow or names[-1:] in ([], [b"."], [b".."]):
-            real = os.path.realpath(whole)
-            if os.path.islink(real):
+            if not names and not follow and name not in _DOTS:
+                return _Place(None, os.path.join(at, name), path.endswith(b"/"))
+            at = os.path.realpath(os.path.join(at, name))
+            if os.path.commonpath([os.path.normcase(at), root]) != root:
+                raise _failure(errno.EPERM)
+            if os.path.islink(at):
                 raise _failure(errno.ELOOP)  # realpath gives up on a loop
-        else:
-            real = os.path.join(os.path.realpath(os.path.dirname(whole)), names[-1])
-        root = os.path.normcase(self.path)
-        if os.path.commonpath([os.path.normcase(real), root]) != root:
-            raise _failure(errno.EPERM)
-        return _Place(None, real, path.endswith(b"/"))
+            if names and not stat.S_ISDIR(os.stat(at).st_mode):
+                raise _failure(errno.ENOTDIR)
+        if not follow:
+            raise _failure(errno.EINVAL)  # what would change "." or ".."
+        return _Place(None, at, path.endswith(b"/"))
 
     def open(
         self, path: bytes, flags: int = os.O_RDONLY, *, follow: bool = True, directory: bool = False
     ) -> File | Directory:
         if flags & _WRITING and not self.writable:
             raise _failure(errno.EPERM)
-        place = self._find(path, (follow or path.endswith(b"/")) and not flags & os.O_EXCL)
+        if directory and flags & os.O_CREAT:
+            raise _failure(errno.EINVAL)
+        place = self._find(path, _is_followed(path, follow and not flags & os.O_EXCL))
         try:
             mode = place.stat().st_mode
         except FileNotFoundError:
@@ -568,7 +580,7 @@ class PathDirectory(Directory):
         return self._opened(os.open(place.name, flags | _SAFE, 0o666), flags)
 
     def stat(self, path: bytes, follow: bool = True) -> os.stat_result:
-        place = self._find(path, follow or path.endswith(b"/"))
+        place = self._find(path, _is_followed(path, follow))
         place.must_be_directory()
         return place.stat()
 

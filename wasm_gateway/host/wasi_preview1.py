@@ -796,6 +796,8 @@ def path_open(
     if len(ctx.wasi.table) >= MAX_DESCRIPTORS:
         return MFILE
     granted = parent.inheriting
+    if not rights & READ_WRITE:
+        rights |= FD_READ & granted  # as wasmtime: what can do nothing is of no use
     if rights & READ_WRITE & ~granted:
         return NOTCAPABLE
     mode = os.O_RDONLY

@@ -1,0 +1,632 @@
+# `wasm-gateway up` as a process: real sockets, real guests, real signals.
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import wasmtime
+
+from wasm_gateway.serve import Listen, ListenError, Port, folders, parse_listen
+
+WAIT = 60.0
+
+# A CGI program: writes `head` and the request body's length-free greeting, and a line to stderr.
+WAGI = """
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "content-type: text/plain\\n\\n")
+  (data (i32.const 128) "a line on stderr\\n")
+  (func $send (param $fd i32) (param $at i32) (param $size i32)
+    (i32.store (i32.const 0) (local.get $at))
+    (i32.store (i32.const 4) (local.get $size))
+    (drop (call $write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func (export "_start")
+    (call $send (i32.const 2) (i32.const 128) (i32.const 17))
+    (call $send (i32.const 1) (i32.const 64) (i32.const 26))
+    (loop $more
+      (i32.store (i32.const 0) (i32.const 1024))
+      (i32.store (i32.const 4) (i32.const 32768))
+      (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (if (i32.load (i32.const 8))
+        (then
+          (call $send (i32.const 1) (i32.const 1024) (i32.load (i32.const 8)))
+          (br $more))))))
+"""
+ENDLESS = '(module (memory (export "memory") 1) (func (export "_start") (loop $again (br $again))))'
+# The flat ABI of wit-bindgen 0.2: prints what it was given.
+MESSAGES = """
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 64) "Got message: ")
+  (data (i32.const 96) "\\n")
+  (global $free (mut i32) (i32.const 4096))
+  (func (export "canonical_abi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.get $free)
+    (global.set $free (i32.add (global.get $free) (local.get 3))))
+  (func (export "canonical_abi_free") (param i32 i32 i32))
+  (func (export "handle-redis-message") (param $at i32) (param $size i32) (result i32)
+    (i32.store (i32.const 0) (i32.const 64))
+    (i32.store (i32.const 4) (i32.const 13))
+    (i32.store (i32.const 8) (local.get $at))
+    (i32.store (i32.const 12) (local.get $size))
+    (i32.store (i32.const 16) (i32.const 96))
+    (i32.store (i32.const 20) (i32.const 1))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 3) (i32.const 32)))
+    (i32.const 256)))
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """A folder with guests and a manifest that serves `echo` (WAGI) at /echo/..., `endless` at /endless."""
+    for name, text in (("echo", WAGI), ("endless", ENDLESS), ("messages", MESSAGES)):
+        (tmp_path / f"{name}.wasm").write_bytes(wasmtime.wat2wasm(text))
+    (tmp_path / "spin.toml").write_text(
+        """
+spin_manifest_version = 2
+[application]
+name = "served"
+version = "1.2.3"
+
+[[trigger.http]]
+route = "/echo/..."
+component = "echo"
+executor = { type = "wagi" }
+
+[[trigger.http]]
+route = "/endless"
+component = "endless"
+executor = { type = "wagi" }
+
+[[trigger.http]]
+route = "/static"
+static_response = { status_code = 201, body = "static" }
+
+[component.echo]
+source = "echo.wasm"
+description = "Says it back"
+
+[component.endless]
+source = "endless.wasm"
+[component.endless.tool.wasm-gateway]
+timeout = "300ms"
+"""
+    )
+    return tmp_path
+
+
+class Server:
+    """`python -m wasm_gateway up` in a folder, on any free port."""
+
+    def __init__(self, folder: Path, *arguments: str, listen: str = "127.0.0.1:0") -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SPIN_", "WEB_CONC"))}
+        environment["XDG_CACHE_HOME"] = str(folder / "cache")
+        self._stderr = folder / f"stderr-{len(list(folder.glob('stderr-*')))}.txt"
+        with self._stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "wasm_gateway", "up", "--listen", listen, *arguments],
+                cwd=folder,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self.lines: list[str] = []
+        self.url = ""
+
+    def stderr(self) -> str:
+        return self._stderr.read_text()
+
+    def wait_for(self, beginning: str) -> str:
+        """The next line of stdout that begins so; what is printed on the way is kept in `lines`."""
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(WAIT, self.process.kill)
+        watchdog.start()
+        try:
+            for line in self.process.stdout:
+                self.lines.append(line.rstrip("\n"))
+                if line.startswith(beginning):
+                    return self.lines[-1]
+        finally:
+            watchdog.cancel()
+        pytest.fail(f"no line {beginning!r}; stdout: {self.lines}; stderr: {self.stderr()}")
+
+    def ready(self) -> Server:
+        self.url = self.wait_for("Serving ").removeprefix("Serving ")
+        return self
+
+    def connect(self) -> http.client.HTTPConnection:
+        host = urlsplit(self.url)
+        assert host.hostname is not None
+        return http.client.HTTPConnection(host.hostname, host.port, timeout=WAIT)
+
+    def get(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        connection = self.connect()
+        try:
+            connection.request("GET" if body is None else "POST", path, body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def children(self) -> list[int]:
+        """Pids of the workers."""
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [pid for pid in map(int, found) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """The exit code, once the process has ended by itself."""
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(WAIT, self.process.kill)
+        watchdog.start()
+        self.lines += self.process.stdout.read().splitlines()
+        code = self.process.wait()
+        watchdog.cancel()
+        return code
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(WAIT)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def serve(app: Path) -> Iterator[type[Server]]:
+    servers: list[Server] = []
+
+    def start(*arguments: str, **options: str) -> Server:
+        server = Server(app, *arguments, **options)
+        servers.append(server)
+        return server
+
+    yield start  # type: ignore[misc]
+    for server in servers:
+        server.kill()
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether all of `pids` end within the time."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# What it prints
+
+
+def test_it_announces_itself_once_it_answers(serve, app: Path) -> None:
+    server = serve().ready()
+    assert server.get("/static") == (201, b"static")
+    assert server.stop() == 0
+
+    assert server.lines == [
+        "",
+        f"Serving {server.url}",
+        "Available Routes:",
+        f"  echo: {server.url}/echo (wildcard)",
+        "    Says it back",
+        f"  endless: {server.url}/endless",
+        f"  {server.lines[6].split(':')[0].strip()}: {server.url}/static",
+    ]
+    assert f'Logging component stdio to "{app}/.spin/logs/"' in server.stderr()
+
+
+def test_for_programs(serve) -> None:
+    server = serve("--format", "json")
+    announced = json.loads(server.wait_for("{"))
+    assert server.stop() == 0
+
+    assert len(server.lines) == 1
+    assert announced["base_url"].startswith("http://127.0.0.1:")
+    assert announced["routes"][:2] == [
+        {"id": "echo", "route": "/echo", "wildcard": True, "description": "Says it back"},
+        {"id": "endless", "route": "/endless", "wildcard": False},
+    ]
+
+
+# HTTP
+
+
+def test_requests_reach_the_guest(serve, app: Path) -> None:
+    server = serve().ready()
+
+    assert server.get("/echo") == (200, b"")
+    assert server.get("/echo/x", b"hello") == (200, b"hello")
+    assert server.get("/nowhere") == (404, b"")
+    assert server.get("/.well-known/spin/health") == (200, b"OK")
+    assert json.loads(server.get("/.well-known/spin/info")[1]) == {"name": "served", "version": "1.2.3"}
+
+
+def test_a_guest_is_ended_at_its_deadline(serve) -> None:
+    server = serve().ready()
+    begin = time.monotonic()
+    assert server.get("/endless") == (504, b"")
+    assert 0.3 <= time.monotonic() - begin < WAIT / 2
+    assert server.get("/echo", b"still here") == (200, b"still here")
+
+
+def test_uploads_of_every_framing(serve) -> None:
+    server = serve().ready()
+    connection = server.connect()
+    big = os.urandom(1 << 20) * 3
+
+    connection.request("POST", "/echo", big)
+    assert connection.getresponse().read() == big
+
+    connection.request("POST", "/echo", iter([b"one ", b"two ", b"three"]), encode_chunked=True)
+    assert connection.getresponse().read() == b"one two three"
+
+    connection.request("HEAD", "/echo")
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (200, b"")
+    connection.close()
+
+
+def exchange(server: Server, data: bytes) -> bytes:
+    """What the server says to raw bytes, until it closes the connection."""
+    host = urlsplit(server.url)
+    with socket.create_connection((host.hostname, host.port), timeout=WAIT) as connection:
+        connection.sendall(data)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer
+
+
+def test_expect_100_continue(serve) -> None:
+    server = serve().ready()
+    host = urlsplit(server.url)
+    with socket.create_connection((host.hostname, host.port), timeout=WAIT) as connection:
+        connection.sendall(
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
+            b"Connection: close\r\n\r\n"
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n")
+        connection.sendall(b"hello")
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"hello")
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
+def test_a_cut_off_upload_is_no_request(serve, app: Path, framing: bytes) -> None:
+    server = serve().ready()
+    host = urlsplit(server.url)
+    with socket.create_connection((host.hostname, host.port), timeout=WAIT) as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n5\r\nhell" % framing)
+    assert server.get("/echo", b"next") == (200, b"next")
+    assert server.stop() == 0
+
+    # The guest writes a line when it starts: one for the whole request, at most one for the other.
+    log = app / ".spin/logs/echo_stderr.txt"
+    assert log.read_text().count("a line on stderr") <= 2
+
+
+def test_the_raw_path_and_the_peer_reach_the_guest(serve, app: Path) -> None:
+    (app / "environment.wasm").write_bytes(wasmtime.wat2wasm(ENVIRONMENT))
+    (app / "spin.toml").write_text(
+        """
+spin_manifest_version = 2
+[application]
+name = "served"
+[[trigger.http]]
+route = "/raw/..."
+component = "environment"
+executor = { type = "wagi" }
+[component.environment]
+source = "environment.wasm"
+"""
+    )
+    server = serve().ready()
+    host = urlsplit(server.url)
+    with socket.create_connection((host.hostname, host.port), timeout=WAIT) as connection:
+        port = connection.getsockname()[1]
+        connection.sendall(
+            b"GET /raw/caf%C3%A9%2F/x?a=%20 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"X-Latin: caf\xc3\xa9\r\n\r\n"
+        )
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    variables = set(answer.partition(b"\r\n\r\n")[2].split(b"\0"))
+
+    assert b"X_RAW_PATH_INFO=/caf%C3%A9%2F/x" in variables
+    assert b"QUERY_STRING=a=%20" in variables
+    assert b"X_CLIENT_ADDR=127.0.0.1:%d" % port in variables
+
+
+ENVIRONMENT = """
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "content-type: text/plain\\n\\n")
+  (func (export "_start")
+    (drop (call $sizes (i32.const 16) (i32.const 20)))
+    (drop (call $environ (i32.const 1024) (i32.const 4096)))
+    (i32.store (i32.const 0) (i32.const 64))
+    (i32.store (i32.const 4) (i32.const 26))
+    (i32.store (i32.const 8) (i32.const 4096))
+    (i32.store (i32.const 12) (i32.load (i32.const 20)))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 2) (i32.const 24)))))
+"""
+
+
+def test_http_2_without_tls(serve) -> None:
+    server = serve().ready()
+    try:
+        result = subprocess.run(
+            [
+                "curl",
+                "-sS",
+                "--http2-prior-knowledge",
+                "-d",
+                "hello",
+                "-w",
+                " %{http_version}",
+                f"{server.url}/echo",
+            ],
+            capture_output=True,
+            check=True,
+            timeout=WAIT,
+        )
+    except FileNotFoundError:
+        pytest.skip("no curl")
+    assert result.stdout == b"hello 2"
+
+
+def test_tls(serve, app: Path) -> None:
+    key, certificate = app / "key.pem", app / "cert.pem"
+    try:
+        subprocess.run(
+            [
+                *(
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                    "-nodes",
+                ),
+                *("-keyout", key, "-out", certificate, "-days", "1", "-subj", "/CN=localhost"),
+                *("-addext", "subjectAltName=IP:127.0.0.1"),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=WAIT,
+        )
+    except FileNotFoundError:
+        pytest.skip("no openssl")
+    import ssl
+
+    server = serve("--tls-cert", str(certificate), "--tls-key", str(key)).ready()
+    assert server.url.startswith("https://127.0.0.1:")
+    host = urlsplit(server.url)
+    context = ssl.create_default_context(cafile=str(certificate))
+    connection = http.client.HTTPSConnection("127.0.0.1", host.port, context=context, timeout=WAIT)
+    connection.request("GET", "/static")
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (201, b"static")
+    connection.close()
+
+
+def test_a_key_that_is_none(serve, app: Path) -> None:
+    server = serve("--tls-cert", "spin.toml", "--tls-key", "spin.toml")
+    assert server.ended() == 1
+    assert "Error: TLS certificate spin.toml and key spin.toml" in server.stderr()
+
+
+# Processes
+
+
+def test_several_workers_share_the_port(serve, app: Path) -> None:
+    server = serve("--workers", "2").ready()
+    deadline = time.monotonic() + WAIT
+    while len(server.children()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    workers = server.children()
+    results = [server.get("/echo", b"x") for _ in range(20)]
+
+    assert results == [(200, b"x")] * 20
+    assert server.stop(signal.SIGINT) == 0
+    assert gone(workers)
+    assert [line for line in server.lines if line.startswith("Serving")] == [f"Serving {server.url}"]
+
+
+def test_a_request_under_way_is_finished(serve) -> None:
+    server = serve("--request-timeout", "1s").ready()
+    answers: list[tuple[int, bytes]] = []
+    client = threading.Thread(target=lambda: answers.append(server.get("/endless")))
+    client.start()
+    time.sleep(0.3)  # it runs by then, or fails to connect and the test with it
+    assert server.stop() == 0
+    client.join(WAIT)
+
+    assert answers == [(504, b"")]
+
+
+def test_a_worker_that_dies_is_replaced(serve) -> None:
+    server = serve().ready()
+    (worker,) = server.children()
+    os.kill(worker, signal.SIGKILL)
+    assert gone([worker])
+    deadline = time.monotonic() + WAIT
+    while True:
+        try:
+            assert server.get("/echo", b"x") == (200, b"x")
+            break
+        except ConnectionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    assert worker not in server.children()
+
+
+def test_nothing_outlives_the_parent(serve) -> None:
+    server = serve("--workers", "2").ready()
+    workers = server.children()
+    assert workers
+    server.stop(signal.SIGKILL)
+
+    assert gone(workers)
+
+
+def test_a_guest_that_cannot_be_loaded_is_an_error_before_anything_is_served(serve, app: Path) -> None:
+    (app / "echo.wasm").write_bytes(b"\0asm\x01\0\0\0broken")
+    server = serve()
+
+    assert server.ended() == 1
+    assert server.lines == []
+    assert server.stderr().splitlines()[-1].startswith("Error: component 'echo': ")
+
+
+# Ports
+
+
+def test_a_port_in_use(serve) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        server = serve(listen=address)
+
+        assert server.ended() == 1
+    assert server.stderr().splitlines()[-1] == (
+        f"Error: {address} is already in use. "
+        "To have Spin search for a free port, use the --find-free-port option."
+    )
+
+
+def test_the_port_of_another_server_of_ours_is_in_use(serve) -> None:
+    first = serve().ready()
+    second = serve(listen=first.url.removeprefix("http://"))
+
+    assert second.ended() == 1
+    assert "is already in use" in second.stderr()
+    assert first.get("/static")[0] == 201
+
+
+def test_the_next_free_port() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        port = Port(Listen("127.0.0.1", taken, find_free_port=True))
+        try:
+            assert taken < port.port <= taken + 10
+        finally:
+            port.close()
+
+
+def test_a_port_that_is_ours_stays_ours() -> None:
+    port = Port(Listen("127.0.0.1", 0))
+    try:
+        with pytest.raises(ListenError, match="in use"):
+            Port(Listen("127.0.0.1", port.port))
+        assert not port.answers()
+    finally:
+        port.close()
+
+
+def test_any_address_is_asked_on_loopback() -> None:
+    with socket.socket() as listener:
+        listener.bind(("0.0.0.0", 0))
+        number = listener.getsockname()[1]
+    port = Port(Listen("0.0.0.0", number))
+    port.close()
+    with socket.socket() as listener:
+        listener.bind(("0.0.0.0", number))
+        listener.listen()
+        assert port.answers()
+    assert port.base_url == f"http://0.0.0.0:{number}"
+
+
+def test_an_address_of_another_machine() -> None:
+    with pytest.raises(ListenError, match=r"192\.0\.2\.1:80"):
+        Port(Listen("192.0.2.1", 80))
+
+
+def test_a_name_is_resolved() -> None:
+    port = Port(Listen("localhost", 0))
+    port.close()
+    assert port.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:3000", ("127.0.0.1", 3000)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:80", ("::1", 80)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
+    ],
+)
+def test_listen_addresses(text: str, address: tuple[str, int]) -> None:
+    assert parse_listen(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3000", ":3000", "host", "host:", "host:x", "host:65536", "::1:80", "h:-1"]
+)
+def test_what_is_no_listen_address(text: str) -> None:
+    with pytest.raises(ValueError, match=r"HOST:PORT|brackets"):
+        parse_listen(text)
+
+
+# Folders
+
+
+def test_no_state_is_a_folder_of_this_run() -> None:
+    with folders("", None, None) as options:
+        state = options["state_dir"]
+        assert state.is_dir()
+        assert options["log_dir"] == ""
+    assert not state.exists()
+
+
+def test_folders_are_passed_on(tmp_path: Path) -> None:
+    with folders("state", "logs", str(tmp_path / "work")) as options:
+        assert options == {"state_dir": "state", "log_dir": "logs", "work_dir": tmp_path / "work"}
+        assert (tmp_path / "work").is_dir()
+    assert (tmp_path / "work").is_dir()

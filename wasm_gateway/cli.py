@@ -1,0 +1,589 @@
+# The command `wasm-gateway`.
+#
+# Rule 1: flags, environment variables and texts are Spin's where Spin has them (Spin:
+# command line, 2 and 3); what it has not is described in its help.
+# Rule 2: it decides nothing: it parses, calls, and prints. Results go to stdout, the
+# rest to stderr; exit 0, 1 for an error, 2 for wrong usage.
+# Rule 3: heavy imports stand inside the commands, so that --help and completion are quick.
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .errors import GatewayError, ManifestError
+from .report import as_json, who_acts
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+    from .manifest import Manifest
+    from .serve import Application
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Every GatewayError of a command is `Error: ...` on stderr and exit 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GatewayError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="wasm-gateway")
+def cli() -> None:
+    """Serve WebAssembly guests as their spin.toml says."""
+
+
+def main() -> None:
+    """The entry point of `wasm-gateway` and `python -m wasm_gateway`."""
+    cli(prog_name="wasm-gateway")
+
+
+# Options
+
+_from = click.option(
+    *("-f", "--from", "source"),
+    metavar="PATH",
+    help="A spin.toml, a folder with one, or a .wasm or .wat file. "
+    "Default: ./spin.toml, or that of a folder above.",
+)
+_profile = click.option("--profile", metavar="NAME", help="The build profile to use.")
+_components = click.option(
+    *("-c", "--component-id", "components"),
+    multiple=True,
+    metavar="ID",
+    help="Only this component and its triggers. Repeatable.",
+)
+_format = click.option(
+    *("--format", "output"),
+    type=click.Choice(["plain", "json"]),
+    default="plain",
+    show_default=True,
+    help="For people, or for programs.",
+)
+_runtime_config = click.option(
+    "--runtime-config-file",
+    metavar="FILE",
+    envvar="RUNTIME_CONFIG_FILE",
+    show_envvar=True,
+    help="A runtime-config.toml: stores, databases, variables providers.",
+)
+_state_dir = click.option(
+    "--state-dir",
+    metavar="DIR",
+    help="Where stores and logs are kept. Default: .spin beside the manifest; '' keeps nothing.",
+)
+_cache_dir = click.option(
+    "--cache-dir", metavar="DIR", help="Downloaded and compiled guests. Default: the user's cache."
+)
+_disable_pooling = click.option(
+    "--disable-pooling", is_flag=True, help="Allocate instances on demand, not in a pool."
+)
+_variables = click.option(
+    *("--variable", "variables"),
+    multiple=True,
+    metavar="K=V",
+    help="Set a variable: k=v, k=@file, @file.json or @file.toml. Repeatable, the last one wins.",
+)
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _pairs(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """`K=V` texts as a dict; the last one wins."""
+    pairs = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} must be of the form `key=value`")
+        pairs[name] = text
+    return pairs
+
+
+def _parsed(parse: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A callback that reads a value as the manifest does: `parse` is "size" or "duration"."""
+
+    def callback(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+        if value is None:
+            return None
+        from . import manifest
+
+        try:
+            number = float(value)
+        except ValueError:
+            given: object = value
+        else:
+            given = int(number) if number.is_integer() else number
+        try:
+            return manifest.parse_size(given) if parse == "size" else manifest.parse_duration(given)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
+
+
+def _listen(_: click.Context, __: click.Parameter, value: str) -> tuple[str, int]:
+    from .serve import parse_listen
+
+    try:
+        return parse_listen(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _application(
+    source: str | None, profile: str | None, components: Sequence[str], options: Mapping[str, Any]
+) -> Application:
+    from .manifest import find_manifest
+    from .serve import Application
+
+    manifest = find_manifest(source)
+    if source is None and manifest.parent != Path.cwd():
+        click.echo(f"Using {str(manifest)!r}", err=True)
+    return Application(manifest, tuple(components) or None, profile, options)
+
+
+def _engine(disable_pooling: bool) -> Any:
+    from .engine import EngineOptions
+
+    return EngineOptions(pooling=not disable_pooling)
+
+
+# up
+
+
+@cli.command(context_settings={"max_content_width": 100})
+@_options(_from, _profile, _components)
+@click.argument("unexpected", nargs=-1, metavar="")
+@click.option(
+    *("-e", "--env", "environment"),
+    multiple=True,
+    metavar="K=V",
+    callback=_pairs,
+    help="An environment variable for every component. Repeatable.",
+)
+@click.option(
+    "--temp", "--tmp", metavar="DIR", help="Keep copies of files here. Default: a folder removed at exit."
+)
+@_options(_cache_dir)
+@click.option("--direct-mounts", is_flag=True, help="Mount folders of files directly, without copying them.")
+@click.option(
+    *("-L", "--log-dir"),
+    metavar="DIR",
+    envvar="SPIN_LOG_DIR",
+    show_envvar=True,
+    help="Output of components. Default: logs in the state folder; '' writes no files.",
+)
+@click.option("--truncate-logs", is_flag=True, help="Empty the log files first.")
+@click.option(
+    "-q", "--quiet", "--sh", "--shush", is_flag=True, help="Do not copy output of components to stderr."
+)
+@click.option("--follow", multiple=True, metavar="ID", help="Copy output of this component only. Repeatable.")
+@_options(_runtime_config, _state_dir)
+@click.option("--disable-cache", is_flag=True, envvar="DISABLE_WASMTIME_CACHE", help="Keep no compiled code.")
+@_options(_disable_pooling)
+@click.option(
+    "--allow-transient-write", is_flag=True, help="Let components write to (copies of) their files."
+)
+@click.option(
+    "--key-value",
+    multiple=True,
+    metavar="K=V",
+    callback=_pairs,
+    help="Set a key of the default store before serving. Repeatable.",
+)
+@click.option(
+    "--sqlite",
+    multiple=True,
+    metavar="STATEMENT",
+    help="Run on the default database before serving: SQL, @file.sql or @file.sql:label. Repeatable.",
+)
+@_options(_variables)
+@click.option(
+    "--max-instance-memory",
+    metavar="BYTES",
+    envvar="SPIN_MAX_INSTANCE_MEMORY",
+    show_envvar=True,
+    callback=_parsed("size"),
+    help="Memory of an instance, for every component.",
+)
+@click.option(
+    "--request-timeout",
+    metavar="TIME",
+    callback=_parsed("duration"),
+    help="Time of a request, in seconds or as 100ms, 2s; for every component.",
+)
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    envvar="SPIN_HTTP_LISTEN_ADDR",
+    show_envvar=True,
+    default="127.0.0.1:3000",
+    show_default=True,
+    callback=_listen,
+    help="Where to listen; port 0 is any free one.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="SPIN_TLS_CERT",
+    show_envvar=True,
+    help="A certificate chain (PEM); needs --tls-key.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="SPIN_TLS_KEY",
+    show_envvar=True,
+    help="The certificate's private key (PEM).",
+)
+@click.option(
+    "--http1-max-buf-size",
+    type=click.IntRange(min=8192),
+    metavar="BYTES",
+    envvar="SPIN_HTTP1_MAX_BUF_SIZE",
+    show_envvar=True,
+    help="Buffer of an HTTP/1 connection, which bounds its headers.",
+)
+@click.option(
+    "--find-free-port", is_flag=True, help="Take one of the 10 ports above when the port is in use."
+)
+@_options(_format)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    envvar="WEB_CONCURRENCY",
+    show_envvar=True,
+    help="Processes that serve HTTP.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Guests that run at once in each process.  [default: 32]"
+)
+def up(source: str | None, profile: str | None, components: tuple[str, ...], **flags: Any) -> None:
+    """Run the application: serve its HTTP and Redis triggers."""
+    if flags["unexpected"]:
+        unexpected = flags["unexpected"][0]
+        raise click.UsageError(
+            f"unexpected argument '{unexpected}'. Did you mean `wasm-gateway up -f {unexpected}`?"
+        )
+    if flags["quiet"] and flags["follow"]:
+        raise click.UsageError("--quiet cannot be used with --follow")
+    if (flags["tls_cert"] is None) != (flags["tls_key"] is None):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+
+    from . import guest_logs
+    from .report import Announcement, say_where
+    from .serve import Listen, Port, configure_logging, folders, serve
+    from .variables import parse_variable_options
+
+    configure_logging()
+    limits = {"max_memory": flags["max_instance_memory"], "timeout": flags["request_timeout"]}
+    with folders(flags["state_dir"], flags["log_dir"], flags["temp"]) as options:
+        options |= {name: flags[name] for name in _PASSED_ON}
+        options |= {
+            "runtime_config": flags["runtime_config_file"],
+            "variables": parse_variable_options(flags["variables"]),
+            "limits": {name: value for name, value in limits.items() if value is not None},
+            "follow": () if flags["quiet"] else flags["follow"] or None,
+            "engine": _engine(flags["disable_pooling"]),
+        }
+        application = _application(source, profile, components, options)
+        gateway = application.gateway()
+        _check_triggers(gateway.manifest)
+        _check_follow(gateway.manifest, flags["follow"])
+        with ExitStack() as cleanup:
+            port = None
+            if gateway.manifest.http_triggers:
+                port = Port(Listen(*flags["listen"], **{name: flags[name] for name in _LISTEN}))
+                cleanup.callback(port.close)
+            if flags["truncate_logs"] and gateway.log_dir is not None:
+                guest_logs.truncate(gateway.log_dir)
+            say_where(gateway)
+            with _progress(gateway, "Loading") as report:
+                cleanup.enter_context(closing(gateway.open(report)))
+            announcement = Announcement(gateway, as_json=flags["output"] == "json")
+            how = {"workers": flags["workers"], "threads": flags["threads"]}
+            code = serve(application, gateway, announcement, port, **how)
+    sys.exit(code)
+
+
+# Flags that are fields of GatewayOptions, and of Listen, by the same name.
+_PASSED_ON = (
+    "cache_dir",
+    "environment",
+    "key_value",
+    "sqlite",
+    "allow_transient_write",
+    "direct_mounts",
+    "disable_cache",
+)
+_LISTEN = ("find_free_port", "tls_cert", "tls_key", "http1_max_buf_size")
+
+
+def _check_triggers(manifest: Manifest) -> None:
+    from .manifest import OtherTrigger
+
+    for trigger in manifest.triggers:
+        if isinstance(trigger, OtherTrigger):
+            raise ManifestError(
+                f"No built-in trigger named '{trigger.type}'",
+                path=manifest.path,
+                key=f"trigger.{trigger.type}",
+            )
+
+
+def _check_follow(manifest: Manifest, follow: Sequence[str]) -> None:
+    unknown = [id for id in follow if id not in manifest.components]
+    if unknown:
+        there = ", ".join(manifest.components) or "none"
+        raise click.ClickException(f"--follow: no such component: {', '.join(unknown)} (there are: {there})")
+
+
+# routes
+
+
+@cli.command()
+@_options(_from, _profile, _components, _format)
+def routes(source: str | None, profile: str | None, components: tuple[str, ...], output: str) -> None:
+    """List what the application answers to, in the order of the manifest."""
+    from .manifest import HttpTrigger, RedisTrigger
+
+    manifest = _manifest(source, profile, components)
+    rows: list[dict[str, Any]] = []
+    for trigger in manifest.triggers:
+        row: dict[str, Any] = {"trigger": "http", "id": trigger.id}
+        if isinstance(trigger, HttpTrigger):
+            kind = "static" if trigger.static_response else trigger.executor.type
+            row |= {"route": trigger.route, "component": trigger.component, "executor": kind}
+        elif isinstance(trigger, RedisTrigger):
+            row |= {"trigger": "redis", "address": trigger.address, "channel": trigger.channel}
+            row |= {"component": trigger.component}
+        else:
+            row |= {"trigger": trigger.type}
+        component = manifest.components.get(row.get("component") or "")
+        row["description"] = component.description if component else ""
+        rows.append(row)
+    if output == "json":
+        _print_json(rows)
+        return
+    lines = []
+    for row in rows:
+        if row["trigger"] == "http":
+            lines.append(f"  {row['component'] or row['id']}: {_route_text(row['route'])}")
+        elif row["trigger"] == "redis":
+            lines.append(f"  {row['component']}: Redis channel {row['channel']} on {row['address']}")
+        else:
+            lines.append(f"  {row['id']}: {row['trigger']} (not served here)")
+        if row["description"]:
+            lines.append(f"    {row['description']}")
+    _print("\n".join(["Available Routes:", *lines]))
+
+
+def _route_text(route: str | None) -> str:
+    if route is None:
+        return "(private)"
+    path = f"/{route.lstrip('/')}"
+    return f"{path.removesuffix('/...') or '/'} (wildcard)" if path.endswith("/...") else path
+
+
+def _manifest(source: str | None, profile: str | None, components: Sequence[str]) -> Manifest:
+    from .manifest import find_manifest, load_manifest
+
+    return load_manifest(find_manifest(source), profile=profile, component_ids=tuple(components) or None)
+
+
+# check and compile
+
+
+@cli.command()
+@_options(_from, _profile, _components, _runtime_config, _state_dir, _cache_dir, _variables, _format)
+def check(
+    source: str | None,
+    profile: str | None,
+    components: tuple[str, ...],
+    runtime_config_file: str | None,
+    state_dir: str | None,
+    cache_dir: str | None,
+    variables: tuple[str, ...],
+    output: str,
+) -> None:
+    """Load and link every component, and report every problem with who has to act."""
+    problems: list[GatewayError] = []
+    count = 0
+    try:
+        application = _gateway_application(
+            source, profile, components, runtime_config_file, state_dir, cache_dir, variables
+        )
+        gateway = application.gateway()
+        count = len(gateway.manifest.components)
+        _check_triggers(gateway.manifest)
+        problems += gateway.check()
+    except GatewayError as error:
+        problems.append(error)
+    if output == "json":
+        _print_json([as_json(problem) for problem in problems])
+    elif problems:
+        for problem in problems:
+            _print(f"{problem}\n  to be mended by: {who_acts(problem)}")
+    else:
+        _print(f"{count} component{'' if count == 1 else 's'}: no problems")
+    sys.exit(1 if problems else 0)
+
+
+def _gateway_application(
+    source: str | None,
+    profile: str | None,
+    components: Sequence[str],
+    runtime_config_file: str | None,
+    state_dir: str | None,
+    cache_dir: str | None,
+    variables: Sequence[str],
+    **options: Any,
+) -> Application:
+    from .variables import parse_variable_options
+
+    options |= {
+        "runtime_config": runtime_config_file,
+        "state_dir": state_dir,
+        "cache_dir": cache_dir,
+        "variables": parse_variable_options(variables),
+        "log_dir": "",
+    }
+    return _application(source, profile, components, options)
+
+
+@cli.command("compile")
+@_options(_from, _profile, _components, _runtime_config, _cache_dir, _disable_pooling, _variables, _format)
+def compile_(
+    source: str | None,
+    profile: str | None,
+    components: tuple[str, ...],
+    runtime_config_file: str | None,
+    cache_dir: str | None,
+    disable_pooling: bool,
+    variables: tuple[str, ...],
+    output: str,
+) -> None:
+    """Compile every component into the cache, so that a server starts at once."""
+    engine = _engine(disable_pooling)
+    with tempfile.TemporaryDirectory(prefix="wasm-gateway-") as state_dir:  # nothing is served from it
+        application = _gateway_application(
+            *(source, profile, components, runtime_config_file, state_dir, cache_dir, variables),
+            engine=engine,
+        )
+        gateway = application.gateway()
+        done: list[str] = []
+        with _progress(gateway, "Compiling", None if output == "json" else _print) as report:
+
+            def each(component: str, number: int, total: int) -> None:
+                done.append(component)
+                report(component, number, total)
+
+            with gateway.open(each):
+                pass
+    if output == "json":
+        _print_json({"compiled": done})
+
+
+@contextmanager
+def _progress(
+    gateway: Gateway, verb: str, plain: Callable[[str], None] | None = None
+) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback for Gateway.open: a bar on a terminal, else a line each through `plain`."""
+    if not sys.stderr.isatty():
+
+        def line(component: str, number: int, total: int) -> None:
+            if plain is not None:
+                plain(f"{verb} {component} ({number}/{total}): done")
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(verb, total=len(gateway.manifest.components))
+
+        def advance(component: str, number: int, total: int) -> None:
+            bar.update(task, completed=number, total=total, description=f"{verb} {component}")
+
+        yield advance
+
+
+# inspect
+
+
+@cli.command()
+@click.argument("guest", metavar="FILE|COMPONENT")
+@_options(_from, _profile, _cache_dir)
+@click.option("--types", is_flag=True, help="Show the signatures of interfaces.")
+@_options(_format)
+def inspect(
+    guest: str, source: str | None, profile: str | None, cache_dir: str | None, types: bool, output: str
+) -> None:
+    """Say what a guest is, what it imports, and what the manifest would deny it."""
+    from dataclasses import asdict
+
+    from .inspection import inspect_guest
+
+    wasm, component = _guest(guest, source, profile, cache_dir)
+    inspection = inspect_guest(wasm, component)
+    if output == "json":
+        grants = [asdict(grant) | {"denied": grant.denied} for grant in inspection.grants]
+        _print_json(asdict(inspection) | {"grants": grants})
+    else:
+        _print("\n".join([guest, *inspection.lines(types)]))
+
+
+def _guest(guest: str, source: str | None, profile: str | None, cache_dir: str | None) -> tuple[bytes, Any]:
+    """The binary of a file, or of a component with what the manifest says of it."""
+    path = Path(guest)
+    if path.is_file():
+        wasm = path.read_bytes()
+        if path.suffix == ".wat":
+            from .engine import wat2wasm
+
+            wasm = wat2wasm(wasm)
+        return wasm, None
+    manifest = _manifest(source, profile, ())
+    component = manifest.components.get(guest)
+    if component is None:
+        there = ", ".join(manifest.components) or "none"
+        raise click.ClickException(f"{guest!r} is neither a file nor a component (there are: {there})")
+    from .assets import load_source
+    from .gateway import default_cache_dir
+
+    folder = Path(cache_dir) if cache_dir else default_cache_dir()
+    return load_source(component, folder, manifest_path=manifest.path).read_bytes(), component
+
+
+# Output
+
+
+def _print(text: str) -> None:
+    click.echo(text)
+    sys.stdout.flush()  # who reads the pipe waits for it
+
+
+def _print_json(value: object) -> None:
+    _print(json.dumps(value))

@@ -1,0 +1,460 @@
+# The production server behind `wasm-gateway up`: granian's workers in front of
+# Gateway.asgi(), and the Redis trigger beside them.
+#
+# Rule 1: the parent compiles, checks, applies --key-value and --sqlite, and subscribes
+# to Redis: once. A worker only loads what the disk cache holds and serves.
+# Rule 2: workers are spawned, never forked, whatever the platform's habit is: a child
+# forked from a process that has compiled must not compile itself (it hangs for ever).
+# Rule 3: the port is taken before anything starts, and announced when it answers.
+# Rule 4: whoever ends first ends all: a worker that keeps dying, the Redis trigger, a
+# signal, the parent. No process outlives its parent.
+#
+# Why granian, and why its ASGI interface: measured with a hello in one worker and
+# four threads, medians of two rounds, wrk -c16 on two cores:
+#                        requests/s   CPU per request   raw path   peer port   cut-off bodies
+#   granian wsgi           35,800          32 us           no          no       look complete
+#   granian rsgi + pool    12,900         101 us           no         yes       look complete
+#   granian asgi + pool    13,400          97 us          yes         yes       seen
+#   uvicorn asgi + pool     4,900         208 us          yes         yes       seen
+#   gunicorn gthread        3,200         325 us          yes         yes       seen
+# "Cut-off bodies": a request body that ends too early, and a response whose guest
+# failed half way, must not look complete to the other side. All five stream, answer
+# HEAD and Expect: 100-continue, and read chunked bodies; only granian speaks HTTP/2
+# without TLS. Its WSGI interface moreover empties header values that are not ASCII
+# and mixes the process's environment into that of the request.
+
+from __future__ import annotations
+
+import atexit
+import logging
+import logging.config
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .errors import GatewayError
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+    from .redis_trigger import RedisTrigger
+    from .redis_trigger import Server as RedisServer
+
+log = logging.getLogger("wasm_gateway.serve")
+
+# --find-free-port looks at the port asked for and as many above it (Spin: command line, 3.5).
+FREE_PORT_TRIES = 10
+# What is under way when the server stops may go on for this long, in seconds; a guest has 30 by default.
+GRACE_SECONDS = 35
+# How often the new server is asked whether it answers, in seconds.
+READY_CHECK_SECONDS = 0.02
+BACKLOG = 1024
+
+
+class ListenError(GatewayError):
+    """The address cannot be listened on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What a process needs to make the gateway: it is sent to each worker.
+
+    `options` are the fields of GatewayOptions.
+    """
+
+    manifest: Path
+    components: tuple[str, ...] | None = None
+    profile: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def gateway(self) -> Gateway:
+        """A gateway that is not open yet. Raises ManifestError."""
+        from .gateway import Gateway
+
+        return Gateway.from_manifest(
+            self.manifest, components=self.components, profile=self.profile, **self.options
+        )
+
+    def for_workers(self) -> Application:
+        """The same without what is done once for all processes."""
+        options = {name: value for name, value in self.options.items() if name not in ("key_value", "sqlite")}
+        return Application(self.manifest, self.components, self.profile, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where and how the server listens; `port` 0 is any free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 3000
+    find_free_port: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    http1_max_buf_size: int | None = None
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls_cert else "http"
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT` or `[V6]:PORT`. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: an IPv6 address stands in brackets, as in [::1]:3000")
+    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return host, int(port)
+
+
+class Port:
+    """An address that is ours: bound, and on Linux held until `close` though nobody listens yet.
+
+    Raises ListenError when it is taken, or is no address of this machine.
+    """
+
+    def __init__(self, listen: Listen) -> None:
+        self.listen = listen
+        self.family, self.host = _resolve(listen.host)
+        self._held: socket.socket | None = None
+        tries = FREE_PORT_TRIES + 1 if listen.find_free_port and listen.port else 1
+        for port in range(listen.port, min(listen.port + tries, 65536)):
+            try:
+                self.port = self._take(port)
+            except PermissionError as error:
+                raise ListenError(f"{_authority(self.host, port)}: {error.strerror}") from error
+            except OSError as error:
+                if error.errno not in _IN_USE:
+                    raise ListenError(f"{_authority(self.host, port)}: {error.strerror}") from error
+            else:
+                return
+        where = _authority(self.host, listen.port)
+        if tries > 1:
+            raise ListenError(f"{where} and the {FREE_PORT_TRIES} ports above it are already in use")
+        raise ListenError(
+            f"{where} is already in use. "
+            "To have Spin search for a free port, use the --find-free-port option."  # its words
+        )
+
+    def _take(self, port: int) -> int:
+        # The first bind says whether the port is free: with SO_REUSEPORT, which the workers use to share
+        # it, a second server on the same port would succeed and take half of the requests.
+        with socket.socket(self.family) as probe:
+            if sys.platform != "win32":  # there it would mean SO_REUSEPORT
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((self.host, port))
+            port = int(probe.getsockname()[1])
+        if sys.platform == "linux":
+            self._held = socket.socket(self.family)
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._held.bind((self.host, port))
+            # Off again: two sockets that nobody listens on yet may share a port by it.
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        return port
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.listen.scheme}://{_authority(self.host, self.port)}"
+
+    def answers(self) -> bool:
+        """Whether somebody accepts connections by now."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        try:
+            socket.create_connection((host, self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._held is not None:
+            self._held.close()
+
+
+def _in_use() -> set[int]:
+    import errno
+
+    return {errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)}
+
+
+_IN_USE = _in_use()
+
+
+def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
+    """The address of `host`; of several, 127.0.0.1 counts first (Spin: command line, 3.5)."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ListenError(f"{host}: {error.strerror}") from error
+    addresses = [(family, str(address[0])) for family, _, _, _, address in found]
+    return next((pair for pair in addresses if pair[1] == "127.0.0.1"), addresses[0])
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Announcer(Protocol):
+    """Told once each, on threads of the server's."""
+
+    def serving(self, base_url: str) -> None:
+        """Requests to `base_url` are answered."""
+
+    def subscribed(self, servers: Sequence[RedisServer]) -> None:
+        """Messages on all channels of `servers` are handled."""
+
+
+@contextmanager
+def folders(state_dir: str | None, log_dir: str | None, temp: str | None) -> Iterator[dict[str, Any]]:
+    """The folders as options of a gateway.
+
+    `--state-dir ''` keeps nothing: Spin then has its stores in memory, of one process. Ours are several
+    processes, so theirs lie in a folder that is removed at exit.
+    """
+    with tempfile.TemporaryDirectory(prefix="wasm-gateway-") as folder:
+        state: dict[str, Any] = {"state_dir": state_dir, "log_dir": log_dir}
+        if state_dir == "":
+            state = {"state_dir": Path(folder), "log_dir": log_dir or ""}
+        if temp is not None:
+            Path(temp).mkdir(parents=True, exist_ok=True)
+            state["work_dir"] = Path(temp)
+        yield state
+
+
+def serve(
+    application: Application,
+    gateway: Gateway,
+    announcer: Announcer,
+    port: Port | None,
+    *,
+    workers: int = 1,
+    threads: int | None = None,
+) -> int:
+    """Serve the triggers of `gateway` (open, made from `application`) until a signal; the exit code.
+
+    `port` is None to serve no HTTP. Must run on the main thread, since it handles SIGINT and SIGTERM.
+    Raises ListenError (TLS), ManifestError and HostError (Redis addresses, no Redis client).
+    """
+    beside = _BesideServer(gateway, announcer)
+    try:
+        if port is None:
+            return beside.run_alone()
+        return _serve_http(application, port, workers, threads, beside, announcer)
+    finally:
+        beside.stop()
+
+
+def _serve_http(
+    application: Application,
+    port: Port,
+    workers: int,
+    threads: int | None,
+    beside: _BesideServer,
+    announcer: Announcer,
+) -> int:
+    multiprocessing.set_start_method("spawn", force=True)
+    server = _server(port, workers)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not port.answers():
+            if ended.wait(READY_CHECK_SECONDS):
+                return
+        # From now on a worker that dies is replaced; one that cannot even start ends the server.
+        server.respawn_failed_workers = True
+        announcer.serving(port.base_url)
+
+    watcher = threading.Thread(target=watch, name="wasm-announce")
+    server.on_startup(beside.start)
+    server.on_startup(watcher.start)
+    try:
+        server.serve(target_loader=partial(load, application.for_workers(), threads), wrap_loader=False)
+    except SystemExit as error:
+        return int(error.code or 0)
+    finally:
+        ended.set()
+    return 1 if beside.failed else 0
+
+
+def _server(port: Port, workers: int) -> Any:
+    listen = port.listen
+    from granian import Granian
+    from granian.constants import HTTPModes, Interfaces, SSLProtocols
+    from granian.http import HTTP1Settings
+    from granian.log import LogLevels
+
+    try:
+        return Granian(
+            "wasm_gateway",
+            address=port.host,
+            port=port.port,
+            interface=Interfaces.ASGI,
+            workers=workers,
+            http=HTTPModes.auto,
+            http1_settings=HTTP1Settings(max_buffer_size=listen.http1_max_buf_size)
+            if listen.http1_max_buf_size
+            else None,
+            websockets=False,
+            backlog=BACKLOG,
+            ssl_cert=listen.tls_cert,
+            ssl_key=listen.tls_key,
+            ssl_protocol_min=SSLProtocols.tls12,  # as Spin: its clients may be older than TLS 1.3
+            workers_kill_timeout=GRACE_SECONDS,
+            respawn_interval=0.5,
+            log_level=LogLevels.warning,
+            log_dictconfig=_SERVER_LOGGING,
+        )
+    except OSError as error:  # certificate or key: ssl.SSLError is one too
+        raise ListenError(f"TLS certificate {listen.tls_cert} and key {listen.tls_key}: {error}") from error
+
+
+# granian's own, on stderr: stdout belongs to the announcement.
+_SERVER_LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(levelname)s %(name)s: %(message)s"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "plain", "stream": "ext://sys.stderr"}
+    },
+    "loggers": {"_granian": {"handlers": ["stderr"], "level": "WARNING", "propagate": False}},
+}
+
+
+def configure_logging() -> None:
+    """Our log to stderr, for a process of our own; output of guests is copied there raw already."""
+    logging.config.dictConfig(
+        {
+            **_SERVER_LOGGING,
+            "loggers": {
+                "wasm_gateway": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+                "wasm_gateway.guest": {"level": "CRITICAL", "propagate": False},
+            },
+        }
+    )
+
+
+# In a worker
+
+
+def load(application: Application, threads: int | None) -> Any:
+    """The ASGI application of a worker; its gateway opens at the lifespan's startup."""
+    _end_with_parent()
+    configure_logging()
+    gateway = application.gateway()
+    app = gateway.asgi() if threads is None else gateway.asgi(threads=threads)
+    return _LeavesQuickly(app)
+
+
+def _end_with_parent() -> None:
+    """Stop serving when the parent is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(GRACE_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="wasm-parent", daemon=True).start()
+
+
+class _LeavesQuickly:
+    """`app`, and a process that ends without tearing the interpreter down once `app` has shut down.
+
+    Threads of the server may want the interpreter when it is half gone, which aborts the process
+    (seen with granian 2.8: "panic in a function that cannot unwind", exit by SIGABRT).
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._shut_down = False
+        atexit.register(self._leave)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def watched(message: Any) -> None:
+            self._shut_down |= message["type"] == "lifespan.shutdown.complete"
+            await send(message)
+
+        await self._app(scope, receive, watched)
+
+    def _leave(self) -> None:
+        if self._shut_down:
+            logging.shutdown()
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except OSError:
+                    pass  # nobody reads it any more
+            os._exit(0)
+
+
+# In the parent
+
+
+class _BesideServer:
+    """What runs in the parent while the workers serve: the Redis trigger, if the application has one."""
+
+    def __init__(self, gateway: Gateway, announcer: Announcer) -> None:
+        self._announcer = announcer
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._trigger: RedisTrigger | None = None
+        self.failed = False
+        if gateway.manifest.redis_triggers:
+            from .redis_trigger import RedisTrigger
+
+            self._trigger = RedisTrigger(gateway)
+
+    def start(self) -> None:
+        if self._trigger is not None:
+            self._threads = [
+                threading.Thread(target=self._run, args=(self._trigger,), name="wasm-redis"),
+                threading.Thread(target=self._announce, args=(self._trigger,), name="wasm-announce"),
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    def _run(self, trigger: RedisTrigger) -> None:
+        try:
+            trigger.run(self._stop)
+        except Exception:
+            log.exception("the Redis trigger failed. Terminating.")
+            self.failed = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _announce(self, trigger: RedisTrigger) -> None:
+        while not self._stop.is_set():
+            if trigger.ready.wait(READY_CHECK_SECONDS):
+                self._announcer.subscribed(trigger.servers)
+                return
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def run_alone(self) -> int:
+        """Without a server: until a signal."""
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        self.start()
+        ended.wait()
+        return 1 if self.failed else 0

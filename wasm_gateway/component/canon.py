@@ -250,27 +250,30 @@ def write_export(name: str, ft: FuncType, slot: int, encoding: StringEncoding) -
             [value] = lift_values(lifting, (t,), [carried], spilled_result)
             emit(f"result = {value}")
 
+    with out.aside(2) as finish:
+        if borrows:
+            emit("scope.leave()")
+        if spilled_result and t is not None:
+            check_pointer(out, "flat", t)
+        emit_lift(lifting, lift, spilled_result or uses_memory(t))
+
     out.lines += lifting.helpers + lowering.helpers
     with block(f"def lift({', '.join(['inst', 'core_call', 'post_return', *params])}):"):
-        with block("try:"):
-            if reallocs or spilled_result or uses_memory(t):
-                emit(f"mem = inst.memories[{slot}]")
-            out.lines += lower
-            if not out.lines[-1][1].endswith("= True"):
-                emit("pass")
-        with block("except MISFITS as exc:"):
-            emit("raise misfit(NAME, TYPE, exc) from exc")
-        with block("except Trap as exc:"):
-            emit("raise named(exc, NAME)")
+        if reallocs or spilled_result or uses_memory(t):
+            emit(f"mem = inst.memories[{slot}]")
+        if lower:
+            with block("try:"):
+                out.lines += lower
+            with block("except MISFITS as exc:"):
+                emit("raise misfit(NAME, TYPE, exc) from exc")
+            with block("except Trap as exc:"):
+                emit("raise named(exc, NAME)")
         emit(f"{flat_result}{' = ' * (t is not None)}core_call({', '.join(args)})")
-        with block("try:"):
-            if borrows:
-                emit("scope.leave()")
-            if spilled_result and t is not None:
-                check_pointer(out, "flat", t)
-            emit_lift(lifting, lift, spilled_result or uses_memory(t))
-        with block("except Trap as exc:"):
-            emit("raise named(exc, NAME)")
+        if finish:
+            with block("try:"):
+                out.lines += finish
+            with block("except Trap as exc:"):
+                emit("raise named(exc, NAME)")
         with block("if post_return is not None:"):
             emit(f"inst.may_leave = False; post_return({flat_result}); inst.may_leave = True")
         if t is not None:
@@ -416,8 +419,8 @@ def resource_import(
     """The callback of a canon resource.new, resource.drop or resource.rep of `rt`."""
     match kind:
         case "new":
-            return raw_import(name, "I", "I", lambda inst, rep: canon_resource_new(inst, rt, rep), current)
+            return raw_import(name, "i", "i", lambda inst, rep: canon_resource_new(inst, rt, rep), current)
         case "drop":
-            return raw_import(name, "I", "", lambda inst, i: canon_resource_drop(inst, rt, i), current)
+            return raw_import(name, "i", "", lambda inst, i: canon_resource_drop(inst, rt, i), current)
         case "rep":
-            return raw_import(name, "I", "I", lambda inst, i: canon_resource_rep(inst, rt, i), current)
+            return raw_import(name, "i", "i", lambda inst, i: canon_resource_rep(inst, rt, i), current)

@@ -4,19 +4,24 @@
 # in the order of the specification) and returns the scalars, which then go out
 # with one pack. A case of a variant packs its discriminant with its payload.
 #
+# A list of strings, or of tuples of strings (headers), costs a crossing into the guest
+# for each of them; where the instance has `realloc_each`, which makes all these calls
+# of the guest's own allocator in the same order on the other side, it costs one.
+#
 # The text refers to `inst`, `mem`, `realloc`, and `scope` where borrows are lent.
 # The memory may grow at every realloc, so that `mem.view` is read each time.
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from struct import Struct, error, pack
+from struct import Struct, error, pack, pack_into, unpack_from
 from typing import Any
 
 from ..errors import Trap
-from .emit import Slot, Writer, letters, plus, targets
+from .emit import Writer, letters, plus, targets
 from .layout import UTF16_TAG, CoreType, alignment, elem_size, field_offsets, flatten_type, payload_offset
 from .lift import MAX_INDENT, SCALARS, StringEncoding, cases_of, group_cases, is_one_of, slots_of
+from .memory import Memory
 from .types import (
     BoolType,
     BorrowType,
@@ -57,7 +62,8 @@ COERCE: dict[tuple[CoreType, CoreType], str] = {
     ("f64", "i64"): "unpack_Q(pack_d({}))[0]",
 }
 
-Part = tuple[int, str, str]  # offset, struct letter, expression
+# Offset, struct letter, expression. Without a letter: what lies there is stored already.
+Part = tuple[int, str, str]
 
 # What goes wrong when a value of the host is not of the declared type.
 MISFITS = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, error)
@@ -72,6 +78,23 @@ def misfit(name: str, expected: object, exc: BaseException) -> TypeError:
 
 def wrong_side(value: object) -> TypeError:
     return TypeError(f"Ok or Err expected, not {type(value).__name__}")
+
+
+def store_each(inst: Any, slot: int, mem: Memory, ptr: int, texts: list[Any]) -> None:
+    """Store `texts` (bytes) in the guest, and the pointer and length of each one from `ptr` on."""
+    if not texts:
+        return
+    sizes = [len(text) for text in texts]
+    words = [0] * (2 * len(texts))
+    words[1::2] = sizes
+    shape = f"<{len(words)}I"
+    pack_into(shape, mem.view, ptr, *words)
+    inst.realloc_each(slot, ptr, len(texts))
+    pointers = unpack_from(shape, mem.view, ptr)[::2]
+    for at, size, text in zip(pointers, sizes, texts, strict=True):
+        if at + size > mem.size:
+            mem.ensure(at + size)
+        mem.view[at : at + size] = text
 
 
 def char_to_i32(c: str) -> int:
@@ -102,6 +125,7 @@ SUPPORT: dict[str, Any] = {
     "pack": pack,
     "pack_d": Struct("<d").pack,
     "pack_f": Struct("<f").pack,
+    "store_each": store_each,
     "unpack_I": Struct("<I").unpack,
     "unpack_Q": Struct("<Q").unpack,
     "wrong_side": wrong_side,
@@ -123,13 +147,19 @@ class Lowering:
         self.pack(self.parts(t, value, base, offset), base)
 
     def pack(self, parts: Sequence[Part], base: str) -> None:
-        if len(parts) == 1 and parts[0][1] == "B":
-            self.out.emit(f"mem.view[{plus(base, parts[0][0])}] = {parts[0][2]}")
-        elif parts:
-            slots: list[Slot] = [(offset, letter) for offset, letter, _ in parts]
-            pack_into = self.out.struct("pack_into", letters(slots))
-            values = ", ".join(value for _, _, value in parts)
-            self.out.emit(f"{pack_into}(mem.view, {plus(base, parts[0][0])}, {values})")
+        """One pack for each run of scalars with nothing but padding between."""
+        run: list[Part] = []
+        for part in [*parts, (0, "", "")]:
+            if part[1]:
+                run.append(part)
+                continue
+            if len(run) == 1 and run[0][1] == "B":
+                self.out.emit(f"mem.view[{plus(base, run[0][0])}] = {run[0][2]}")
+            elif run:
+                pack_into = self.out.struct("pack_into", letters((at, letter) for at, letter, _ in run))
+                values = ", ".join(value for _, _, value in run)
+                self.out.emit(f"{pack_into}(mem.view, {plus(base, run[0][0])}, {values})")
+            run = []
 
     def parts(self, t: ValType, value: str, base: str, offset: int) -> list[Part]:
         """Store what `value` refers to; return the scalars that belong at `offset`."""
@@ -147,7 +177,7 @@ class Lowering:
                 self.store_list_into_valid_range(
                     u, value, self.out.bind(plus(base, offset), "p"), str(length)
                 )
-                return []
+                return [(offset, "", "")]
             case RecordType() | TupleType():
                 ts = children(t)
                 fields = zip(ts, field_offsets(ts), self.fields(value, len(ts)), strict=True)
@@ -238,11 +268,47 @@ class Lowering:
         if type(t) in SCALARS and not isinstance(t, CharType):
             self.out.emit(f'mem.view[{ptr} : {end}] = pack(f"<{{{length}}}{SCALARS[type(t)]}", *{value})')
             return
+        if self.is_of_texts(t):
+            texts = self.out.temp("t")
+            with self.out.block('if getattr(inst, "realloc_each", None) is not None:'):
+                self.out.emit(f"{texts} = []")
+                element = self.out.temp("v")
+                with self.out.block(f"for {element} in {value}:"):
+                    self.collect_texts(t, element, texts)
+                self.out.emit(f"store_each(inst, {self.memory}, mem, {ptr}, {texts})")
+            with self.out.block("else:"):
+                self.store_elements(t, value, ptr)
+        else:
+            self.store_elements(t, value, ptr)
+
+    def store_elements(self, t: ValType, value: str, ptr: str) -> None:
         element, at = self.out.temp("v"), self.out.temp("q")
         self.out.emit(f"{at} = {ptr}")
         with self.out.block(f"for {element} in {value}:"):
             self.store_deep(t, element, at, 0)
-            self.out.emit(f"{at} += {size}")
+            self.out.emit(f"{at} += {elem_size(t)}")
+
+    def is_of_texts(self, t: ValType) -> bool:
+        """Whether a value of `t` is nothing but strings and lists of bytes, one or side by side."""
+        match t:
+            case StringType():
+                return self.encoding == "utf8"
+            case ListType(U8Type(), None):
+                return True
+            case RecordType() | TupleType():
+                return bool(children(t)) and all(self.is_of_texts(u) for u in children(t))
+            case _:
+                return False
+
+    def collect_texts(self, t: ValType, value: str, texts: str) -> None:
+        match t:
+            case StringType():
+                self.out.emit(f"{texts}.append({value}.encode())")
+            case ListType():
+                self.out.emit(f"{texts}.append({value})")
+            case _:
+                for u, v in zip(children(t), self.fields(value, len(children(t))), strict=True):
+                    self.collect_texts(u, v, texts)
 
     def store_deep(self, t: ValType, value: str, base: str, offset: int) -> None:
         """`store`, in a function of its own where the text is nested deeply already."""
@@ -276,7 +342,7 @@ class Lowering:
                 self.pack([(offset, letter, d), *payload], base)
 
         self.match_case(t, value, write, bare)
-        return []
+        return [(offset, "", "")]
 
     def match_case(
         self, t: ValType, value: str, write: Callable[[str, ValType | None, str], None], bare: bool

@@ -261,9 +261,8 @@ class Gateway:
         components = self._used_components()
         loader = _Loader(self)
         loader.hosts.start()
-        entries = {}
         # Compilation releases the GIL, so it runs side by side.
-        entries = {}
+        entries: dict[str, Entry] = {}
         with ThreadPoolExecutor(min(len(components) or 1, os.cpu_count() or 1), "wasm-load") as pool:
             for done, entry in enumerate(pool.map(loader.load, components), 1):
                 entries[entry.component.id] = entry
@@ -297,7 +296,8 @@ class Gateway:
                 return None
         if match is _WELL_KNOWN_MATCH:
             return self._well_known(request.path)
-        trigger: HttpTrigger = match.route.target
+        trigger = match.route.target
+        assert isinstance(trigger, HttpTrigger)
         if trigger.component is None:
             return self._static[trigger.id]
         return self._answer(trigger.component, request, match)

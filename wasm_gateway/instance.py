@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import capi
 from .component.memory import Memory
+from .component.rewrite import REALLOC_EACH
 from .engine import Program, current, ticks
 from .errors import DeadlineExceeded, LimitExceeded, Saturated, Trap
-from .host.base import Deadline, Grants, HostContext
+from .host.base import Deadline, Grants, HostContext, Stream
 from .messages import Request, Response
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ _POOL_FULL = "maximum concurrent"
 
 
 class InstanceLog(Protocol):
-    """Where one instance's output goes; `stream` is "stdout" or "stderr"."""
+    """Where one instance's output goes."""
 
-    def write(self, stream: str, data: bytes) -> None: ...
+    def write(self, stream: Stream, data: bytes) -> None: ...
 
     def close(self) -> None: ...
 
@@ -90,6 +91,7 @@ class Instance(HostContext):
         "context",
         "may_leave",
         "program",
+        "realloc_each",
         "services",
         "wasi",
     )
@@ -109,10 +111,12 @@ class Instance(HostContext):
         self.wasi = wasi
         self._handles: HandleTable | None = None
         self.may_leave = True
+        # Many calls of the allocator in one crossing, where the module has been given that.
+        self.realloc_each = self._realloc_each if program.realloc_each is not None else None
         self._log: InstanceLog | None = None
         self._parked: BaseException | None = None
         self._realloc_is_there: bool | None = None
-        self._buffer = _Buffer()
+        self._buffer: Any = _Buffer()  # a slice of it is bytes, whatever typeshed says
         self._address = ctypes.addressof(self._buffer)
         self._store: int | None = None
         self.context: int = 0
@@ -213,6 +217,12 @@ class Instance(HostContext):
         pointer: int = _U32.unpack_from(self._buffer, RAW)[0]
         return pointer
 
+    def _realloc_each(self, slot: int, base: int, count: int) -> None:
+        """realloc(0, 0, 1, length) for each of `count` (pointer, length) pairs at `base`, in order."""
+        call = self.function(REALLOC_EACH)
+        assert call is not None
+        call(base, count)
+
     # Calls
 
     def function(self, name: str) -> Callable[..., Any] | None:
@@ -283,7 +293,7 @@ class Instance(HostContext):
     def self_request(self, request: Request) -> Response:
         return self.services.self_request(self, request)
 
-    def log(self, stream: str, data: bytes) -> None:
+    def log(self, stream: Stream, data: bytes) -> None:
         if self._log is None:
             self._log = self.services.open_log(self.component.id)
             self.on_close(self._log.close)

@@ -52,12 +52,17 @@ class CoreExport:
 
 @dataclass(frozen=True, slots=True)
 class CoreModule:
-    """A core module from outside. Custom sections are (name, content) in order."""
+    """A core module from outside. Custom sections are (name, content) in order.
+
+    `type_count` and `func_count` are the sizes of its index spaces, imports included.
+    """
 
     imports: tuple[CoreImport, ...]
     exports: tuple[CoreExport, ...]
     custom_sections: tuple[tuple[str, bytes | memoryview], ...] = ()
     has_start: bool = False
+    type_count: int = 0
+    func_count: int = 0
 
     @property
     def has_world(self) -> bool:
@@ -147,7 +152,9 @@ def core_module(wasm: bytes) -> CoreModule:
                 raise DecodeError(f"there is no function {index}", offset)
             ft = func_type(types, functions[index], offset)
         exports[name] = CoreExport(name, KINDS[kind], index, ft)
-    return CoreModule(tuple(imports), tuple(exports.values()), tuple(custom), 8 in seen)
+    return CoreModule(
+        tuple(imports), tuple(exports.values()), tuple(custom), 8 in seen, len(types), len(functions)
+    )
 
 
 def func_type(types: list[CoreFuncType | None], index: int, offset: int) -> CoreFuncType:

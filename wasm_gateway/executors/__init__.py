@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..component.core import preamble
+from ..component.rewrite import rewrite
 from ..component.types import FuncType, describe_mismatch
 from ..engine import CompileCache, Engine, Program
 from ..errors import LinkError, UnsupportedError
@@ -56,7 +57,8 @@ def load_guest(
             "components",
         )
     linkage = link(wasm, hosts)
-    program = Program(engine, engine.compile(wasm, cache), linkage.functions, starts=linkage.module.has_start)
+    compiled = engine.compile(rewrite(wasm, linkage.module), cache)
+    program = Program(engine, compiled, linkage.functions, starts=linkage.module.has_start)
     guest = Guest(
         grants=grants,
         options=options,

@@ -90,7 +90,7 @@ def environment(request: Request, match: RouteMatch, length: int) -> Iterator[tu
     info = match.path_info
     yield "AUTH_TYPE", ""
     yield "CONTENT_LENGTH", str(length)
-    yield "CONTENT_TYPE", request.headers.get("content-type", "")
+    yield "CONTENT_TYPE", request.headers.get("content-type") or ""
     yield "GATEWAY_INTERFACE", "CGI/1.1"
     yield "QUERY_STRING", request.query or ""
     yield "REMOTE_ADDR", client

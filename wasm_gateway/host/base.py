@@ -13,11 +13,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ..component.memory import Memory
 from ..errors import DeadlineExceeded
 from ..messages import Request, Response
+
+Stream = Literal["stdout", "stderr"]
 
 
 class Deadline:
@@ -110,5 +112,5 @@ class HostContext:
         """A request of the guest to its own application (Spin: http, 10.1 and 10.2)."""
         raise LookupError(request.path)
 
-    def log(self, stream: str, data: bytes) -> None:
-        """What the guest wrote to `stream`, "stdout" or "stderr"."""
+    def log(self, stream: Stream, data: bytes) -> None:
+        """What the guest wrote to `stream`."""

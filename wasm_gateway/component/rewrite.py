@@ -1,0 +1,102 @@
+# What a core module is given before it is compiled: less to carry, and one function more.
+#
+# Rule 1: a guest cannot tell. Functions, types and exports are appended, so that no
+# index of its own changes; what is removed is custom sections for debuggers.
+# Rule 2: the function that is added, REALLOC_EACH, only repeats calls of the guest's
+# own allocator that the host would make one by one, with the same arguments in the
+# same order (CanonicalABI.md, store_list): a crossing costs 2 us, a call a few ns.
+
+from __future__ import annotations
+
+from .core import CoreModule, sections
+from .reader import Reader
+
+# (base: i32, count: i32): for each of `count` pairs (pointer, length) at `base`,
+# pointer = realloc(0, 0, 1, length).
+REALLOC_EACH = "wasm-gateway:realloc-each"
+
+ALLOCATORS = ("cabi_realloc", "canonical_abi_realloc")
+
+# Only debuggers read these, and they are most of a module of the Spin 1 SDK.
+_FOR_DEBUGGERS = (".debug_", "reloc.", "external_debug_info", "sourceMappingURL")
+
+_TYPE, _FUNCTION, _EXPORT, _CODE = 1, 3, 7, 10
+
+
+def rewrite(wasm: bytes, module: CoreModule) -> bytes:
+    """`wasm` without sections for debuggers, and with REALLOC_EACH where it has an allocator.
+
+    `module` is what core_module(wasm) gave.
+    """
+    allocator = _allocator(module)
+    additions = {} if allocator is None else _additions(module, allocator)
+    out = bytearray(wasm[:8])
+    for number, name, section in sections(memoryview(wasm)):
+        if number == 0:
+            if name.startswith(_FOR_DEBUGGERS):
+                continue
+            content = _name(name) + bytes(section.take(section.left))
+        else:
+            content = bytes(section.take(section.left))
+            if number in additions:
+                content = _appended(content, additions[number])
+        out.append(number)
+        out += u32(len(content))
+        out += content
+    return bytes(out)
+
+
+def _allocator(module: CoreModule) -> int | None:
+    """The index of the guest's allocator, None where there is none to be called as one, or no memory."""
+    exports = {item.name: item for item in module.exports}
+    memory = exports.get("memory")
+    if memory is None or memory.kind != "memory" or memory.index != 0 or REALLOC_EACH in exports:
+        return None
+    if module.func_count == sum(item.kind == "func" for item in module.imports):
+        return None  # no function of its own, so no section to append to
+    for name in ALLOCATORS:
+        found = exports.get(name)
+        if found is not None and found.type is not None:
+            return found.index if (found.type.params, found.type.results) == ("iiii", "i") else None
+    return None
+
+
+def _additions(module: CoreModule, allocator: int) -> dict[int, bytes]:
+    """One entry for each of four sections."""
+    body = (
+        # no locals; loop while count is not 0
+        b"\x00\x02\x40\x03\x40\x20\x01\x45\x0d\x01"
+        # i32.store base (call allocator 0 0 1 (i32.load offset=4 base))
+        b"\x20\x00\x41\x00\x41\x00\x41\x01\x20\x00\x28\x02\x04\x10" + u32(allocator) + b"\x36\x02\x00"
+        # base += 8, count -= 1
+        b"\x20\x00\x41\x08\x6a\x21\x00\x20\x01\x41\x01\x6b\x21\x01\x0c\x00\x0b\x0b\x0b"
+    )
+    return {
+        _TYPE: b"\x60\x02\x7f\x7f\x00",
+        _FUNCTION: u32(module.type_count),
+        _EXPORT: _name(REALLOC_EACH) + b"\x00" + u32(module.func_count),
+        _CODE: u32(len(body)) + body,
+    }
+
+
+def _appended(vector: bytes, item: bytes) -> bytes:
+    """A vector with one item more."""
+    reader = Reader(vector)
+    count = reader.u32()
+    return u32(count + 1) + vector[reader.pos :] + item
+
+
+def _name(text: str) -> bytes:
+    encoded = text.encode()
+    return u32(len(encoded)) + encoded
+
+
+def u32(value: int) -> bytes:
+    """Unsigned LEB128 (core spec 5.2.2)."""
+    out = bytearray()
+    while True:
+        byte, value = value & 0x7F, value >> 7
+        if not value:
+            out.append(byte)
+            return bytes(out)
+        out.append(byte | 0x80)

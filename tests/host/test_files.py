@@ -282,6 +282,19 @@ def test_an_open_directory_is_a_sandbox_too(sandbox: Directory) -> None:
     directory.close()
 
 
+def test_what_is_closed_is_no_other_directory(tree: Path) -> None:
+    sandbox = Root("/", tree, writable=True).directory()
+    directory = sandbox.open(b"dir")
+    assert isinstance(directory, Directory)
+    directory.close()
+    sandbox.close()
+    for closed in (directory, sandbox):
+        for operation in (closed.open, closed.stat, closed.create_directory, closed.unlink):
+            assert failure(operation, b"new") == failure(operation, b"dir/x") == errno.EBADF
+        assert failure(closed.entries) == failure(closed.status) == errno.EBADF
+        closed.close()
+
+
 def test_links_of_proc_are_no_magic(tmp_path: Path, kind: str) -> None:
     with (tmp_path / "file").open("wb") as held:
         process = Root("/", "/proc/self").directory()

@@ -7,8 +7,8 @@
 # a `..` past the root, are EPERM, wherever they would have led.
 # Rule 3: below a root that is not writable nothing is created, changed or opened for
 # writing: EPERM, before the path is looked at.
-# Rule 4: only regular files and directories are opened. A FIFO, device or socket is
-# EACCES, and none of them can block: they are opened with O_NONBLOCK, then looked at.
+# Rule 4: only regular files and directories are given out. A FIFO, device or socket
+# is EACCES, and cannot block: all is opened with O_NONBLOCK, looked at, and closed.
 # Rule 5: whatever goes wrong is an OSError with an errno; each dialect of WASI
 # translates from there. Paths are bytes as the guest gave them, in UTF-8.
 #
@@ -256,9 +256,11 @@ class Directory:
         self.writable = root.writable
 
     def close(self) -> None:
-        if self.owned and self.fd is not None:
-            self.owned = False
-            os.close(self.fd)
+        fd = self.fd
+        if fd is not None and fd >= 0:
+            self.fd = -1  # and not None, which would be the folder of the process
+            if self.owned:
+                os.close(fd)
 
     def _may_write(self) -> None:
         if not self.writable:
@@ -395,15 +397,15 @@ class Directory:
         assert self.fd is not None
         return os.fstat(self.fd)
 
-    def entries(self) -> list[Entry]:
+    def entries(self, limit: int | None = None) -> list[Entry]:
         """What is in the directory, without "." and "..", and without names that are not UTF-8.
 
-        EOVERFLOW when there is more than MAX_ENTRIES.
+        EOVERFLOW when there is more than `limit`, MAX_ENTRIES if that is not given.
         """
         # A descriptor of its own: the position in the directory is shared by all that use one.
         fd = os.open(b".", _LIST, dir_fd=self.fd)
         try:
-            return _entries(fd)
+            return _entries(fd, limit)
         finally:
             os.close(fd)
 
@@ -491,8 +493,9 @@ def _link_target(name: bytes, at: int | None) -> bytes | None:
         raise
 
 
-def _entries(directory: int | bytes) -> list[Entry]:
+def _entries(directory: int | bytes, limit: int | None) -> list[Entry]:
     found: list[Entry] = []
+    limit = MAX_ENTRIES if limit is None else limit
     with os.scandir(directory) as names:
         for item in names:
             name = os.fsencode(item.name)
@@ -500,7 +503,7 @@ def _entries(directory: int | bytes) -> list[Entry]:
                 name.decode()
             except UnicodeDecodeError:
                 continue
-            if len(found) >= MAX_ENTRIES:
+            if len(found) >= limit:
                 raise _failure(errno.EOVERFLOW)
             found.append(Entry(name, _kind(item), item.inode()))
     return found
@@ -587,8 +590,8 @@ class PathDirectory(Directory):
     def status(self) -> os.stat_result:
         return os.stat(self.path)
 
-    def entries(self) -> list[Entry]:
-        return _entries(self.path)
+    def entries(self, limit: int | None = None) -> list[Entry]:
+        return _entries(self.path, limit)
 
     def _link(self, old: _Place, new: _Place) -> None:
         if stat.S_ISLNK(old.stat().st_mode):

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..component.memory import Memory
 from ..errors import GuestExit, Trap
+from . import files
 from .base import Deadline
 from .files import MAX_PATH, Directory, Entry, File, Root
 from .wasi_state import Input, Sink, WasiState, WasiTemplate
@@ -735,25 +736,31 @@ def fd_readdir(ctx: Context, fd: int, buffer: int, size: int, cookie: int, used:
     memory.ensure(buffer + size)
     listing = descriptor.listing
     if listing is None or not cookie:
-        listing = descriptor.listing = _list(descriptor.directory)
+        descriptor.listing = None
+        listing = descriptor.listing = _list(ctx, descriptor.directory)
     written, at = bytearray(), cookie
     while at < len(listing) and len(written) < size:
         name, filetype, inode = listing[at]
         at += 1
         written += _DIRENT.pack(at, inode, len(name), filetype)
         written += name
+    if len(written) < size:
+        descriptor.listing = None  # that was the end
     del written[size:]
     memory.write(buffer, written)
     memory.store_u32(used, len(written))
     return SUCCESS
 
 
-def _list(directory: Directory) -> list[tuple[bytes, int, int]]:
+def _list(ctx: Context, directory: Directory) -> list[tuple[bytes, int, int]]:
+    """All lists that an instance is reading have room for MAX_ENTRIES together."""
+    others = sum(len(getattr(other, "listing", None) or ()) for other in _table(ctx).values())
     own = directory.status().st_ino
     return [
         (name, _FILETYPES.get(kind, UNKNOWN), inode & U64)
         for name, kind, inode in chain(
-            (Entry(b".", stat.S_IFDIR, own), Entry(b"..", stat.S_IFDIR, own)), directory.entries()
+            (Entry(b".", stat.S_IFDIR, own), Entry(b"..", stat.S_IFDIR, own)),
+            directory.entries(max(0, files.MAX_ENTRIES - others)),
         )
     ]
 

@@ -7,15 +7,18 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 import wasmtime
 
 from wasm_gateway.serve import Listen, ListenError, Port, folders, parse_listen
@@ -71,13 +74,7 @@ MESSAGES = """
 """
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Path:
-    """A folder with guests and a manifest that serves `echo` (WAGI) at /echo/..., `endless` at /endless."""
-    for name, text in (("echo", WAGI), ("endless", ENDLESS), ("messages", MESSAGES)):
-        (tmp_path / f"{name}.wasm").write_bytes(wasmtime.wat2wasm(text))
-    (tmp_path / "spin.toml").write_text(
-        """
+MANIFEST = """
 spin_manifest_version = 2
 [application]
 name = "served"
@@ -106,8 +103,19 @@ source = "endless.wasm"
 [component.endless.tool.wasm-gateway]
 timeout = "300ms"
 """
-    )
-    return tmp_path
+
+
+def make_app(folder: Path) -> Path:
+    """`folder` with guests and a manifest that serves `echo` (WAGI) at /echo/..., `endless` at /endless."""
+    for name, text in (("echo", WAGI), ("endless", ENDLESS), ("messages", MESSAGES)):
+        (folder / f"{name}.wasm").write_bytes(wasmtime.wat2wasm(text))
+    (folder / "spin.toml").write_text(MANIFEST)
+    return folder
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    return make_app(tmp_path)
 
 
 class Server:
@@ -209,14 +217,27 @@ def serve(app: Path) -> Iterator[type[Server]]:
         server.kill()
 
 
-def gone(pids: list[int]) -> bool:
-    """Whether all of `pids` end within the time."""
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for the tests that leave it as it was."""
+    server = Server(make_app(tmp_path_factory.mktemp("shared")))
+    try:
+        yield server.ready()
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT
-    while time.monotonic() < deadline:
-        if not any(alive(pid) for pid in pids):
-            return True
-        time.sleep(0.02)
-    return False
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def wait_for_end(pids: list[int]) -> None:
+    """Wait until none of the processes runs any more."""
+    wait_until(lambda: not any(alive(pid) for pid in pids))
 
 
 def alive(pid: int) -> bool:
@@ -262,27 +283,24 @@ def test_for_programs(serve) -> None:
 # HTTP
 
 
-def test_requests_reach_the_guest(serve, app: Path) -> None:
-    server = serve().ready()
+def test_requests_reach_the_guest(shared: Server) -> None:
 
-    assert server.get("/echo") == (200, b"")
-    assert server.get("/echo/x", b"hello") == (200, b"hello")
-    assert server.get("/nowhere") == (404, b"")
-    assert server.get("/.well-known/spin/health") == (200, b"OK")
-    assert json.loads(server.get("/.well-known/spin/info")[1]) == {"name": "served", "version": "1.2.3"}
+    assert shared.get("/echo") == (200, b"")
+    assert shared.get("/echo/x", b"hello") == (200, b"hello")
+    assert shared.get("/nowhere") == (404, b"")
+    assert shared.get("/.well-known/spin/health") == (200, b"OK")
+    assert json.loads(shared.get("/.well-known/spin/info")[1]) == {"name": "served", "version": "1.2.3"}
 
 
-def test_a_guest_is_ended_at_its_deadline(serve) -> None:
-    server = serve().ready()
+def test_a_guest_is_ended_at_its_deadline(shared: Server) -> None:
     begin = time.monotonic()
-    assert server.get("/endless") == (504, b"")
+    assert shared.get("/endless") == (504, b"")
     assert 0.3 <= time.monotonic() - begin < WAIT / 2
-    assert server.get("/echo", b"still here") == (200, b"still here")
+    assert shared.get("/echo", b"still here") == (200, b"still here")
 
 
-def test_uploads_of_every_framing(serve) -> None:
-    server = serve().ready()
-    connection = server.connect()
+def test_uploads_of_every_framing(shared: Server) -> None:
+    connection = shared.connect()
     big = os.urandom(1 << 20) * 3
 
     connection.request("POST", "/echo", big)
@@ -297,20 +315,8 @@ def test_uploads_of_every_framing(serve) -> None:
     connection.close()
 
 
-def exchange(server: Server, data: bytes) -> bytes:
-    """What the server says to raw bytes, until it closes the connection."""
-    host = urlsplit(server.url)
-    with socket.create_connection((host.hostname, host.port), timeout=WAIT) as connection:
-        connection.sendall(data)
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
-    return answer
-
-
-def test_expect_100_continue(serve) -> None:
-    server = serve().ready()
-    host = urlsplit(server.url)
+def test_expect_100_continue(shared: Server) -> None:
+    host = urlsplit(shared.url)
     with socket.create_connection((host.hostname, host.port), timeout=WAIT) as connection:
         connection.sendall(
             b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
@@ -390,8 +396,7 @@ ENVIRONMENT = """
 """
 
 
-def test_http_2_without_tls(serve) -> None:
-    server = serve().ready()
+def test_http_2_without_tls(shared: Server) -> None:
     try:
         result = subprocess.run(
             [
@@ -402,7 +407,7 @@ def test_http_2_without_tls(serve) -> None:
                 "hello",
                 "-w",
                 " %{http_version}",
-                f"{server.url}/echo",
+                f"{shared.url}/echo",
             ],
             capture_output=True,
             check=True,
@@ -461,16 +466,13 @@ def test_a_key_that_is_none(serve, app: Path) -> None:
 
 def test_several_workers_share_the_port(serve, app: Path) -> None:
     server = serve("--workers", "2").ready()
-    deadline = time.monotonic() + WAIT
-    while len(server.children()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(server.children()) == 2)
     workers = server.children()
     results = [server.get("/echo", b"x") for _ in range(20)]
 
     assert results == [(200, b"x")] * 20
     assert server.stop(signal.SIGINT) == 0
-    assert gone(workers)
+    wait_for_end(workers)
     assert [line for line in server.lines if line.startswith("Serving")] == [f"Serving {server.url}"]
 
 
@@ -490,7 +492,7 @@ def test_a_worker_that_dies_is_replaced(serve) -> None:
     server = serve().ready()
     (worker,) = server.children()
     os.kill(worker, signal.SIGKILL)
-    assert gone([worker])
+    wait_for_end([worker])
     deadline = time.monotonic() + WAIT
     while True:
         try:
@@ -503,13 +505,27 @@ def test_a_worker_that_dies_is_replaced(serve) -> None:
     assert worker not in server.children()
 
 
+def test_a_worker_that_keeps_dying_ends_the_server(serve) -> None:
+    server = serve("--workers", "2").ready()
+    wait_until(lambda: len(server.children()) == 2)
+    deadline = time.monotonic() + WAIT
+    while server.process.poll() is None:
+        assert time.monotonic() < deadline
+        for worker in server.children()[:1]:
+            os.kill(worker, signal.SIGKILL)
+            wait_for_end([worker])
+
+    assert server.ended() == 1
+    assert "crash loop" in server.stderr()
+
+
 def test_nothing_outlives_the_parent(serve) -> None:
     server = serve("--workers", "2").ready()
     workers = server.children()
     assert workers
     server.stop(signal.SIGKILL)
 
-    assert gone(workers)
+    wait_for_end(workers)
 
 
 def test_a_guest_that_cannot_be_loaded_is_an_error_before_anything_is_served(serve, app: Path) -> None:
@@ -519,6 +535,139 @@ def test_a_guest_that_cannot_be_loaded_is_an_error_before_anything_is_served(ser
     assert server.ended() == 1
     assert server.lines == []
     assert server.stderr().splitlines()[-1].startswith("Error: component 'echo': ")
+
+
+# What is done once, and where output goes
+
+
+def test_presets_and_statements_are_applied_once(serve, app: Path) -> None:
+    statements = ["create table if not exists runs (n integer)", "insert into runs values (1)"]
+    arguments = [argument for statement in statements for argument in ("--sqlite", statement)]
+    server = serve("--workers", "2", "--key-value", "greeting=hello=you", *arguments).ready()
+    wait_until(lambda: len(server.children()) == 2)
+    assert server.get("/echo", b"x") == (200, b"x")
+    assert server.stop() == 0
+
+    with closing(sqlite3.connect(app / ".spin/sqlite_db.db")) as database:
+        assert database.execute("select count(*) from runs").fetchall() == [(1,)]
+    with closing(sqlite3.connect(app / ".spin/sqlite_key_value.db")) as database:
+        rows = database.execute("select store, key, value from spin_key_value").fetchall()
+    assert rows == [("default", "greeting", b"hello=you")]
+
+
+def test_a_statement_that_fails_stops_the_start(serve) -> None:
+    server = serve("--sqlite", "insert into nowhere values (1)")
+    assert server.ended() == 1
+    assert "nowhere" in server.stderr().splitlines()[-1]
+
+
+def test_no_state_is_left(serve, app: Path) -> None:
+    server = serve("--state-dir", "", "--key-value", "a=b").ready()
+    assert server.get("/echo", b"x") == (200, b"x")
+    assert server.stop() == 0
+    assert not (app / ".spin").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "copied"),
+    [((), True), (("--quiet",), False), (("--follow", "endless"), False), (("--follow", "echo"), True)],
+    ids=["default", "quiet", "follow another", "follow it"],
+)
+def test_output_of_guests_is_logged_and_copied(
+    serve, app: Path, arguments: tuple[str, ...], copied: bool
+) -> None:
+    logs = app / ".spin/logs"
+    logs.mkdir(parents=True)
+    (logs / "echo_stderr.txt").write_text("old\n")
+    server = serve(*arguments).ready()
+    server.get("/echo")
+    assert server.stop() == 0
+
+    assert (logs / "echo_stderr.txt").read_text() == "old\na line on stderr\n"
+    assert not (logs / "echo_stdout.txt").exists()  # the response is no log
+    assert ("a line on stderr\n" in server.stderr()) is copied
+
+
+def test_logs_can_be_emptied_and_moved(serve, app: Path) -> None:
+    (app / "here").mkdir()
+    (app / "here/echo_stderr.txt").write_text("old\n")
+    server = serve("--truncate-logs", "--log-dir", "here").ready()
+    server.get("/echo")
+    assert server.stop() == 0
+
+    assert (app / "here/echo_stderr.txt").read_text() == "a line on stderr\n"
+    assert not (app / ".spin/logs").exists()
+
+
+def test_environment_and_components_of_the_command_line(serve, app: Path) -> None:
+    (app / "echo.wasm").write_bytes(wasmtime.wat2wasm(ENVIRONMENT))
+    server = serve("-c", "echo", "--env", "COLOUR=blue=green").ready()
+
+    assert b"\0COLOUR=blue=green\0" in b"\0" + server.get("/echo")[1]
+    assert server.get("/endless") == (404, b"")
+
+
+# Redis
+
+
+REDIS_TRIGGERS = """
+[[trigger.redis]]
+channel = "my-channel"
+address = "{{ address }}"
+component = "messages"
+
+[variables]
+address = { required = true }
+
+[component.messages]
+source = "messages.wasm"
+"""
+
+
+@pytest.mark.services
+def test_http_and_redis_together(serve, app: Path, redis_server: str) -> None:
+    (app / "spin.toml").write_text(MANIFEST + REDIS_TRIGGERS)
+    server = serve("--workers", "2", "--variable", f"address={redis_server}").ready()
+    server.wait_for(f"Active Channels on {redis_server}:")
+    server.wait_for("  my-channel: messages")
+    log = app / ".spin/logs/messages_stdout.txt"
+    with redis.Redis.from_url(redis_server) as client:
+        for text in ("msg-from-test", "caf\u00e9"):
+            assert client.publish("my-channel", text) == 1  # one process subscribes, not every worker
+    wait_until(lambda: log.exists() and log.read_text().count("\n") == 2)
+
+    assert sorted(log.read_text().splitlines()) == ["Got message: caf\u00e9", "Got message: msg-from-test"]
+    assert "Got message: msg-from-test\n" in server.stderr()
+    assert server.get("/echo", b"x") == (200, b"x")
+    assert server.stop() == 0
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_redis_alone(serve, app: Path, redis_server: str, number: int) -> None:
+    head = MANIFEST[: MANIFEST.index("[[trigger.http]]")]
+    (app / "spin.toml").write_text(head + REDIS_TRIGGERS)
+    server = serve("--format", "json", "--variable", f"address={redis_server}")
+    announced = json.loads(server.wait_for("{"))
+    assert announced == {
+        "channels": [{"address": redis_server, "channel": "my-channel", "components": ["messages"]}]
+    }
+    log = app / ".spin/logs/messages_stdout.txt"
+    with redis.Redis.from_url(redis_server) as client:
+        client.publish("my-channel", "alone")
+    wait_until(log.exists)
+
+    assert server.stop(number) == 0
+    assert log.read_text() == "Got message: alone\n"
+
+
+def test_a_redis_address_that_cannot_be(serve, app: Path) -> None:
+    (app / "spin.toml").write_text(MANIFEST + REDIS_TRIGGERS)
+    server = serve("--variable", "address=localhost")
+
+    assert server.ended() == 1
+    assert server.lines == []
+    assert "Error: " in server.stderr().splitlines()[-1]
 
 
 # Ports

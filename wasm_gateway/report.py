@@ -125,7 +125,10 @@ def as_json(error: GatewayError) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        pass  # whoever read it has read enough; the application is served all the same
 
 
 def _tell(text: str) -> None:

@@ -274,6 +274,7 @@ def _serve_http(
         # From now on a worker that dies is replaced; one that cannot even start ends the server.
         server.respawn_failed_workers = True
         announcer.serving(port.base_url)
+        beside.may_announce.set()
 
     watcher = threading.Thread(target=watch, name="wasm-announce")
     server.on_startup(beside.start)
@@ -414,6 +415,7 @@ class _BesideServer:
     def __init__(self, gateway: Gateway, announcer: Announcer) -> None:
         self._announcer = announcer
         self._stop = threading.Event()
+        self.may_announce = threading.Event()  # after the HTTP routes, so that the order is always the same
         self._threads: list[threading.Thread] = []
         self._trigger: RedisTrigger | None = None
         self.failed = False
@@ -441,7 +443,7 @@ class _BesideServer:
 
     def _announce(self, trigger: RedisTrigger) -> None:
         while not self._stop.is_set():
-            if trigger.ready.wait(READY_CHECK_SECONDS):
+            if trigger.ready.wait(READY_CHECK_SECONDS) and self.may_announce.wait(READY_CHECK_SECONDS):
                 self._announcer.subscribed(trigger.servers)
                 return
 
@@ -455,6 +457,7 @@ class _BesideServer:
         ended = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
+        self.may_announce.set()
         self.start()
         ended.wait()
         return 1 if self.failed else 0

@@ -805,6 +805,7 @@ def test_when_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_child_has_threads_of_its_own() -> None:
     workers = Workers(1)
     done = threading.Event()

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -197,6 +200,7 @@ def test_every_part_of_a_request() -> None:
             CONTENT_LENGTH="0",
             HTTP_CONTENT_TYPE="spoofed/type",
             HTTP_CONTENT_LENGTH="99",
+            HTTP_PROXY="http://evil/",
             wsgi_url_scheme="https",
             SERVER_PROTOCOL="HTTP/1.0",
         ),
@@ -215,6 +219,20 @@ def test_every_part_of_a_request() -> None:
         ("x-two-words", "caf\xe9"),
     ]
     assert request.body == ()
+
+
+def test_the_environment_of_the_process_is_not_taken_for_headers() -> None:
+    # granian and wsgiref put it beside the request's
+    code = """
+import os
+from wasm_gateway.wsgi import to_request
+environ = dict(os.environ) | {"REQUEST_METHOD": "GET", "HTTP_HOST": "a", "HTTP_ACCEPT": "*/*"}
+environ |= {"wsgi.url_scheme": "http", "wsgi.input": None}
+print(sorted(to_request(environ, "/").headers))
+"""
+    variables = {**os.environ, "HTTP_SECRET": "hunter2"}
+    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
+    assert result.stdout.decode().strip() == "[('accept', '*/*'), ('host', 'a')]"
 
 
 @pytest.mark.parametrize(

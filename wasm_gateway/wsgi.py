@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -32,6 +33,15 @@ log = logging.getLogger("wasm_gateway")
 # Bytes asked of wsgi.input at a time; a server may hand out fewer.
 # - werkzeug, gunicorn: 64 KiB too
 CHUNK_BYTES = 64 << 10
+
+# Keys of an environ that look like headers and are none. Some servers (granian, wsgiref) put the
+# process' own environment in: a guest must not see it, nor take HTTP_PROXY for a header ("httpoxy").
+NOT_HEADERS = frozenset(
+    (
+        *("HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH", "HTTP_PROXY"),
+        *(key for key in os.environ if key.startswith("HTTP_")),
+    )
+)
 
 Host = Callable[["WSGIEnvironment"], str | None]
 
@@ -155,7 +165,7 @@ def to_request(
     fields = [
         (header_name(key), value)
         for key, value in environ.items()
-        if key[:5] == "HTTP_" and key != "HTTP_CONTENT_TYPE" and key != "HTTP_CONTENT_LENGTH"
+        if key[:5] == "HTTP_" and key not in NOT_HEADERS
     ]
     for key, name in (("CONTENT_TYPE", "content-type"), ("CONTENT_LENGTH", "content-length")):
         value = environ.get(key)

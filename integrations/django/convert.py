@@ -73,20 +73,23 @@ def _body(request: HttpRequest) -> Iterable[bytes]:
 def to_response(answer: wsgi.Outgoing | asgi.AsyncAnswer) -> HttpResponseBase:
     """What goes to Django's own middleware and on to the client."""
     status, fields, body = answer
+    content_type = next((value for name, value in fields if name == "content-type"), None)
     response: HttpResponseBase
     if isinstance(body, tuple):
-        response = HttpResponse(body, status=status)
+        response = HttpResponse(body, content_type, status)
     else:
-        response = StreamingHttpResponse(body, status=status)
-    del response.headers["Content-Type"]  # Django's default
+        response = StreamingHttpResponse(body, content_type=content_type, status=status)
+    headers = response.headers
+    if content_type is None:
+        del headers["content-type"]  # Django's default
     for name, value in fields:
         if name == "set-cookie":
             _set_cookie(response, value)
-        elif name in response.headers:
+        elif name not in headers:
+            headers[name] = value
+        elif name != "content-type":
             # RFC 9110, 5.3; Django has one value for a name
-            response.headers[name] = f"{response.headers[name]}, {value}"
-        else:
-            response.headers[name] = value
+            headers[name] = f"{headers[name]}, {value}"
     return response
 
 

@@ -7,15 +7,21 @@ import io
 import json
 import os
 import pickle
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import django
 import pytest
+import redis
+import wasmtime
 from django.core.checks import CheckMessage, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
@@ -748,6 +754,76 @@ def test_wasm_compile_says_what_is_wrong(tmp_path: Path) -> None:
 def test_wasm_redis_without_a_trigger() -> None:
     with pytest.raises(CommandError, match="no Redis trigger"):
         call_command("wasm_redis")
+
+
+REDIS_GUEST = """(module (memory (export "memory") 1)
+  (func (export "canonical_abi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64))
+  (func (export "handle-redis-message") (param $at i32) (param $size i32) (result i32)
+    (i32.store8 (i32.const 0) (i32.const 1)) ;; an error, which shows in the log
+    (i32.const 0)))"""
+
+REDIS_SITE = """
+import sys
+import django
+from django.conf import settings
+from django.core.management import call_command
+
+settings.configure(
+    INSTALLED_APPS=["wasm_gateway.integrations.django"],
+    WASM_GATEWAY={"MANIFEST": sys.argv[1], "CACHE_DIR": sys.argv[2], "STATE_DIR": ""},
+)
+django.setup()
+call_command("wasm_redis")
+print("ended")
+"""
+
+
+@pytest.mark.services
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
+def test_wasm_redis(tmp_path: Path, cache_dir: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "guest.wasm").write_bytes(wasmtime.wat2wasm(REDIS_GUEST))
+    manifest = tmp_path / "redis.toml"
+    manifest.write_text(
+        'spin_manifest_version = 2\n[application]\nname = "redis"\n'
+        f'[application.trigger.redis]\naddress = "redis://127.0.0.1:{port}"\n'
+        '[[trigger.redis]]\nchannel = "news"\ncomponent = "guest"\n'
+        '[component.guest]\nsource = "guest.wasm"'
+    )
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    command = subprocess.Popen(
+        [sys.executable, "-c", REDIS_SITE, str(manifest), str(cache_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert command.stdout is not None
+        assert command.stdout.readline() == f"redis://127.0.0.1:{port}: news\n"
+        with redis.Redis(port=port) as client:
+            end = time.monotonic() + 10
+            while not _published(client):
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        command.send_signal(signal.SIGTERM)
+        output, _ = command.communicate(timeout=10)
+        assert "component guest: message on channel b'news': GuestError" in output
+        assert output.splitlines()[-1] == "ended"
+    finally:
+        for process in (command, server):
+            process.kill()
+            process.wait()
+
+
+def _published(client: redis.Redis) -> bool:
+    """Whether somebody has received a message."""
+    try:
+        return bool(client.publish("news", b"hello"))
+    except redis.ConnectionError:
+        return False  # the server is still starting
 
 
 # Autoreload

@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ wsgi, asgi = get_wsgi_application(), get_asgi_application()
 
 GUNICORN = ("gunicorn", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "2", "--workers", "1")
 UVICORN = ("uvicorn", "--port", "{port}", "--timeout-graceful-shutdown", "2")
+GRANIAN = ("granian", "--port", "{port}", "--workers-kill-timeout", "2")
 
 SERVERS = {
     "gunicorn-sync": (WSGI, {}, (*GUNICORN, "site_app:app")),
@@ -79,6 +81,8 @@ SERVERS = {
     "gunicorn-preload": (WSGI, {}, (*GUNICORN, "--preload", "site_app:app")),
     "uvicorn": (ASGI, {"inline": False}, (*UVICORN, "site_app:app")),
     "uvicorn-inline": (ASGI, {"inline": True}, (*UVICORN, "site_app:app")),
+    "granian-wsgi": (WSGI, {}, (*GRANIAN, "--interface", "wsgi", "site_app:app")),
+    "granian-asgi": (ASGI, {"inline": False}, (*GRANIAN, "--interface", "asgi", "site_app:app")),
     "django-gunicorn": (DJANGO, {}, (*GUNICORN, "--threads", "2", "--preload", "site_app:wsgi")),
     "django-uvicorn": (DJANGO, {}, (*UVICORN, "--lifespan", "off", "site_app:asgi")),
 }
@@ -116,19 +120,21 @@ def exchange(address: tuple[str, int], data: bytes, size: int = 1 << 20) -> byte
 
 def test_a_site(server: tuple[str, int], request: pytest.FixtureRequest) -> None:
     """One start, all that matters: starting a server is what costs here."""
-    connection = http.client.HTTPConnection(*server, timeout=10)
+    with closing(http.client.HTTPConnection(*server, timeout=10)) as connection:
+        check_answers(connection, request.node.name)
+    check_connections(server, request.node.name)
 
+
+def check_answers(connection: http.client.HTTPConnection, name: str) -> None:
     def ask(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
-        nonlocal connection
+        nonlocal last
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         chunked = fields.get("transfer-encoding") == "chunked"
         connection.request(method, path, body, fields, encode_chunked=chunked)
-        response = connection.getresponse()
-        data = response.read()
-        ask.headers = response.headers  # type: ignore[attr-defined]
-        return response.status, data
+        last = connection.getresponse()
+        return last.status, last.read()
 
-    django = "django" in request.node.name
+    last: http.client.HTTPResponse
 
     # native and Wasm, on one connection
     assert ask("GET", "/wasm/hello") == (200, b"hello from wasm")
@@ -139,12 +145,13 @@ def test_a_site(server: tuple[str, int], request: pytest.FixtureRequest) -> None
 
     # HEAD
     assert ask("HEAD", "/wasm/hello") == (200, b"")
-    assert ask.headers["content-length"] == "15"  # type: ignore[attr-defined]
+    assert last.headers["content-length"] == "15"
 
     # the raw path, and what the client may not say
     status, data = ask("GET", "/wasm/echo/a%2Fb%20?x=%20", spin_full_url="http://evil/", x_a="1")
     variables, _ = environment(data)
-    assert (status, variables["PATH_INFO"], variables["QUERY_STRING"]) == (200, "/a%2Fb%20", "x=%20")
+    raw = "/a/b%20" if "granian-wsgi" in name else "/a%2Fb%20"  # it tells the decoded path only
+    assert (status, variables["PATH_INFO"], variables["QUERY_STRING"]) == (200, raw, "x=%20")
     assert variables["REMOTE_ADDR"] == "127.0.0.1"
     assert variables["X_CLIENT_ADDR"].startswith("127.0.0.1:")
     assert variables["HTTP_X_A"] == "1"
@@ -155,17 +162,20 @@ def test_a_site(server: tuple[str, int], request: pytest.FixtureRequest) -> None
     assert environment(ask("POST", "/wasm/echo", data)[1])[1] == data
     pieces = iter([data[:1000], data[1000:]])
     assert environment(ask("POST", "/wasm/echo", pieces, transfer_encoding="chunked")[1])[1] == data
-    connection.close()
-    assert ask("POST", "/wasm/echo", bytes((1 << 20) + 1))[0] == 413
-    connection.close()
+
+
+def check_connections(server: tuple[str, int], name: str) -> None:
+    post = b"POST /wasm/echo HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: %d\r\n"
+
+    # a body that is too large is refused before it has come, except that Django waits for it under ASGI
+    size, body = (2 << 20, bytes(2 << 20)) if "django-uvicorn" in name else (10 << 30, b"")
+    answer = exchange(server, post % size + b"\r\n" + body)
+    assert b" 413 " in answer.partition(b"\r\n")[0]
+    assert answer.endswith(b"\r\n\r\n")
 
     # Expect: 100-continue
-    head = (
-        b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nExpect: 100-continue\r\n"
-        b"Connection: close\r\n\r\n"
-    )
     with socket.create_connection(server, timeout=10) as raw:
-        raw.sendall(head % b"/wasm/echo")
+        raw.sendall(post % 5 + b"Expect: 100-continue\r\n\r\n")
         assert raw.recv(65536).startswith(b"HTTP/1.1 100 ")
         raw.sendall(b"hello")
         answer = b""
@@ -177,23 +187,19 @@ def test_a_site(server: tuple[str, int], request: pytest.FixtureRequest) -> None
     # a client that leaves while it sends, and one that leaves while it waits
     for rest in (b"hel", b"hello"):
         with socket.create_connection(server, timeout=10) as raw:
-            raw.sendall(b"POST /wasm/echo HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\n\r\n" + rest)
-    connection = http.client.HTTPConnection(*server, timeout=10)
-    assert ask("GET", "/wasm/hello") == (200, b"hello from wasm")
-    connection.close()
+            raw.sendall(post % 5 + b"\r\n" + rest)
+    get = b"GET /wasm/hello HTTP/1.1\r\nConnection: close\r\n"
+    assert exchange(server, get + b"Host: 127.0.0.1\r\n\r\n").endswith(b"hello from wasm")
 
     # a header that is not UTF-8
-    answer = exchange(
-        server,
-        b"GET /wasm/hello HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: caf\xe9\r\nConnection: close\r\n\r\n",
-    )
+    answer = exchange(server, get + b"Host: 127.0.0.1\r\nX-A: caf\xe9\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
 
     # no Host, and a bad one; a site of Django's decides itself what HTTP/1.0 means
-    if not django:
+    if "django" not in name:
         answer = exchange(server, b"GET /wasm/hello HTTP/1.0\r\n\r\n")
         assert b" 400 Bad Request\r\n" in answer
         assert answer.endswith(b"\r\n\r\n")
-    answer = exchange(server, b"GET /wasm/hello HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n")
+    answer = exchange(server, get + b"Host: a b\r\n\r\n")
     assert b" 400 Bad Request\r\n" in answer
     assert b"wasm" not in answer

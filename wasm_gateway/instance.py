@@ -231,7 +231,7 @@ class Instance(HostContext):
         It takes and returns unsigned ints and floats, as the export's own type says; a second result
         is dropped (the canonical ABI has one at the most).
         """
-        signature = self.program.functions.get(name)
+        signature = self.program.signature(name)
         if signature is None:
             return None
         address, context, buffer = self._address, self.context, self._buffer

@@ -15,6 +15,10 @@ from .reader import Reader
 # pointer = realloc(0, 0, 1, length).
 REALLOC_EACH = "wasm-gateway:realloc-each"
 
+# Changes whenever `rewrite` makes something else of the same module: part of what names
+# compiled code.
+REVISION = "rewrite-1"
+
 ALLOCATORS = ("cabi_realloc", "canonical_abi_realloc")
 
 # Only debuggers read these, and they are most of a module of the Spin 1 SDK.
@@ -44,6 +48,16 @@ def rewrite(wasm: bytes, module: CoreModule) -> bytes:
         out += u32(len(content))
         out += content
     return bytes(out)
+
+
+def exports(module: CoreModule) -> dict[str, tuple[str, str]]:
+    """Parameters and results (letters) of the functions that `module` exports once it is rewritten."""
+    found = {
+        item.name: (item.type.params, item.type.results) for item in module.exports if item.type is not None
+    }
+    if _allocator(module) is not None:
+        found[REALLOC_EACH] = ("ii", "")
+    return found
 
 
 def _allocator(module: CoreModule) -> int | None:

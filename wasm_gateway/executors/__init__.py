@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..component.core import preamble
-from ..component.rewrite import rewrite
+from ..component.rewrite import exports, rewrite
 from ..component.types import FuncType, describe_mismatch
 from ..engine import CompileCache, Engine, Program
 from ..errors import LinkError, UnsupportedError
@@ -57,8 +57,14 @@ def load_guest(
             "components",
         )
     linkage = link(wasm, hosts)
-    compiled = engine.compile(rewrite(wasm, linkage.module), cache)
-    program = Program(engine, compiled, linkage.functions, starts=linkage.module.has_start)
+    module = linkage.module
+    program = Program(
+        engine,
+        engine.compile(wasm, cache, lambda wasm: rewrite(wasm, module)),
+        linkage.functions,
+        exports=exports(module),
+        starts=module.has_start,
+    )
     guest = Guest(
         grants=grants,
         options=options,
@@ -74,7 +80,7 @@ def load_guest(
 
 def dialects(linkage: Linkage) -> list[str]:
     """What a core module could be run as, by its exports."""
-    exports = {item.name for item in linkage.module.exports}
+    names = {item.name for item in linkage.module.exports}
     return [
         name
         for name, export in (
@@ -84,7 +90,7 @@ def dialects(linkage: Linkage) -> list[str]:
             (LegacyFlatRedisExecutor.dialect, legacy_flat.REDIS_EXPORT),
             (WagiExecutor.dialect, "_start"),
         )
-        if export in exports
+        if export in names
     ]
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..component.canon import lift_export
 from ..component.types import FuncType
 from ..component.values import Err
@@ -46,9 +48,14 @@ interface inbound-redis {
 METHODS = {name: name.lower() for name in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")}
 
 
+@lru_cache
 def declared(interface: str, function: str) -> FuncType:
     """The type of a function that guests export, as this host calls it."""
     return parse_interface(interface, WIT).funcs[function]
+
+
+# Made once for all guests that export the same function.
+_lift = lru_cache(lift_export)
 
 
 class SpinExecutor:
@@ -61,7 +68,7 @@ class SpinExecutor:
         self.guest = guest
         self.export = export
         self.post_return = f"cabi_post_{export}"
-        self.lifted = lift_export(export, function)
+        self.lifted = _lift(export, function)
         if export not in guest.program.functions:
             raise LinkError(f"exports no function {export}", export)
 
@@ -93,7 +100,7 @@ class SpinRedisExecutor:
     def __init__(self, guest: Guest, function: FuncType, export: str = REDIS_EXPORT) -> None:
         self.guest = guest
         self.export = export
-        self.lifted = lift_export(export, function)
+        self.lifted = _lift(export, function)
         if export not in guest.program.functions:
             raise LinkError(f"exports no function {export}", export)
 

@@ -844,6 +844,12 @@ def test_a_path_longer_than_a_path_is_not_even_read(guest: Ours) -> None:
     assert guest.call("path_symlink", 0, 2**32 - 1, 3, 0, 1) == ERRNO["nametoolong"]
 
 
+def test_flags_that_do_not_exist(guest: Ours) -> None:
+    assert guest.open(b"f", 16) == guest.open(b"f", 0, READ, 32) == -ERRNO["inval"]
+    guest.put(PATH, b"l")
+    assert guest.call("path_link", 3, FOLLOW, PATH, 1, 3, PATH2, 1) == ERRNO["inval"]
+
+
 def test_read_link_fills_what_there_is(guest: Ours) -> None:
     assert guest.symlink(b"0123456789", b"long") == 0
     guest.put(BUFFER, b"#" * 20)

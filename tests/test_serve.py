@@ -774,8 +774,15 @@ def test_no_state_is_a_folder_of_this_run() -> None:
     assert not state.exists()
 
 
-def test_folders_are_passed_on(tmp_path: Path) -> None:
-    with folders("state", "logs", str(tmp_path / "work")) as options:
-        assert options == {"state_dir": "state", "log_dir": "logs", "work_dir": tmp_path / "work"}
-        assert (tmp_path / "work").is_dir()
-    assert (tmp_path / "work").is_dir()
+def test_folders_are_passed_on() -> None:
+    with folders("state", "logs", None) as options:
+        assert options == {"state_dir": "state", "log_dir": "logs"}
+
+
+def test_copies_of_files_are_made_where_asked(serve, app: Path) -> None:
+    manifest = MANIFEST.replace('source = "echo.wasm"', 'source = "echo.wasm"\nfiles = ["spin.toml"]')
+    (app / "spin.toml").write_text(manifest)
+    server = serve("--temp", "work").ready()
+    assert len(list((app / "work").rglob("spin.toml"))) >= 1
+    assert server.stop() == 0
+    assert list((app / "work").iterdir()) == []

@@ -180,9 +180,7 @@ def _engine(disable_pooling: bool) -> Any:
     callback=_pairs,
     help="An environment variable for every component. Repeatable.",
 )
-@click.option(
-    "--temp", "--tmp", metavar="DIR", help="Keep copies of files here. Default: a folder removed at exit."
-)
+@click.option("--temp", "--tmp", metavar="DIR", help="Where copies of files are made; removed at exit.")
 @_options(_cache_dir)
 @click.option("--direct-mounts", is_flag=True, help="Mount folders of files directly, without copying them.")
 @click.option(

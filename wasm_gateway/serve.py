@@ -217,19 +217,28 @@ class Announcer(Protocol):
 
 @contextmanager
 def folders(state_dir: str | None, log_dir: str | None, temp: str | None) -> Iterator[dict[str, Any]]:
-    """The folders as options of a gateway.
+    """The folders as options of a gateway; `temp` is where this process and its workers make copies of files.
 
     `--state-dir ''` keeps nothing: Spin then has its stores in memory, of one process. Ours are several
     processes, so theirs lie in a folder that is removed at exit.
     """
-    with tempfile.TemporaryDirectory(prefix="wasm-gateway-") as folder:
-        state: dict[str, Any] = {"state_dir": state_dir, "log_dir": log_dir}
-        if state_dir == "":
-            state = {"state_dir": Path(folder), "log_dir": log_dir or ""}
+    before = os.environ.get("TMPDIR")
+    if temp is not None:
+        Path(temp).mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = os.path.abspath(temp)
+        tempfile.tempdir = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="wasm-gateway-") as folder:
+            if state_dir == "":
+                yield {"state_dir": Path(folder), "log_dir": log_dir or ""}
+            else:
+                yield {"state_dir": state_dir, "log_dir": log_dir}
+    finally:
         if temp is not None:
-            Path(temp).mkdir(parents=True, exist_ok=True)
-            state["work_dir"] = Path(temp)
-        yield state
+            os.environ.pop("TMPDIR")
+            if before is not None:
+                os.environ["TMPDIR"] = before
+            tempfile.tempdir = None
 
 
 def serve(

@@ -32,7 +32,7 @@ from typing import Any
 import wasmtime
 
 from . import capi
-from .component.rewrite import REALLOC_EACH, REVISION
+from .component.rewrite import ALLOCATORS, REALLOC_EACH, REVISION
 from .errors import ComponentError, HostError, LinkError
 
 log = logging.getLogger("wasm_gateway.engine")
@@ -210,7 +210,7 @@ def refuse_greenlets() -> None:
         if module is not None and getattr(module, asked)(threads):
             raise HostError(
                 f"{name.partition('.')[0]} has replaced the threads of this process, and a WebAssembly guest "
-                "would crash it: use a server with real threads (gunicorn --worker-class gthread, granian, waitress)"
+                "would crash it: use a server with real threads (gunicorn --worker-class gthread, granian)"
             )
 
 
@@ -408,6 +408,10 @@ _VALTYPES = {
 _RAW = {"i": "I12x", "l": "Q8x", "f": "f12x", "d": "d8x"}
 _LETTERS = {"i32": "i", "i64": "l", "f32": "f", "f64": "d"}
 
+# What a call has room for: 16 flat parameters and a return pointer (CanonicalABI.md, MAX_FLAT_PARAMS).
+# wasmtime reads and writes as many values as the guest's type says.
+CALL_SLOTS = 17
+
 
 class CoreSignature:
     """How the arguments and the result of an exported function lie in an array of wasmtime_val_raw."""
@@ -467,18 +471,23 @@ class Program:
         self.pre = slot.value
         assert self.pre is not None
         weakref.finalize(self, capi.instance_pre_delete, self.pre)
-        self.realloc_each = self.signature(REALLOC_EACH)
+        # A function that is called without its type being looked at again has to have this one.
+        self.allocator = next((name for name in ALLOCATORS if self.functions.get(name) == ("iiii", "i")), None)
+        self.realloc_each = (
+            self.signature(REALLOC_EACH) if self.functions.get(REALLOC_EACH) == ("ii", "") else None
+        )
         self.instantiate: Callable[..., int | None] = (
             capi.instance_pre_instantiate_and_start if starts else capi.instance_pre_instantiate
         )
 
     def signature(self, name: str) -> CoreSignature | None:
-        """How the exported function `name` is called, None when there is none."""
+        """How the exported function `name` is called, None when there is none that fits CALL_SLOTS."""
         try:
             return self._signatures[name]
         except KeyError:
             type_ = self.functions.get(name)
-            signature = None if type_ is None else CoreSignature(name, *type_)
+            fits = type_ is not None and max(map(len, type_)) <= CALL_SLOTS
+            signature = CoreSignature(name, *type_) if type_ is not None and fits else None
             self._signatures[name] = signature
             return signature
 

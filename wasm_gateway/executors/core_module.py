@@ -48,7 +48,7 @@ def link(wasm: bytes, hosts: Hosts) -> Linkage:
     """
     module = core_module(wasm)
     world = embedded_worlds(wasm) if module.has_world else None
-    functions = []
+    functions: dict[tuple[str, str], HostFunction] = {}
     wasi = Preview1().functions()
     for item in module.imports:
         if item.kind != "func":
@@ -56,11 +56,14 @@ def link(wasm: bytes, hosts: Hosts) -> Linkage:
                 f"imports the {item.kind} {item.module}.{item.name}; a guest brings its own",
                 f"imported {item.kind}",
             )
-        if item.module == WASI:
-            functions.append(_wasi(item.name, wasi, *item.signature))
+        key = (item.module, item.name)
+        if key in functions:  # AssemblyScript imports some twice
+            _same(*key, item.signature, (functions[key].params, functions[key].results))
+        elif item.module == WASI:
+            functions[key] = _wasi(item.name, wasi, *item.signature)
         else:
-            functions.append(_interface(item.module, item.name, world, hosts, *item.signature))
-    return Linkage(module, world, tuple(functions))
+            functions[key] = _interface(item.module, item.name, world, hosts, *item.signature)
+    return Linkage(module, world, tuple(functions.values()))
 
 
 def _wasi(name: str, family: dict[str, Callable[..., int | None]], params: str, results: str) -> HostFunction:

@@ -79,7 +79,7 @@ class Reader:
 
     def _leb128(self, bits: int) -> int:
         start, value = self.pos, 0
-        for shift in range(0, bits + 6, 7):
+        for shift in range(0, bits, 7):
             byte = self.byte()
             value |= (byte & 0x7F) << shift
             if not byte & 0x80:

@@ -100,8 +100,12 @@ list map option own package record resource result s16 s32 s64 s8 static stream 
 u16 u32 u64 u8 use variant with world
 """
 KEYWORDS = frozenset(WORDS.split())
-# spelt so in packages of 2022 and 2023
-OLD_NAMES = {"float32": PRIMITIVES["f32"], "float64": PRIMITIVES["f64"]}
+# Types that are no keywords: the floats of packages of 2022 and 2023, and a gated one.
+PLAIN_NAMES = {
+    "float32": PRIMITIVES["f32"],
+    "float64": PRIMITIVES["f64"],
+    "error-context": PRIMITIVES["error-context"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,8 +487,8 @@ class Parser:
             line, name = self.line, self.id()
             return (
                 (lambda scope: scope.named(name, line))
-                if name not in OLD_NAMES
-                else lambda _: OLD_NAMES[name]
+                if name not in PLAIN_NAMES
+                else lambda _: PLAIN_NAMES[name]
             )
         return self.ty()
 
@@ -560,8 +564,8 @@ class Parser:
 
     def ty_of(self, line: int, name: str, escaped: bool) -> TypeExpression:
         if escaped or name not in KEYWORDS:
-            old = None if escaped else OLD_NAMES.get(name)
-            return (lambda scope: scope.value(name, line)) if old is None else lambda _: old
+            plain = None if escaped else PLAIN_NAMES.get(name)
+            return (lambda scope: scope.value(name, line)) if plain is None else lambda _: plain
         if name in PRIMITIVES:
             return lambda _: PRIMITIVES[name]
         match name:

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import linecache
+from typing import Any
+
+import pytest
+
+from wasm_gateway.component.emit import Writer, build, lazy, letters, plus, source, targets
+
+
+@pytest.mark.parametrize(
+    ("slots", "size", "text"),
+    [
+        ([(0, "B"), (4, "I"), (8, "I")], None, "B3xII"),
+        ([(4, "B"), (8, "Q")], None, "B3xQ"),
+        ([(4, "B"), (8, "Q")], 24, "4xB3xQ8x"),
+        ([(0, "H")], 2, "H"),
+        ([], 4, "4x"),
+        ([], None, ""),
+    ],
+)
+def test_letters(slots: list[tuple[int, str]], size: int | None, text: str) -> None:
+    assert letters(slots, size) == text
+
+
+def test_expressions() -> None:
+    assert (plus("p", 0), plus("p", 4)) == ("p", "p + 4")
+    assert (targets(["a"]), targets(["a", "b"])) == ("(a,)", "a, b")
+
+
+def test_writer() -> None:
+    out = Writer()
+    with out.block("def f(x):"):
+        name = out.bind("x + 1")
+        assert out.bind(name) == name
+        with out.aside(0) as helper:
+            out.emit("def g(): pass")
+        table = out.constant("TABLE", {"a": 1}, ("a",))
+        assert out.constant("TABLE", {"a": 1}, ("a",)) == table
+        assert out.constant("OTHER", ("a",)) != table
+        unpack = out.struct("unpack", "?H")
+        assert out.struct("unpack", "?H") == unpack
+        out.emit(f"return {name}, {table}['a'], {unpack}(bytes(3))")
+    out.lines = helper + out.lines
+    f = build("named", "f", out.text(), dict(out.constants))
+    assert f(1) == (2, 1, (False, 0))
+    assert f.__name__ == "named"
+    assert source(f).splitlines()[0] == "def g(): pass"
+    assert linecache.getline(f.__code__.co_filename, 2) == "def f(x):\n"
+
+
+def test_lazy_writes_at_the_first_call() -> None:
+    written = []
+
+    def write() -> tuple[str, dict[str, Any]]:
+        written.append(1)
+        return "def lower(env, caller, raw, nargs):\n    return raw + OFFSET\n", {"OFFSET": 10}
+
+    f = lazy("name", "lower", None, write)
+    assert not written
+    assert [f(0, 0, i, 0) for i in range(3)] == [10, 11, 12]
+    assert written == [1]
+    assert "OFFSET" in source(f)
+
+
+def test_source_of_what_was_never_called() -> None:
+    f = lazy("name", "lower", None, lambda: ("def lower(env, caller, raw, nargs): return 1", {}))
+    assert source(f).startswith("def lower")
+    assert f(0, 0, 0, 0) == 1
+
+
+def test_failure_to_write_is_parked() -> None:
+    class Instance:
+        def park(self, exc: BaseException) -> int:
+            self.parked = exc
+            return 99
+
+    class Current:
+        instance = Instance()
+
+    def write() -> tuple[str, dict[str, Any]]:
+        raise KeyboardInterrupt
+
+    assert lazy("name", "lower", Current, write)(0, 0, 0, 0) == 99
+    assert type(Current.instance.parked) is KeyboardInterrupt

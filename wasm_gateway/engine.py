@@ -472,7 +472,8 @@ class Program:
         assert self.pre is not None
         weakref.finalize(self, capi.instance_pre_delete, self.pre)
         # A function that is called without its type being looked at again has to have this one.
-        self.allocator = next((name for name in ALLOCATORS if self.functions.get(name) == ("iiii", "i")), None)
+        allocators = (name for name in ALLOCATORS if self.functions.get(name) == ("iiii", "i"))
+        self.allocator = next(allocators, None)
         self.realloc_each = (
             self.signature(REALLOC_EACH) if self.functions.get(REALLOC_EACH) == ("ii", "") else None
         )
@@ -490,6 +491,23 @@ class Program:
             signature = CoreSignature(name, *type_) if type_ is not None and fits else None
             self._signatures[name] = signature
             return signature
+
+    def exports(self, name: str, params: str, results: str) -> bool:
+        """Whether there is an exported function `name`; LinkError when it has another type than this one."""
+        type_ = self.functions.get(name)
+        if type_ not in (None, (params, results)):
+            raise LinkError(
+                f"exports {name} with the core type {core_type(*type_)}, but it has to be "
+                f"{core_type(params, results)}"
+            )
+        return type_ is not None
+
+
+def core_type(params: str, results: str) -> str:
+    """A function type for a message, from its letters."""
+    names = {letter: name for name, letter in _LETTERS.items()} | {"v": "v128", "r": "ref"}
+    both = (" ".join(names.get(letter, letter) for letter in letters) for letters in (params, results))
+    return "({}) -> ({})".format(*both)
 
 
 def _exports(module: wasmtime.Module) -> dict[str, tuple[str, str]]:

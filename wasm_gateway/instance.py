@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from . import capi
 from .component.memory import Memory
 from .component.rewrite import REALLOC_EACH
-from .engine import Program, current, ticks
+from .engine import CALL_SLOTS, Program, current, ticks
 from .errors import DeadlineExceeded, LimitExceeded, Saturated, Trap
 from .host.base import Deadline, Grants, HostContext, Stream
 from .messages import Request, Response
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
 INSTANCE, TRAP, MEMORY, REALLOC, FUNCTION, RAW = 0, 16, 32, 64, 96, 128
 TRAP_END = TRAP + 8
-RAW_SLOTS = 17  # 16 flat parameters and a return pointer (CanonicalABI.md, MAX_FLAT_PARAMS)
 _Extern = ctypes.c_char * capi.EXTERN_SIZE
-_Buffer = ctypes.c_char * (RAW + RAW_SLOTS * capi.RAW_SIZE)
+_Buffer = ctypes.c_char * (RAW + CALL_SLOTS * capi.RAW_SIZE)
 
 _REALLOC_ARGUMENTS = struct.Struct("<I12xI12xI12xI")
 _U32 = struct.Struct("<I")
@@ -198,9 +197,9 @@ class Instance(HostContext):
         """The guest's allocator (CanonicalABI.md, realloc); the pointer is not checked here."""
         address = self._address
         if self._realloc_is_there is None:
-            self._realloc_is_there = any(
-                capi.instance_export_get(self.context, address, name, len(name), address + REALLOC)
-                for name in (b"cabi_realloc", b"canonical_abi_realloc")
+            name = (self.program.allocator or "").encode()
+            self._realloc_is_there = bool(name) and capi.instance_export_get(
+                self.context, address, name, len(name), address + REALLOC
             )
         if not self._realloc_is_there:
             raise Trap("guest exports no cabi_realloc, which is needed to give it a string or a list")

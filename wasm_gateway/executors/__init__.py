@@ -75,6 +75,8 @@ def load_guest(
     )
     http = _http_executor(guest, linkage, wagi_argv) if wants_http else None
     messages = _message_executor(guest, linkage) if wants_messages else None
+    if wagi_argv is None and ("memory", "memory") not in {(e.name, e.kind) for e in module.exports}:
+        raise LinkError("exports no memory, which its host has to share with it")
     return http, messages
 
 

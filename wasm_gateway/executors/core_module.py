@@ -16,7 +16,7 @@ from ..component.core import CoreModule, core_module
 from ..component.decode import World, embedded_worlds
 from ..component.layout import flatten_functype
 from ..component.types import FuncType, InterfaceType, describe_mismatch
-from ..engine import HostFunction, current
+from ..engine import HostFunction, core_type, current
 from ..errors import LinkError, UnsupportedError
 from ..host.application import Hosts
 from ..host.wasi_preview1 import FUNCTIONS as WASI_FUNCTIONS
@@ -106,13 +106,6 @@ def _interface(
 def _same(module: str, name: str, guest: tuple[str, str], host: tuple[str, str]) -> None:
     if guest != host:
         raise LinkError(
-            f"imports {module}.{name} with the core type {_text(guest)}, but it is {_text(host)}", module
+            f"imports {module}.{name} with the core type {core_type(*guest)}, but it is {core_type(*host)}",
+            module,
         )
-
-
-_CORE_NAMES = {"i": "i32", "l": "i64", "f": "f32", "d": "f64"}
-
-
-def _text(signature: tuple[str, str]) -> str:
-    params, results = (" ".join(_CORE_NAMES.get(c, c) for c in letters) for letters in signature)
-    return f"({params}) -> ({results})"

@@ -30,7 +30,7 @@ class WagiExecutor:
     def __init__(self, guest: Guest, argv: str = DEFAULT_ARGV) -> None:
         self.guest = guest
         self.argv = argv
-        if "_start" not in guest.program.functions:
+        if not guest.program.exports("_start", "", ""):
             raise LinkError("exports no _start, which a WAGI guest needs", "wasi:cli/run")
 
     def execute(self, request: Request, match: RouteMatch) -> Response:

@@ -1,5 +1,4 @@
 from flask import Flask, render_template
-
 from wasm_gateway.integrations.flask import WasmGateway
 
 app = Flask(__name__)

@@ -42,7 +42,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
-# All that the guests are told of this site. With a value, only the site (see views.clear) can clear the board.
+# All that the guests are told of this site: with a value, nobody but views.clear can clear the board.
 RESET_TOKEN = os.environ.get("FINICKY_WHISKERS_RESET_TOKEN", "")
 WASM_GATEWAY = {
     "MANIFEST": BASE_DIR / "spin.toml",

@@ -51,10 +51,10 @@ function show(row) {
   bars(shown.chart, row);
 }
 
-/** The newest on the right; one slow request does not flatten the others: bars end at four medians. */
+/** The newest on the right; one slow request does not flatten the others: bars end at 2.5 medians. */
 function bars(chart, { component, last_us, median_us }) {
   if (!last_us.length) return;
-  const top = Math.min(Math.max(...last_us), 4 * median_us);
+  const top = Math.min(Math.max(...last_us), 2.5 * median_us);
   const height = (duration) => Math.max(2, (60 * Math.min(duration, top)) / top);
   const first = KEPT - last_us.length;
   chart.replaceChildren(

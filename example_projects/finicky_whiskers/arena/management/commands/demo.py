@@ -24,8 +24,12 @@ class Command(BaseCommand):
         try:
             host, number = parse_listen(listen)
             port = Port(Listen(host, number))
-        except (ValueError, ListenError) as error:
-            raise CommandError(str(error)) from error
+        except ValueError as error:
+            raise CommandError(f"--listen: {error}") from error
+        except ListenError as error:
+            raise CommandError(
+                f"{listen} is taken, or no address of this machine: name another with --listen"
+            ) from error
         call_command("migrate", verbosity=0)
         call_command("make_demo_user")
         call_command("wasm_compile")

@@ -1,0 +1,265 @@
+# The example projects in a real browser: Debian's Chromium, driven through Selenium.
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+GAME = ROOT / "example_projects" / "finicky_whiskers"
+FLASK_APP = ROOT / "example_projects" / "flask_app"
+
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMEDRIVER = Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+PATIENCE = 60  # s; nothing is slower unless it is broken
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (CHROMIUM.exists() and CHROMEDRIVER.exists()), reason="needs chromium, chromedriver"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(str(CHROMEDRIVER)))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+class Page:
+    """The browser's page: short words for what the tests do with it."""
+
+    def __init__(self, driver: WebDriver) -> None:
+        self.driver = driver
+
+    def size(self, width: int, height: int) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def open(self, url: str) -> None:
+        self.driver.get(url)
+
+    def text(self, selector: str) -> str:
+        return self.driver.find_element(By.CSS_SELECTOR, selector).text
+
+    def number(self, selector: str) -> int:
+        return int(self.text(selector).replace(",", ""))
+
+    def click(self, selector: str) -> None:
+        self.driver.find_element(By.CSS_SELECTOR, selector).click()
+
+    def type(self, text: str, selector: str = "body") -> None:
+        self.driver.find_element(By.CSS_SELECTOR, selector).send_keys(text)
+
+    def wait(self, condition: Callable[[], object], message: str) -> None:
+        WebDriverWait(self.driver, PATIENCE, 0.02).until(lambda _: condition(), message)
+
+    @property
+    def scene(self) -> str:
+        return self.driver.execute_script("return document.body.dataset.scene")
+
+    def complaints(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+
+@pytest.fixture
+def page(chromium: WebDriver) -> Iterator[Page]:
+    page = Page(chromium)
+    page.size(1280, 860)
+    page.complaints()
+    yield page
+    assert page.complaints() == []  # errors of scripts, refused by the policy, not found
+    page.open("about:blank")
+
+
+@contextmanager
+def running(command: list[str], folder: Path, **environment: str) -> Iterator[str]:
+    """A server in a process of its own; gives the base URL, once it answers."""
+    log = folder / "log"
+    with open(log, "wb") as output:
+        environ = (
+            os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONUNBUFFERED": "1"} | environment
+        )
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environ, cwd=folder)
+    end = time.monotonic() + PATIENCE
+    try:
+        while not ((found := re.search(r"http://(127\.0\.0\.1:\d+)", log.read_text())) and answers(found[1])):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.02)
+        yield found[0]
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(authority: str) -> bool:
+    connection = http.client.HTTPConnection(authority, timeout=PATIENCE)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse()
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, str(GAME / "manage.py"), "demo", "--listen", "127.0.0.1:0"]
+    with running(command, folder, FINICKY_WHISKERS_STATE=str(folder / "state")) as url:
+        yield url
+
+
+def test_a_round(page: Page, site: str) -> None:
+    page.open(f"{site}/play/?seconds=6")
+    page.wait(lambda: page.text("#no-scores"), "the empty board")
+    loaded = page.number("#instances")
+    assert loaded >= 4  # page, style, script, board
+    page.click("#start")
+    page.wait(lambda: page.scene == "play", "the round")
+
+    clicks: list[bool] = []  # right or wrong, of those that came before the end of the round
+    points = 0
+    for right in (True, True, False, True):
+        wish = page.text("#wish-name")
+        treats = page.driver.find_elements(By.CSS_SELECTOR, ".treat")
+        treat = next(t for t in treats if (t.get_dom_attribute("data-treat") == wish) == right)
+        if not page.driver.execute_script(
+            "if (document.body.dataset.scene !== 'play') return false; arguments[0].click(); return true",
+            treat,
+        ):
+            break
+        clicks.append(right)
+        points += 10 if right else -5
+        page.wait(lambda: page.number("#points") == points, f"{points} points")  # noqa: B023
+        assert page.number("#instances") == loaded + 1 + len(clicks)
+    assert clicks
+
+    page.wait(lambda: page.scene == "over", "the end of the round")
+    page.wait(lambda: page.text("#final-right") == str(clicks.count(True)), "the score")
+    assert page.number("#final-points") == points
+    assert page.number("#final-wrong") == clicks.count(False)
+
+    name = 'Miez <b>"x"</b>'[:16]
+    page.type(name, "#name")
+    page.type(Keys.ENTER, "#name")
+    page.wait(lambda: "mine" in page.driver.page_source, "the board")
+    assert page.text("#scores .mine .name") == name
+    assert page.number("#scores .mine .points") == points
+    assert not page.driver.find_element(By.ID, "enter").is_displayed()
+
+    page.click("#again")
+    page.wait(lambda: page.scene == "play", "the next round")
+    assert page.number("#points") == 0
+
+
+def test_the_keyboard_plays_too(page: Page, site: str) -> None:
+    page.open(f"{site}/play/?seconds=60")
+    page.wait(lambda: page.number("#instances") >= 4, "the page")
+    page.driver.find_element(By.ID, "start").send_keys(Keys.ENTER)
+    page.wait(lambda: page.scene == "play", "the round")
+
+    names = [t.get_dom_attribute("data-treat") for t in page.driver.find_elements(By.CSS_SELECTOR, ".treat")]
+    for points in (10, 20):
+        page.type(str(names.index(page.text("#wish-name")) + 1))
+        page.wait(lambda points=points: page.number("#points") == points, f"{points} points")
+    page.type("7")
+    assert page.number("#points") == 20
+
+
+def test_fits_a_phone(page: Page, site: str) -> None:
+    page.size(360, 740)
+    for path in ("/play/", "/", "/about", "/live", "/login"):
+        page.open(site + path)
+        wide = page.driver.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= 360, path
+
+
+def test_everything_has_a_name(page: Page, site: str) -> None:
+    for path in ("/play/", "/", "/live", "/login"):
+        page.open(site + path)
+        elements = page.driver.find_elements(
+            By.CSS_SELECTOR, "button, input:not([type=hidden]), a, img:not([alt=''])"
+        )
+        assert elements
+        for element in elements:
+            if element.is_displayed():
+                assert element.accessible_name, f"{path}: {element.get_attribute('outerHTML')}"
+
+
+def test_live_shows_instances_rising(page: Page, site: str) -> None:
+    page.open(f"{site}/live")
+    page.wait(lambda: page.driver.find_elements(By.CSS_SELECTOR, "[data-component=session]"), "the meters")
+    started = "[data-component=session] dd"
+    before = page.number(started)
+
+    page.driver.execute_script("for (let i = 0; i < 3; i++) fetch('/session', {method: 'POST'})")
+    page.wait(lambda: page.number(started) == before + 3, "three instances more")
+
+    assert page.number("#total") >= before + 3
+    assert "µs" in page.text("[data-component=session]")
+    bars = page.driver.find_elements(By.CSS_SELECTOR, "[data-component=session] rect")
+    assert len(bars) == min(50, before + 3)
+
+
+def test_login(page: Page, site: str) -> None:
+    page.open(f"{site}/login")
+    page.type("player", "#id_username")
+    page.type("whiskers", "#id_password")
+    page.type(Keys.ENTER, "#id_password")
+    page.wait(lambda: "Hello, player" in page.driver.page_source, "the home page of who is logged in")
+    page.click("nav form button")
+    page.wait(lambda: "Hello, player" not in page.driver.page_source, "the home page of anybody")
+
+
+def test_flask_app(page: Page, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flask", "--app", str(FLASK_APP / "app.py"), "run", "--port", "0"]
+    with running(command, tmp_path, FLASK_WASM_GATEWAY_STATE_DIR=str(tmp_path / "state")) as url:
+        page.open(f"{url}/")
+        page.click("#ask")
+        page.wait(lambda: "points" in page.text("#answer"), "the guests")
+
+    assert '"points":0' in page.text("#answer")

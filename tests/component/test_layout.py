@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wasm_gateway.component.layout import (
@@ -35,7 +35,7 @@ P = PRIMITIVES
 BYTES, STRING = ListType(P["u8"]), P["string"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_against_the_oracle(data, types, oracle) -> None:
     t = data.draw(types.TYPES)

@@ -87,7 +87,9 @@ class Instance(HostContext):
         "_parked",
         "_realloc_is_there",
         "_store",
+        "called_from",
         "context",
+        "depth",
         "may_leave",
         "program",
         "realloc_each",
@@ -108,6 +110,10 @@ class Instance(HostContext):
         self.program = program
         self.services = services
         self.wasi = wasi
+        # How many instances wait in this thread until this one is done, and where on the native stack the
+        # guest last called a function that may run another one.
+        self.depth = 0
+        self.called_from = 0
         self._handles: HandleTable | None = None
         self.may_leave = True
         # Many calls of the allocator in one crossing, where the module has been given that.

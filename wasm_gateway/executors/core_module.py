@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..component.canon import lower_import, raw_import
+from ..component.canon import Callback, lower_import, raw_import
 from ..component.core import CoreModule, core_module
 from ..component.decode import World, embedded_worlds
 from ..component.layout import flatten_functype
@@ -24,6 +24,9 @@ from ..host.wasi_preview1 import Preview1
 from . import legacy_flat
 
 WASI = "wasi_snapshot_preview1"
+
+# Interfaces through which a guest may run another one in its own thread (Spin: http, 10.3).
+RUNS_GUESTS = frozenset({"fermyon:spin/http"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,19 @@ def _interface(
     flat_params, flat_results = flatten_functype(declared, "lower")
     _same(module, name, (params, results), ("".join(flat_params), "".join(flat_results)))
     callback = lower_import(f"{interface}#{function}", declared, offered.functions[function], current)
+    if interface in RUNS_GUESTS:
+        callback = _noting_stack(callback)
     return HostFunction(module, name, params, results, callback)
+
+
+def _noting_stack(callback: Callback) -> Callback:
+    """The same callback; the instance knows how far down the native stack it was called."""
+
+    def noting(env: int, caller: int, raw: int, nargs: int) -> int | None:
+        current.instance.called_from = raw  # arguments lie in the frame of the guest that passes them
+        return callback(env, caller, raw, nargs)
+
+    return noting
 
 
 def _same(module: str, name: str, guest: tuple[str, str], host: tuple[str, str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from .. import stack
 from ..engine import Program, current
 from ..errors import BodyTooLarge, GuestError, LimitExceeded, RequestError
 from ..host.base import Deadline, Grants
@@ -36,15 +37,37 @@ class Guest:
         """A fresh instance whose deadline starts now; use it with `with`.
 
         One that is made while another one runs in this thread serves that one (service chaining), and
-        ends no later.
+        ends no later; LimitExceeded when that goes too deep.
         """
         seconds = self.options.timeout
+        depth = 0
         outer = current.instance
         if outer is not None:
             seconds = min(seconds, outer.deadline.remaining())
+            depth = _deeper(outer)
         if wasi is None:
             wasi = self.wasi.state()
-        return Instance(self.program, self.grants, Deadline(seconds), self.limits, self.services, wasi)
+        instance = Instance(self.program, self.grants, Deadline(seconds), self.limits, self.services, wasi)
+        instance.depth = depth
+        return instance
+
+
+# How many guests may wait for each other in one thread. Spin has no such limit; each of ours takes a
+# place, an instance and some 15 of Python's 1,000 frames.
+MAX_DEPTH = 16
+# The same where the size of the stack cannot be known; it is 1 MiB at least on every common platform.
+MAX_DEPTH_BLIND = 1
+
+
+def _deeper(outer: Instance) -> int:
+    """The depth of a guest that `outer` waits for; LimitExceeded when there is no room for it."""
+    depth = outer.depth + 1
+    room = stack.room(outer.called_from)
+    if depth > (MAX_DEPTH if room is not None else MAX_DEPTH_BLIND):
+        raise LimitExceeded(f"components call each other more than {depth - 1} deep", "depth")
+    if room is not None and room < stack.MAX_WASM_STACK + stack.RESERVE:
+        raise LimitExceeded(f"{room} bytes of stack are too few for a component to call another one", "depth")
+    return depth
 
 
 class Executor(Protocol):

@@ -1,0 +1,56 @@
+# A context that host functions are called with, as an instance is for them.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from wasm_gateway.host.base import Deadline, Grants, HostContext
+from wasm_gateway.host.network import Network
+from wasm_gateway.host.outbound import AllowedHosts
+from wasm_gateway.messages import Request, Response
+
+
+class Context(HostContext):
+    """A HostContext whose requests inside the application go to functions of the test."""
+
+    __slots__ = ("answer", "answer_self")
+
+    def __init__(self, component: Grants, deadline: Deadline) -> None:
+        super().__init__(component, deadline)
+        self.answer: Callable[[str, Request], Response] = super().chain
+        self.answer_self: Callable[[Request], Response] = super().self_request
+
+    def chain(self, component_id: str, request: Request) -> Response:
+        return self.answer(component_id, request)
+
+    def self_request(self, request: Request) -> Response:
+        return self.answer_self(request)
+
+
+@pytest.fixture
+def context() -> Iterator[Callable[..., Context]]:
+    """Makes contexts: `context(allowed=["http://*:*"], seconds=5, key_value_stores=frozenset({"a"}), ...)`.
+
+    They are closed after the test, as instances are.
+    """
+    made: list[Context] = []
+
+    def make(
+        *, allowed: tuple[str, ...] | list[str] = (), seconds: float = 20.0, **grants: object
+    ) -> Context:
+        outbound = AllowedHosts(list(allowed), components=("front", "back"))
+        ctx = Context(Grants("guest", outbound=outbound, **grants), Deadline(seconds))  # type: ignore[arg-type]
+        made.append(ctx)
+        return ctx
+
+    yield make
+    for ctx in made:
+        assert ctx.run_closers() == []
+
+
+@pytest.fixture
+def network() -> Network:
+    """A network without blocked addresses."""
+    return Network()

@@ -1,0 +1,480 @@
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wasm_gateway.component.values import Err
+from wasm_gateway.component.wit import parse_interface
+from wasm_gateway.errors import DeadlineExceeded
+from wasm_gateway.host.base import Deadline
+from wasm_gateway.host.network import Network
+from wasm_gateway.host.redis import INTERFACES, Redis, RedisClient, RedisConnection, RedisFailure, parse
+
+INTERFACE = "fermyon:spin/redis"
+FAILED = Err("error")
+services = pytest.mark.services
+
+
+@pytest.fixture
+def family(network: Network) -> Iterator[Redis]:
+    made = Redis(network)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def url(redis_server: str) -> str:
+    """A database of the real server, emptied."""
+    client = RedisClient(Network())
+    address = f"{redis_server}/0"
+    client.call(parse(address), Deadline(20), "FLUSHALL")
+    client.close()
+    return address
+
+
+@pytest.fixture
+def guest(context: Callable[..., Any]) -> Any:
+    return context(allowed=["redis://127.0.0.1:*"])
+
+
+@contextmanager
+def server(*answers: bytes) -> Iterator[str]:
+    """A server of our own that says `answers` to the first connection, one after each thing it hears."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for answer in answers:
+                    connection.recv(65536)
+                    try:
+                        connection.sendall(answer)
+                    except OSError:
+                        return
+                try:
+                    while connection.recv(65536):
+                        pass
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
+    thread.join(20)
+
+
+def test_functions_are_those_of_the_interface(family: Redis) -> None:
+    declared = parse_interface(INTERFACE, INTERFACES[INTERFACE])
+    assert set(family.functions(INTERFACE)) == set(declared.funcs)
+    assert parse_interface("fermyon:spin/redis-types", INTERFACES["fermyon:spin/redis-types"])
+    assert family.functions("fermyon:spin/other") == {}
+
+
+@services
+def test_a_guest_uses_redis(family: Redis, guest: Any, url: str) -> None:
+    call = family.functions(INTERFACE)
+    assert call["get"](guest, url, "k") == b""  # v1 knows no absence
+    assert call["set"](guest, url, "k", b"\x00\xffv") is None
+    assert call["get"](guest, url, "k") == b"\x00\xffv"
+    assert call["incr"](guest, url, "n") == 1
+    assert call["incr"](guest, url, "n") == 2
+    assert call["sadd"](guest, url, "s", ["a", "b", "a"]) == 2
+    assert sorted(call["smembers"](guest, url, "s")) == ["a", "b"]
+    assert call["smembers"](guest, url, "missing") == []
+    assert call["srem"](guest, url, "s", ["a", "z"]) == 1
+    assert call["del"](guest, url, ["k", "n", "missing"]) == 2
+    assert call["publish"](guest, url, "channel", b"hello") is None
+
+
+@services
+def test_execute_flattens(family: Redis, guest: Any, url: str) -> None:
+    def execute(command: str, *arguments: tuple[str, Any]) -> Any:
+        return family.execute(guest, url, command, list(arguments))
+
+    assert execute("PING") == [("status", "PONG")]
+    assert execute("set", ("binary", b"k"), ("int64", -5)) == [("status", "OK")]
+    assert execute("get", ("binary", b"k")) == [("binary", b"-5")]
+    assert execute("get", ("binary", b"missing")) == [("nil", None)]
+    assert execute("append", ("binary", b"k"), ("binary", b"\xff")) == [("int64", 3)]
+    assert execute("mget", ("binary", b"k"), ("binary", b"missing")) == [("binary", b"-5\xff"), ("nil", None)]
+    script = "return {1, {'a', {2, false}}, redis.status_reply('fine')}"
+    assert execute("eval", ("binary", script.encode()), ("int64", 0)) == [
+        ("int64", 1),
+        ("binary", b"a"),
+        ("int64", 2),
+        ("nil", None),
+        ("status", "fine"),
+    ]
+    assert execute("keys", ("binary", b"nothing*")) == []
+    assert execute("no-such-command") == FAILED
+    assert execute("eval", ("binary", b"return {redis.error_reply('no')}"), ("int64", 0)) == FAILED
+
+
+@services
+def test_every_failure_is_the_same_error(family: Redis, guest: Any, url: str) -> None:
+    family.set(guest, url, "text", b"x")
+    assert family.incr(guest, url, "text") == FAILED
+    assert family.sadd(guest, url, "text", ["a"]) == FAILED
+    assert family.srem(guest, url, "text", ["a"]) == FAILED
+    assert family.smembers(guest, url, "text") == FAILED
+    assert family.delete(guest, url, []) == FAILED
+    family.sadd(guest, url, "s", ["a"])
+    assert family.get(guest, url, "s") == FAILED
+    family.execute(guest, url, "sadd", [("binary", b"s"), ("binary", b"\xff")])
+    assert family.smembers(guest, url, "s") == FAILED
+    # and the connection goes on
+    assert family.get(guest, url, "text") == b"x"
+
+
+@services
+def test_the_error_of_later_interfaces_has_cases(network: Network, url: str) -> None:
+    client = RedisClient(network)
+    client.call(parse(url), Deadline(20), "SET", "text", b"x")
+    with pytest.raises(RedisFailure) as error:
+        client.call(parse(url), Deadline(20), "SADD", "text", "a")
+    assert error.value.case == "type-error"
+    with pytest.raises(RedisFailure) as error:
+        client.call(parse(url), Deadline(20), "INCR", "text")
+    assert error.value.case == "other"
+    client.close()
+
+
+# Addresses.
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://127.0.0.2:{port}",
+        "redis://localhost:{port}",
+        "redis://127.0.0.1@127.0.0.2:{port}",
+        "redis://127.0.0.1:1@127.0.0.2:{port}/",
+        "rediss://127.0.0.1:{port}",
+        "http://127.0.0.1:{port}",
+        "unix:///tmp/redis.sock",
+        "redis+unix:///tmp/redis.sock",
+        "redis:///tmp/redis.sock",
+        "127.0.0.1:{port}",
+        "redis://127.0.0.1:{port}/first",
+        "redis://127.0.0.1:99999",
+        "redis://",
+        "",
+    ],
+)
+def test_addresses_are_denied_by_default(family: Redis, guest: Any, address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        text = address.replace("{port}", str(listener.getsockname()[1]))
+        assert family.get(guest, text, "k") == FAILED
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_nothing_is_allowed_without_a_grant(family: Redis, context: Callable[..., Any]) -> None:
+    ctx = context()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        address = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        assert family.get(ctx, address, "k") == FAILED
+        assert family.execute(ctx, address, "PING", []) == FAILED
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_blocked_networks_are_blocked(guest: Any) -> None:
+    asked: list[str] = []
+
+    def blocked(address: str) -> bool:
+        asked.append(address)
+        return True
+
+    family = Redis(Network(blocked))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        assert family.get(guest, f"redis://127.0.0.1:{listener.getsockname()[1]}", "k") == FAILED
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    assert asked == ["127.0.0.1"]
+    family.close()
+
+
+@services
+def test_databases_and_passwords(family: Redis, guest: Any, url: str) -> None:
+    other = url.removesuffix("0") + "5"
+    family.set(guest, url, "k", b"zero")
+    assert family.get(guest, other, "k") == b""
+    family.set(guest, other, "k", b"five")
+    assert family.get(guest, url, "k") == b"zero"
+    assert family.get(guest, url.removesuffix("0") + "99", "k") == FAILED
+
+    acl = [b"SETUSER", b"al ice", b"on", b">se#cr@t", b"allkeys", b"+@all"]
+    family.execute(guest, url, "ACL", [("binary", word) for word in acl])
+    there = url.removeprefix("redis://")
+    assert family.get(guest, f"redis://al%20ice:se%23cr%40t@{there}", "k") == b"zero"
+    assert family.get(guest, f"redis://al%20ice:se#cr@t@{there}", "k") == b"zero"
+    assert family.get(guest, f"redis://al%20ice:wrong@{there}", "k") == FAILED
+
+
+# What one leaves behind.
+
+
+@services
+def test_execute_leaves_nothing_behind(family: Redis, guest: Any, url: str) -> None:
+    family.set(guest, url, "k", b"v")
+    for command, arguments in [
+        ("SELECT", [("int64", 3)]),
+        ("MULTI", []),
+        ("WATCH", [("binary", b"k")]),
+        ("SUBSCRIBE", [("binary", b"c")]),
+        ("HELLO", [("int64", 3)]),
+        ("QUIT", []),
+    ]:
+        family.execute(guest, url, command, arguments)
+        assert family.get(guest, url, "k") == b"v", command
+        assert family.execute(guest, url, "GET", [("binary", b"k")]) == [("binary", b"v")], command
+
+
+@services
+def test_connections_are_kept_for_fixed_commands(family: Redis, guest: Any, url: str) -> None:
+    def connections() -> int:
+        ((_, info),) = family.execute(guest, url, "INFO", [("binary", b"stats")])
+        (line,) = [
+            line for line in info.decode().splitlines() if line.startswith("total_connections_received")
+        ]
+        return int(line.partition(":")[2])
+
+    before = connections()
+    for _ in range(5):
+        family.set(guest, url, "k", b"v")
+        family.get(guest, url, "k")
+    assert connections() - before == 2  # one for them all, one for the question itself
+
+
+@services
+def test_a_kept_connection_that_died_is_replaced(family: Redis, guest: Any, url: str) -> None:
+    family.set(guest, url, "k", b"v")
+    killed = family.execute(
+        guest, url, "CLIENT", [("binary", b"KILL"), ("binary", b"TYPE"), ("binary", b"NORMAL")]
+    )
+    assert killed == [("int64", 1)]
+    assert family.get(guest, url, "k") == b"v"
+
+
+@services
+def test_threads_have_connections_of_their_own(family: Redis, guest: Any, url: str) -> None:
+    def work() -> None:
+        for _ in range(30):
+            family.incr(guest, url, "n")
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert family.get(guest, url, "n") == b"240"
+
+
+def _child(family: Redis, ctx: Any, url: str) -> None:
+    for _ in range(30):
+        assert isinstance(family.incr(ctx, url, "n"), int)
+
+
+@services
+def test_a_forked_child_connects_anew(family: Redis, guest: Any, url: str) -> None:
+    family.incr(guest, url, "n")
+    children = [
+        multiprocessing.get_context("fork").Process(target=_child, args=(family, guest, url))
+        for _ in range(3)
+    ]
+    for child in children:
+        child.start()
+    _child(family, guest, url)
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    assert family.get(guest, url, "n") == b"121"
+
+
+# Limits.
+
+
+@services
+def test_a_blocking_command_ends_at_the_deadline(
+    family: Redis, context: Callable[..., Any], url: str
+) -> None:
+    ctx = context(allowed=["redis://127.0.0.1:*"], seconds=0.1)
+    begin = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        family.execute(ctx, url, "BLPOP", [("binary", b"never"), ("int64", 0)])
+    assert time.monotonic() - begin < 4
+    with pytest.raises(DeadlineExceeded):
+        family.get(ctx, url, "k")
+
+
+def test_a_server_that_dribbles_ends_at_the_deadline(family: Redis, context: Callable[..., Any]) -> None:
+    """Each byte in time, and never done: a timeout for each read would not help."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stop = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"$1000000\r\n")
+                while not stop.wait(0.01):
+                    try:
+                        connection.sendall(b"x")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        ctx = context(allowed=["redis://127.0.0.1:*"], seconds=0.2)
+        begin = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            family.get(ctx, f"redis://127.0.0.1:{listener.getsockname()[1]}", "k")
+        assert time.monotonic() - begin < 4
+        stop.set()
+        thread.join(20)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"$134217729\r\n",
+        b"$99999999999999999999999\r\n",
+        b"$1_0\r\n0123456789\r\n",
+        b"$-x\r\n",
+        b"$3\r\nabcd\r\n",
+        b"*2147483647\r\n" + b"*2147483647\r\n" * 100,
+        b"?\r\n",
+        b"+" + b"x" * 100_000,
+        b"%1\r\n+a\r\n+b\r\n",
+        b":1.5\r\n",
+        b"\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+)
+def test_a_hostile_server_is_an_error(family: Redis, guest: Any, answer: bytes) -> None:
+    with server(answer or b"\n") as url:
+        assert family.execute(guest, url, "GET", [("binary", b"k")]) == FAILED
+
+
+def test_a_reply_is_bounded(family: Redis, guest: Any) -> None:
+    # nested in 3 levels, 3 million nulls in all: as many values as one reply may not have
+    answer = b"*3\r\n" + (b"*1000000\r\n" + b"$-1\r\n" * 1_000_000) * 3
+    with server(answer) as url:
+        assert family.execute(guest, url, "GET", [("binary", b"k")]) == FAILED
+
+
+def test_a_server_that_is_not_there(family: Redis, guest: Any) -> None:
+    assert family.get(guest, "redis://127.0.0.1:1", "k") == FAILED
+    with server() as url:
+        pass
+    assert family.get(guest, url, "k") == FAILED
+
+
+@services
+def test_connections_are_limited(
+    monkeypatch: pytest.MonkeyPatch, network: Network, context: Callable[..., Any], url: str
+) -> None:
+    client = RedisClient(network, max_connections=1)
+    client._pool._wait = 0.05
+    address = parse(url)
+    taken = client._pool.take(address, Deadline(20))
+    with pytest.raises(RedisFailure) as error:
+        client.call(address, Deadline(20), "PING")
+    assert error.value.case == "too-many-connections"
+    with pytest.raises(DeadlineExceeded):
+        client.call(address, Deadline(0.01), "PING")
+    client._pool.give(address, taken)
+    assert client.call(address, Deadline(20), "PING") == "PONG"
+    client.close()
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for localhost, and its key, in one file."""
+    folder = tmp_path_factory.mktemp("tls")
+    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    openssl += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    openssl += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    try:
+        subprocess.run(openssl, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    return folder
+
+
+@contextmanager
+def tls_server(certificate: Path) -> Iterator[int]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                try:
+                    with context.wrap_socket(connection, server_side=True) as encrypted:
+                        while encrypted.recv(65536):
+                            encrypted.sendall(b"$3\r\ntls\r\n")
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(20)
+
+
+def test_tls_verifies_certificates_and_names(certificate: Path, context: Callable[..., Any]) -> None:
+    ctx = context(allowed=["rediss://*:*"])
+    network = Network()
+    family = Redis(network)
+    with tls_server(certificate) as port:
+        assert family.get(ctx, f"rediss://localhost:{port}", "k") == FAILED
+        network.tls_context().load_verify_locations(certificate / "cert.pem")
+        assert family.get(ctx, f"rediss://localhost:{port}", "k") == b"tls"
+        assert family.get(ctx, f"rediss://127.0.0.1:{port}", "k") == FAILED
+        family.close()
+
+
+def test_a_handshake_ends_at_the_deadline(context: Callable[..., Any]) -> None:
+    ctx = context(allowed=["rediss://*:*"], seconds=0.1)
+    family = Redis(Network())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        begin = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            family.get(ctx, f"rediss://127.0.0.1:{listener.getsockname()[1]}", "k")
+        assert time.monotonic() - begin < 4
+
+
+@services
+def test_a_connection_serves_several_calls(network: Network, url: str) -> None:
+    connection = RedisConnection(parse(url), network, Deadline(20))
+    deadline = Deadline(20)
+    assert connection.call(deadline, "SET", "k", 5) == "OK"
+    assert connection.call(deadline, "GET", "k") == b"5"
+    assert connection.is_usable
+    connection.close()
+    assert not connection.is_usable
+    with pytest.raises(RedisFailure):
+        connection.call(deadline, "GET", "k")

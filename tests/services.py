@@ -1,0 +1,173 @@
+# Real servers for tests, started in folders of their own on free loopback ports.
+#
+# Each fixture gives the URL of a server that lives as long as the test session, and
+# skips the test where the server's programs are not installed. Nothing is shared
+# with a server of the machine, and nothing is left behind.
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Debian keeps PostgreSQL's programs away from the PATH.
+POSTGRES_FOLDERS = ("/usr/lib/postgresql", "/usr/local/lib/postgresql")
+START_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def program(*names: str) -> str | None:
+    """The path of the first of these programs that is there."""
+    versions = [sorted(Path(root).glob("*/bin"), reverse=True) for root in POSTGRES_FOLDERS]
+    folders = [
+        os.environ.get("PATH", ""),
+        "/usr/sbin",
+        "/sbin",
+        *(str(one) for all in versions for one in all),
+    ]
+    path = os.pathsep.join(folders)
+    return next(filter(None, (shutil.which(name, path=path) for name in names)), None)
+
+
+def as_user(name: str) -> list[str]:
+    """What to put in front of a command that refuses to run as root."""
+    if os.name != "posix" or os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip(f"running as root, and there is no setpriv to become {name}")
+    return ["setpriv", f"--reuid={name}", f"--regid={name}", "--clear-groups", "--"]
+
+
+@contextlib.contextmanager
+def running(command: list[str], folder: Path, ready: Callable[[], bool]) -> Iterator[None]:
+    """Run a server, from when it is `ready` until the end of the block."""
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        give_up = time.monotonic() + START_SECONDS
+        while not ready():
+            if process.poll() is not None or time.monotonic() > give_up:
+                pytest.fail(f"{command[-1]} did not start: {log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def answers(port: int, prompt: bytes = b"", size: int = 1) -> bool:
+    """Whether a server on `port` says something, when it is sent `prompt`."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(prompt)
+            return len(connection.recv(size)) == size
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty Redis: redis://127.0.0.1:PORT"""
+    server = program("redis-server", "valkey-server")
+    if server is None:
+        pytest.skip("redis-server is not installed")
+    folder, port = tmp_path_factory.mktemp("redis"), free_port()
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+    with running([server, *options, "--dir", str(folder)], folder, lambda: answers(port, b"PING\r\n", 7)):
+        yield f"redis://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL with an empty database: postgres://guest:secret@127.0.0.1:PORT/site"""
+    initdb, server, psql = program("initdb"), program("postgres"), program("psql")
+    if initdb is None or server is None or psql is None:
+        pytest.skip("PostgreSQL is not installed")
+    user = as_user("postgres")
+    folder, port = _own_folder(tmp_path_factory, "postgres", user), free_port()
+    secret = folder / "secret"
+    secret.write_text("secret")
+    data = str(folder / "data")
+    quick = ["--no-sync", "--no-locale", "--encoding=UTF8"]
+    login = ["--username=guest", f"--pwfile={secret}", "--auth=scram-sha-256"]
+    _run([*user, initdb, *quick, *login, "-D", data], folder)
+    options = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "fsync=off"]
+    options += ["-c", f"unix_socket_directories={folder}", "-c", "max_connections=40"]
+    url = f"postgres://guest:secret@127.0.0.1:{port}"
+
+    def ready() -> bool:
+        query = [psql, f"{url}/postgres", "-qc", "create database site"]
+        return subprocess.run(query, capture_output=True, check=False).returncode == 0
+
+    with running([*user, server, "-D", data, *options], folder, ready):
+        yield f"{url}/site"
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a MariaDB with an empty database: mysql://guest:secret@127.0.0.1:PORT/site"""
+    install, server = program("mariadb-install-db", "mysql_install_db"), program("mariadbd", "mysqld")
+    if install is None or server is None:
+        pytest.skip("MariaDB is not installed")
+    user = as_user("mysql")
+    folder, port = _own_folder(tmp_path_factory, "mariadb", user), free_port()
+    data = str(folder / "data")
+    # --no-defaults first: a server of the machine is nothing to us
+    where = ["--no-defaults", f"--datadir={data}"]
+    _run([*user, install, *where, "--auth-root-authentication-method=normal", "--skip-test-db"], folder)
+    script = folder / "init.sql"
+    script.write_text(
+        "CREATE DATABASE site CHARACTER SET utf8mb4;"
+        "CREATE USER guest@'127.0.0.1' IDENTIFIED BY 'secret';"
+        "GRANT ALL ON site.* TO guest@'127.0.0.1';"
+    )
+    options = [
+        f"--port={port}",
+        "--bind-address=127.0.0.1",
+        f"--socket={folder}/socket",
+        "--skip-name-resolve",
+    ]
+    options += [f"--init-file={script}", "--innodb-flush-log-at-trx-commit=0", f"--pid-file={folder}/pid"]
+    with running([*user, server, *where, *options], folder, lambda: answers(port, size=5)):
+        yield f"mysql://guest:secret@127.0.0.1:{port}/site"
+
+
+def _own_folder(factory: pytest.TempPathFactory, name: str, user: list[str]) -> Path:
+    """A folder that the user of `as_user` may use; those above it belong to who runs the tests alone."""
+    folder = factory.mktemp(name)
+    if user:
+        import pwd
+
+        owner = pwd.getpwnam(user[1].partition("=")[2])
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+        for above in folder.parents:
+            if above == Path(os.path.realpath("/tmp")) or above.stat().st_uid != 0:
+                break
+            above.chmod(above.stat().st_mode | 0o011)  # to pass through, not to look into
+    return folder
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{command[len(command) // 2]}: {done.stdout[-1000:]} {done.stderr[-1000:]}")

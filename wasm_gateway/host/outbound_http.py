@@ -1,0 +1,428 @@
+# fermyon:spin/http: requests of guests to other servers (Spin: http, 10.2).
+#
+# Rule 1: a request goes to the host and port that were checked (addresses.py,
+# network.py). Spin follows redirects without looking again; here every hop is
+# checked like the first, or a permitted host could send a guest anywhere.
+# Rule 2: framing is ours. What a guest says about the length or the connection is
+# dropped, so that one guest cannot spoil a connection that another will use.
+# Rule 3: requests to the application itself and to its components stay in this
+# process (Spin: http, 10.3); requests of the first kind go over the network in Spin.
+# Rule 4: all of a response that is kept is bounded while it comes, decompressed.
+#
+# urllib3 is the client: connections, pooling, TLS, parsing. It is used without its
+# own redirects, retries and decompression.
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote, urljoin
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+from urllib3.util import SKIP_HEADER
+
+from ..component.values import Err
+from ..errors import Saturated
+from ..messages import Headers, Request
+from . import forks
+from .addresses import Address, BadAddress, parse_address
+from .base import Deadline, HostContext
+from .limits import VALUE_OVERHEAD, Budget
+from .network import Network
+from .pools import WAIT
+
+_TYPES = """
+interface http-types {
+  type http-status = u16;
+  type body = list<u8>;
+  type headers = list<tuple<string, string>>;
+  type params = list<tuple<string, string>>;
+  type uri = string;
+  enum method { get, post, put, delete, patch, head, options }
+  record request { method: method, uri: uri, headers: headers, params: params, body: option<body> }
+  record response { status: http-status, headers: option<headers>, body: option<body> }
+  enum http-error {
+    success, destination-not-allowed, invalid-url, request-error, runtime-error, too-many-requests,
+  }
+}
+"""
+INTERFACES = {
+    "fermyon:spin/http-types": "package fermyon:spin;" + _TYPES,
+    "fermyon:spin/http": "package fermyon:spin;"
+    + _TYPES
+    + """
+interface http {
+  use http-types.{request, response, http-error};
+  send-request: func(req: request) -> result<response, http-error>;
+}
+""",
+}
+
+SCHEMES = ("http", "https")
+MAX_REDIRECTS = 10  # as Spin's client
+# Idle connections are kept for so many hosts, and at most as many for each.
+POOL_HOSTS = 64
+POOL_SIZE = 16
+_CHUNK = 65536
+
+# The connection's business, not the guest's (RFC 9110, 7.6.1, and those that frame a message).
+_HOP_BY_HOP = """connection content-length keep-alive proxy-authenticate proxy-authorization
+proxy-connection te trailer transfer-encoding upgrade"""
+HOP_BY_HOP = frozenset(_HOP_BY_HOP.split())
+# What a redirect to another host must not carry along.
+_CREDENTIALS = frozenset({"authorization", "cookie", "cookie2", "proxy-authorization", "www-authenticate"})
+# What described a body that a redirect drops.
+_OF_BODY = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, token
+_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9110, field values
+_BAD_VALUE = re.compile(r"[\x00-\x1f\x7f]").search
+_URL = re.compile(r"[!-~]*")  # printable ASCII; the rest has to be percent-encoded
+_URL_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
+
+Pairs = list[tuple[str, str]]
+
+
+class HttpFailure(Exception):
+    """A request without a response; `case` is that of the unversioned interface's error."""
+
+    def __init__(self, case: str, text: str = "") -> None:
+        super().__init__(text or case)
+        self.case = case
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request on its way out; `target` is an absolute URL, or a path of the application itself."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A response that has come in whole."""
+
+    status: int
+    headers: Pairs
+    body: bytes
+
+
+class Client:
+    """HTTP over the connections of one application.
+
+    `pooling` keeps connections for later requests; `max_connections` limits the requests that are under
+    way at once (runtime config: outbound_http).
+    """
+
+    def __init__(self, network: Network, max_connections: int | None = None, *, pooling: bool = True) -> None:
+        self._network = network
+        self._max_connections = max_connections
+        self._pooling = pooling
+        self._current = threading.local()
+        self._manager: urllib3.PoolManager | None = None
+        self._begin()
+        forks.watch(self)
+
+    def _begin(self) -> None:
+        limit = self._max_connections
+        self._slots = None if limit is None else threading.Semaphore(limit)
+
+    def after_fork(self) -> None:
+        if self._manager is not None:
+            forks.abandon(self._manager)
+            self._manager = None
+        self._begin()
+
+    def _pools(self) -> urllib3.PoolManager:
+        manager = self._manager
+        if manager is None:
+            # should two threads come here at once, one keeps a manager of its own for this request
+            manager = urllib3.PoolManager(POOL_HOSTS, maxsize=POOL_SIZE, retries=False)
+            manager.pool_classes_by_scheme = _pool_classes(self._network, self._current)
+            self._manager = manager
+        return manager
+
+    def send(self, request: Outgoing, address: Address, deadline: Deadline) -> Incoming:
+        """Send `request` to `address`; HttpFailure, DeadlineExceeded."""
+        slots = self._slots
+        if slots is not None and not slots.acquire(timeout=min(WAIT, deadline.remaining())):
+            deadline.remaining()
+            raise HttpFailure("too-many-requests")
+        try:
+            return self._send(request, address, deadline)
+        finally:
+            if slots is not None:
+                slots.release()
+
+    def _send(self, request: Outgoing, address: Address, deadline: Deadline) -> Incoming:
+        self._current.deadline = deadline
+        url = f"{address.scheme}://{address.authority}{_path_and_query(address)}"
+        try:
+            response = self._pools().urlopen(
+                request.method,
+                url,
+                body=request.body,
+                headers=_wire_headers(request, address),
+                redirect=False,
+                retries=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+                timeout=None,
+            )
+        except (HTTPError, OSError, ValueError) as error:
+            raise HttpFailure("runtime-error", str(error)) from error
+        try:
+            incoming = self._receive(response)
+        except (HTTPError, OSError, ValueError, zlib.error) as error:
+            response.close()
+            raise HttpFailure("runtime-error", str(error)) from error
+        except BaseException:
+            response.close()
+            raise
+        finally:
+            if not self._pooling:
+                response.close()
+            response.release_conn()
+        return incoming
+
+    @staticmethod
+    def _receive(response: urllib3.BaseHTTPResponse) -> Incoming:
+        headers = [(name.lower(), value) for name, value in response.headers.items()]
+        budget = Budget()
+        for name, value in headers:
+            budget.spend(VALUE_OVERHEAD + len(name) + len(value))
+        chunks: Iterable[bytes] = response.stream(_CHUNK, decode_content=False)
+        if response.headers.get("content-encoding", "").strip().lower() == "gzip":
+            # as Spin's client: unpacked, and nothing left that tells of it
+            chunks = _gunzip(chunks)
+            headers = [pair for pair in headers if pair[0] not in ("content-encoding", "content-length")]
+        return Incoming(response.status, headers, _joined(chunks, budget))
+
+    def close(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.clear()
+
+
+def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
+    """urllib3's pools, with connections over sockets of `network` that end at `current.deadline`."""
+
+    class Bounded(HTTPConnection):
+        sock: Any
+
+        def _new_conn(self) -> socket.socket:
+            return network.connect(self.host, self.port, current.deadline)
+
+        def request(self, *arguments: Any, **options: Any) -> None:
+            if self.sock is not None:  # kept from an earlier request
+                self.sock.deadline = current.deadline
+            super().request(*arguments, **options)
+
+    class BoundedTls(Bounded, HTTPSConnection):
+        pass
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Bounded
+
+    class EncryptedPool(HTTPSConnectionPool):
+        ConnectionCls = BoundedTls
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options | {"ssl_context": network.tls_context()})
+
+    return {"http": PlainPool, "https": EncryptedPool}
+
+
+def _path_and_query(address: Address) -> str:
+    path = address.path or "/"
+    return path if address.query is None else f"{path}?{address.query}"
+
+
+def _wire_headers(request: Outgoing, address: Address) -> urllib3.HTTPHeaderDict:
+    headers = urllib3.HTTPHeaderDict()
+    names = set()
+    for name, value in request.headers:
+        headers.add(name, value)
+        names.add(name)
+    if "accept-encoding" not in names:
+        # as Spin's client: a part of a packed body could not be unpacked
+        headers.add("accept-encoding", SKIP_HEADER if "range" in names else "gzip")
+    if "user-agent" not in names:
+        headers.add("user-agent", SKIP_HEADER)
+    if address.user is not None and "authorization" not in names:
+        pair = f"{address.user}:{address.password or ''}".encode()
+        headers.add("authorization", "Basic " + b64encode(pair).decode())
+    return headers
+
+
+def _gunzip(chunks: Iterable[bytes]) -> Iterable[bytes]:
+    """The content of gzip members, in pieces of a bounded size; zlib.error when it is broken or cut."""
+    unpack = zlib.decompressobj(wbits=31)
+    begun = False
+    for chunk in chunks:
+        while chunk:
+            begun = True
+            yield unpack.decompress(chunk, _CHUNK)
+            if unpack.eof:
+                chunk = unpack.unused_data
+                unpack, begun = zlib.decompressobj(wbits=31), False
+            else:
+                chunk = unpack.unconsumed_tail
+    if begun:
+        raise zlib.error("incomplete gzip data")
+
+
+def _joined(chunks: Iterable[bytes], budget: Budget) -> bytes:
+    found = []
+    for chunk in chunks:
+        if not budget.spend(len(chunk)):
+            raise HttpFailure("runtime-error", "response is too large")
+        found.append(chunk)
+    return b"".join(found)
+
+
+def checked(method: str, uri: str, headers: Pairs, body: bytes | None) -> Outgoing:
+    """A guest's request, as far as it may decide; HttpFailure when it is not HTTP."""
+    kept = []
+    for name, value in headers:
+        if _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
+            raise HttpFailure("runtime-error", f"invalid header {name[:80]!r}")
+        if name.lower() not in HOP_BY_HOP:
+            # each character of a header value is a byte on the wire (messages.py, Rule 2)
+            kept.append((name.lower(), value if value.isascii() else value.encode().decode("latin-1")))
+    if _URL.fullmatch(uri) is None:
+        raise HttpFailure("invalid-url")
+    return Outgoing(method.upper(), uri, tuple(kept), body or None)
+
+
+class OutboundHttp:
+    """fermyon:spin/http, the unversioned interface."""
+
+    def __init__(self, network: Network, max_connections: int | None = None, *, pooling: bool = True) -> None:
+        self.client = Client(network, max_connections, pooling=pooling)
+
+    def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
+        return {"send-request": self.send_request} if interface == "fermyon:spin/http" else {}
+
+    def close(self) -> None:
+        self.client.close()
+
+    def send_request(self, ctx: HostContext, request: Any) -> Any:
+        # `params` is deprecated, and ignored by Spin too
+        method, uri, headers, _params, body = request
+        try:
+            permit(ctx, uri)
+            response = self.follow(ctx, checked(method, uri, headers, body))
+        except HttpFailure as failure:
+            return Err(failure.case)
+        # Names and values are text for the guest: those that are not ASCII are dropped, as Spin does.
+        ascii_headers = [pair for pair in response.headers if pair[1].isascii()]
+        return response.status, ascii_headers, response.body
+
+    def follow(self, ctx: HostContext, request: Outgoing) -> Incoming:
+        """The response to a permitted `request`, after its redirects; HttpFailure, DeadlineExceeded."""
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self.send_once(ctx, request)
+            location = next((value for name, value in response.headers if name == "location"), None)
+            if response.status not in _REDIRECTS or location is None:
+                return response
+            following = _redirected(request, response.status, location)
+            if following is None:
+                return response
+            request = following
+            permit(ctx, request.target)
+        raise HttpFailure("runtime-error", "too many redirects")
+
+    def send_once(self, ctx: HostContext, request: Outgoing) -> Incoming:
+        """One exchange, to wherever the target is."""
+        if request.target.startswith("/"):
+            return _inside(request, request.target, lambda inner: ctx.self_request(inner))
+        try:
+            address = parse_address(request.target, SCHEMES)
+        except BadAddress as error:
+            raise HttpFailure("invalid-url", str(error)) from error
+        outbound = ctx.component.outbound
+        component = outbound.is_chained(address.host) if outbound is not None else None
+        if component is not None:
+            inner = replace(request, headers=tuple(pair for pair in request.headers if pair[0] != "host"))
+            return _inside(
+                inner,
+                _path_and_query(address),
+                lambda chained: ctx.chain(component, replace(chained, authority=address.host)),
+            )
+        return self.client.send(request, address, ctx.deadline)
+
+
+def permit(ctx: HostContext, target: str) -> None:
+    """Raise HttpFailure unless the component may send a request to `target`."""
+    outbound = ctx.component.outbound
+    if outbound is None:
+        raise HttpFailure("destination-not-allowed")
+    allowed = outbound.allows_self() if target.startswith("/") else outbound.check_url(target, "https")
+    if not allowed:
+        raise HttpFailure("destination-not-allowed")
+
+
+def _redirected(request: Outgoing, status: int, location: str) -> Outgoing | None:
+    """The request that `location` asks for; None when it cannot be followed, as Spin's client sees it."""
+    if _BAD_VALUE(location):
+        return None
+    target = urljoin(request.target, quote(location, safe=_URL_CHARACTERS, encoding="latin-1"))
+    method, body, headers = request.method, request.body, request.headers
+    if status in (301, 302, 303) and method not in ("GET", "HEAD"):
+        method, body = "GET", None
+        headers = tuple(pair for pair in headers if pair[0] not in _OF_BODY)
+    if _place(target) != _place(request.target):
+        headers = tuple(pair for pair in headers if pair[0] not in _CREDENTIALS and pair[0] != "host")
+    return Outgoing(method, target, headers, body)
+
+
+def _place(target: str) -> str:
+    """Where a target is: requests to another place must not carry credentials."""
+    if target.startswith("/") and not target.startswith("//"):
+        return ""
+    try:
+        address = parse_address(target, SCHEMES)
+    except BadAddress:
+        return target
+    return f"{address.scheme}://{address.authority}"
+
+
+def _inside(request: Outgoing, target: str, answer: Callable[[Request], Any]) -> Incoming:
+    """An exchange within this process."""
+    path, question, query = target.partition("#")[0].partition("?")
+    body = () if request.body is None else (request.body,)
+    headers = list(request.headers)
+    if request.body is not None or request.method not in _WITHOUT_BODY:
+        headers.append(("content-length", str(len(request.body or b""))))
+    try:
+        response = answer(
+            Request(request.method, path, query if question else None, Headers.trusted(tuple(headers)), body)
+        )
+    except LookupError as error:  # nobody is there to answer
+        raise HttpFailure("invalid-url", str(error)) from error
+    except Saturated as error:
+        raise HttpFailure("too-many-requests", str(error)) from error
+    try:
+        budget = Budget()
+        pairs = [*response.headers]
+        for name, value in pairs:
+            budget.spend(VALUE_OVERHEAD + len(name) + len(value))
+        return Incoming(response.status, pairs, _joined(response.body, budget))
+    finally:
+        response.close()

@@ -1,0 +1,142 @@
+# Connections that are kept for the next request.
+#
+# Rule 1: a connection is used by one thread at a time: taken, used, given back.
+# Rule 2: whoever gives one back has put it in the state of a fresh one; a connection
+# in any other state is given up instead.
+# Rule 3: a pool belongs to a process; a forked child starts with an empty one.
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from . import forks
+from .base import Deadline
+
+C = TypeVar("C")
+
+# How long a request waits for a connection when all are in use, in seconds: long enough for a
+# short burst, short enough to tell the guest before its caller gives up.
+WAIT = 5.0
+
+
+class PoolFull(Exception):
+    """All connections stayed in use for WAIT seconds."""
+
+
+class _Entry(Generic[C]):
+    __slots__ = ("idle", "used")
+
+    def __init__(self) -> None:
+        self.idle: list[C] = []
+        self.used = 0
+
+
+class Pool(Generic[C]):
+    """Connections by key, at most `per_key` for each; idle ones are kept for the `keys` last used keys.
+
+    `total` limits those in use at the same time over all keys. `close` ends a connection.
+    """
+
+    def __init__(
+        self,
+        close: Callable[[C], object],
+        *,
+        per_key: int,
+        keys: int,
+        total: int | None = None,
+        wait: float = WAIT,
+    ) -> None:
+        self._close = close
+        self._per_key = per_key
+        self._keys = keys
+        self._total = total
+        self._wait = wait
+        self._start()
+        forks.watch(self)
+
+    def _start(self) -> None:
+        self._free = threading.Condition()  # guards the rest, notified when a connection comes back
+        self._entries: OrderedDict[Hashable, _Entry[C]] = OrderedDict()
+        self._used = 0
+        self._closed = False
+
+    def take(self, key: Hashable, deadline: Deadline) -> C | None:
+        """An idle connection, or None when the caller may open one; either is owed to `give`.
+
+        Raises PoolFull, or DeadlineExceeded when that comes first.
+        """
+        with self._free:
+            entry = self._entries.get(key)
+            if entry is None or not self._may_take(entry):
+                entry = self._wait_for(key, deadline)
+            entry.used += 1
+            self._used += 1
+            self._entries.move_to_end(key)
+            return entry.idle.pop() if entry.idle else None
+
+    def _may_take(self, entry: _Entry[C]) -> bool:
+        if self._total is not None and self._used >= self._total:
+            return False
+        return entry.used < self._per_key
+
+    def _wait_for(self, key: Hashable, deadline: Deadline) -> _Entry[C]:
+        def find() -> _Entry[C] | None:
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = _Entry()
+            return entry if self._may_take(entry) else None
+
+        entry = find()
+        if entry is None:
+            entry = self._free.wait_for(find, min(self._wait, deadline.remaining()))
+            if entry is None:
+                deadline.remaining()
+                raise PoolFull
+        return entry
+
+    def give(self, key: Hashable, connection: C | None) -> None:
+        """Take back a connection for the next one who asks, or None when it was given up."""
+        surplus: list[C] = []
+        with self._free:
+            entry = self._entries.get(key)
+            if entry is None:  # only a fork forgets what is in use: it is the parent's
+                forks.abandon(connection)
+                return
+            entry.used -= 1
+            self._used -= 1
+            if connection is not None:
+                (surplus if self._closed else entry.idle).append(connection)
+            if len(self._entries) > self._keys:
+                surplus += self._forget_oldest()
+            self._free.notify_all()
+        for connection in surplus:
+            self._close(connection)
+
+    def _forget_oldest(self) -> list[C]:
+        """Drop the keys used longest ago that nobody uses now; what they kept is to be closed."""
+        surplus: list[C] = []
+        for key in list(self._entries):
+            if len(self._entries) <= self._keys:
+                break
+            if self._entries[key].used == 0:
+                surplus += self._entries.pop(key).idle
+        return surplus
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when they come back."""
+        with self._free:
+            self._closed = True
+            idle = [connection for entry in self._entries.values() for connection in entry.idle]
+            for entry in self._entries.values():
+                entry.idle = []
+        for connection in idle:
+            self._close(connection)
+
+    def after_fork(self) -> None:
+        for entry in self._entries.values():
+            for connection in entry.idle:
+                forks.abandon(connection)
+        self._start()

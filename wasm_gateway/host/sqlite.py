@@ -1,0 +1,548 @@
+# fermyon:spin/sqlite: databases inside this process (Spin: host interfaces, 5).
+#
+# Rule 1: SQL of a guest runs under an authorizer. What reaches out of the database
+# (other files, this process' settings) is denied; the pragmas that a guest may use
+# are listed, all others are denied.
+# Rule 2: nothing that a guest did to a connection outlives its instance. Opening a
+# file costs SQLite some 130 us and using an open connection 5, so connections are
+# kept, and this is the proof obligation:
+# - the authorizer sees every action of every statement when it is compiled; one that
+#   is not in KEEPS_STATE_OUT may leave something behind on the connection (pragmas,
+#   temporary tables, attached files ...), and such a connection is closed;
+# - an open transaction is rolled back;
+# - last_insert_rowid() and changes() are set to 0 by a statement on a temporary table
+#   that guests cannot touch, total_changes() is ours and counts from where we took over;
+# - the deadline and limits are set anew for each instance.
+# Rule 3: statements end at the deadline (progress handler), also while they wait for
+# a lock (busy timeout); results are bounded while they come.
+#
+# Spin opens a new connection for each `open`, so nothing is shared between handles
+# there either, except the file.
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..component.values import Err
+from ..errors import HostError
+from . import forks
+from .base import Deadline, HostContext
+from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
+
+INTERFACES = {
+    "fermyon:spin/sqlite": """
+package fermyon:spin;
+interface sqlite {
+  type connection = u32;
+  variant error { no-such-database, access-denied, invalid-connection, database-full, io(string) }
+  variant value { integer(s64), real(f64), text(string), blob(list<u8>), null }
+  record row-result { values: list<value> }
+  record query-result { columns: list<string>, rows: list<row-result> }
+  open: func(database: string) -> result<connection, error>;
+  execute: func(conn: connection, statement: string, parameters: list<value>) -> result<query-result, error>;
+  close: func(conn: connection);
+}
+""",
+}
+
+# Spin: host interfaces, 5
+MAX_CONNECTIONS = 256
+TOO_MANY_CONNECTIONS = "too many connections opened"
+# Idle connections kept for each file; one is about 100 KB with its page cache in use.
+MAX_IDLE = 16
+# How long a statement waits for a lock, in seconds: the default of Spin's SQLite binding.
+BUSY_SECONDS = 5.0
+# A database in memory, or attached for the time being, takes no more than this.
+MAX_MEMORY_BYTES = 128 << 20
+# The temporary tables of one connection, which are a file.
+MAX_TEMP_BYTES = 1 << 30
+# SQL text is kept with a connection; one that has seen longer text is not kept itself.
+MAX_KEPT_SQL = 64 << 10
+# SQLite's machine asks for the deadline after so many instructions, 0.1 to 1 ms.
+_PROGRESS_STEPS = 10_000
+
+OK, DENY, IGNORE = sqlite3.SQLITE_OK, sqlite3.SQLITE_DENY, sqlite3.SQLITE_IGNORE
+
+# The table of Rule 2; its name is as good as a reserved word.
+_OWN = "wasm_gateway_own"
+
+# Actions after which a connection, its transaction rolled back, is as it was. What they change is
+# in the database, or nowhere.
+KEEPS_STATE_OUT = frozenset(
+    {
+        sqlite3.SQLITE_READ,
+        sqlite3.SQLITE_SELECT,
+        sqlite3.SQLITE_RECURSIVE,
+        sqlite3.SQLITE_INSERT,
+        sqlite3.SQLITE_UPDATE,
+        sqlite3.SQLITE_DELETE,
+        sqlite3.SQLITE_TRANSACTION,
+        sqlite3.SQLITE_SAVEPOINT,
+        sqlite3.SQLITE_FUNCTION,
+        sqlite3.SQLITE_CREATE_TABLE,
+        sqlite3.SQLITE_CREATE_INDEX,
+        sqlite3.SQLITE_CREATE_VIEW,
+        sqlite3.SQLITE_CREATE_TRIGGER,
+        sqlite3.SQLITE_DROP_TABLE,
+        sqlite3.SQLITE_DROP_INDEX,
+        sqlite3.SQLITE_DROP_VIEW,
+        sqlite3.SQLITE_DROP_TRIGGER,
+        sqlite3.SQLITE_ALTER_TABLE,
+        sqlite3.SQLITE_REINDEX,
+        sqlite3.SQLITE_ANALYZE,
+    }
+)
+
+# Pragmas about the database or the guest's own connection. Not here, so denied: those that name files
+# (temp_store_directory, data_store_directory), that set limits of the whole process (hard_heap_limit,
+# soft_heap_limit: they can only ever be lowered), that let a guest damage the file or trust what is in it
+# (writable_schema, trusted_schema), that start threads, or that debug.
+_FREE = """
+analysis_limit application_id auto_vacuum automatic_index cache_spill case_sensitive_like
+cell_size_check checkpoint_fullfsync collation_list compile_options data_version database_list
+defer_foreign_keys empty_result_callbacks encoding foreign_key_check foreign_key_list foreign_keys
+freelist_count full_column_names fullfsync function_list ignore_check_constraints incremental_vacuum
+index_info index_list index_xinfo integrity_check journal_mode journal_size_limit legacy_alter_table
+locking_mode module_list optimize page_count pragma_list query_only quick_check read_uncommitted
+recursive_triggers reverse_unordered_selects secure_delete short_column_names shrink_memory synchronous
+table_info table_list table_xinfo user_version wal_autocheckpoint wal_checkpoint
+"""
+_PRAGMAS_FREE = frozenset(_FREE.split())
+# A guest may ask, but setting them would undo a limit of ours (time, memory, size), or endanger the
+# process (the map of a file that shrinks is a SIGBUS). Then they do nothing, so that a guest that tunes its
+# connection still runs.
+_PRAGMAS_READ_ONLY = frozenset(
+    {"busy_timeout", "cache_size", "max_page_count", "mmap_size", "page_size", "schema_version", "temp_store"}
+)
+
+# Tables that some builds of SQLite offer: the statements of the connection, raw pages of the file.
+_TABLES_DENIED = frozenset({"sqlite_stmt", "bytecode", "tables_used", "sqlite_dbpage", "sqlite_dbdata"})
+
+_NAMED_PARAMETER = re.compile(r"[:@$][A-Za-z_]")
+
+_KINDS: dict[type, str] = {int: "integer", float: "real", str: "text", bytes: "blob"}
+_NULL = ("null", None)
+
+QueryResult = tuple[list[str], list[tuple[list[tuple[str, Any]]]]]
+
+
+class SqlError(Exception):
+    """SQLite refused or failed; the text is for the guest."""
+
+
+class Connection:
+    """One connection to a database, for the SQL of one guest at a time.
+
+    `file` is None for a database in memory, which is this connection's own.
+    """
+
+    def __init__(self, file: Path | None, *, allow_attach_file: bool = False) -> None:
+        self._allow_attach_file = allow_attach_file
+        self._in_memory = file is None
+        self.clean = True
+        self._ours = True  # whether the SQL being compiled is ours
+        self._deadline: Deadline | None = None
+        self._attached = False
+        try:
+            new = file is not None and not (file.exists() and file.stat().st_size)
+            self._sql = sqlite3.connect(
+                ":memory:" if file is None else file,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,  # what the guest says is what is done
+                check_same_thread=False,
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise SqlError(f"cannot open the database: {type(error).__name__}") from error
+        sql = self._sql
+        try:
+            sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_HOST_BUFFERED_BYTES)
+            if new:
+                # readers and a writer side by side; a file that is there already stays as it is
+                sql.execute("PRAGMA journal_mode=WAL").fetchall()
+            elif file is None:
+                self._limit_pages("main", MAX_MEMORY_BYTES)
+            sql.execute(f"CREATE TEMP TABLE {_OWN} (id INTEGER PRIMARY KEY)")
+            self._limit_pages("temp", MAX_TEMP_BYTES)
+            sql.create_function("total_changes", 0, self._total_changes)
+            sql.set_authorizer(self._authorize)
+            sql.set_progress_handler(self._is_late, _PROGRESS_STEPS)
+        except sqlite3.Error as error:
+            sql.close()
+            raise SqlError(str(error)) from error
+        self._ours = False
+        self._changes_before = sql.total_changes
+        self._busy_seconds = BUSY_SECONDS
+        self._reset()
+
+    def start(self, deadline: Deadline | None) -> None:
+        """Begin to serve an instance that ends at `deadline`."""
+        self._deadline = deadline
+
+    def release(self) -> bool:
+        """End serving: whether the connection is as when it was new, and may serve another instance."""
+        self._deadline = None
+        if not self.clean or self._in_memory:
+            return False
+        try:
+            if self._sql.in_transaction:
+                self._own("ROLLBACK")
+            self._reset()
+        except sqlite3.Error:
+            return False
+        return True
+
+    def _reset(self) -> None:
+        """Make what SQL can ask about earlier statements say 0."""
+        if self._sql.total_changes != self._changes_before:
+            self._own(f"INSERT OR REPLACE INTO temp.{_OWN} VALUES (0)")
+            self._own(f"DELETE FROM temp.{_OWN} WHERE id = 1")
+            self._changes_before = self._sql.total_changes
+
+    def close(self) -> None:
+        self._sql.close()
+
+    def execute(self, statement: str, parameters: list[tuple[str, Any]]) -> QueryResult:
+        """The columns and rows of one statement; SqlError, DeadlineExceeded."""
+        deadline = self._deadline
+        if deadline is not None:
+            self._wait_no_longer_than(deadline.remaining())
+        if len(statement) > MAX_KEPT_SQL:
+            self.clean = False
+        cursor = self._sql.cursor()
+        try:
+            values = [value for _, value in parameters]
+            if values and _NAMED_PARAMETER.search(statement):
+                cursor = self._execute_named(cursor, statement, values)
+            else:
+                cursor.execute(statement, values)
+            rows = _rows(cursor)
+            columns = [column[0] for column in cursor.description or ()]
+        except (sqlite3.Error, sqlite3.Warning, OverflowError, ValueError) as error:
+            if deadline is not None:
+                deadline.remaining()
+            raise SqlError(str(error)) from error
+        finally:
+            cursor.close()
+        if self._attached:
+            self._limit_attached()
+        return columns, rows
+
+    def _execute_named(self, cursor: sqlite3.Cursor, statement: str, values: list[Any]) -> sqlite3.Cursor:
+        """Parameters with names, which take the values in the order in which the names appear.
+
+        The sqlite3 module gives values to names by name only, and asks for them in that order. What
+        looks like a name may also stand in a string, so that the parameters have no names after all.
+        """
+        asked = _InOrder(values)
+        try:
+            cursor.execute(statement, asked)
+        except sqlite3.ProgrammingError:
+            if asked.count:
+                raise
+            return cursor.execute(statement, values)
+        if asked.count != len(values):
+            raise sqlite3.ProgrammingError(f"{len(values)} values for {asked.count} parameters")
+        return cursor
+
+    def script(self, statements: str) -> None:
+        """Run any number of statements of the operator's (the flag `--sqlite`); SqlError."""
+        self._ours = True
+        try:
+            self._sql.executescript(statements)
+        except sqlite3.Error as error:
+            raise SqlError(str(error)) from error
+        finally:
+            self._ours = False
+            self.clean = False
+
+    @property
+    def changes(self) -> int:
+        """Rows that the last INSERT, UPDATE or DELETE changed."""
+        return int(self._own("SELECT changes()"))
+
+    @property
+    def last_insert_rowid(self) -> int:
+        return int(self._own("SELECT last_insert_rowid()"))
+
+    def _own(self, statement: str) -> Any:
+        self._ours = True
+        try:
+            row = self._sql.execute(statement).fetchone()
+        finally:
+            self._ours = False
+        return row[0] if row else None
+
+    def _total_changes(self) -> int:
+        return self._sql.total_changes - self._changes_before
+
+    def _is_late(self) -> bool:
+        deadline = self._deadline
+        if deadline is None:
+            return False
+        try:
+            deadline.remaining()
+        except Exception:
+            return True
+        return False
+
+    def _wait_no_longer_than(self, seconds: float) -> None:
+        """SQLite's own waiting for locks does not look at the deadline, so that it must be set before."""
+        seconds = min(seconds, BUSY_SECONDS)
+        if seconds != self._busy_seconds:
+            self._own(f"PRAGMA busy_timeout={int(seconds * 1000) + 1}")
+            self._busy_seconds = seconds
+
+    # Rule 1
+
+    def _authorize(
+        self, action: int, first: str | None, second: str | None, database: str | None, source: str | None
+    ) -> int:
+        if self._ours:
+            return OK
+        if action in KEEPS_STATE_OUT:
+            if action == sqlite3.SQLITE_FUNCTION:
+                return DENY if second is not None and second.lower() == "load_extension" else OK
+            if action == sqlite3.SQLITE_READ and first is not None and first.lower() in _TABLES_DENIED:
+                return DENY
+            # of what is in the temp schema, only reading leaves it as it was
+            if database == "temp" and action != sqlite3.SQLITE_READ:
+                self.clean = False
+            return DENY if first == _OWN or second == _OWN else OK
+        self.clean = False
+        match action:
+            case sqlite3.SQLITE_PRAGMA:
+                return self._authorize_pragma((first or "").lower(), second)
+            case sqlite3.SQLITE_ATTACH:
+                # None is an expression, which can become any name. VACUUM attaches "".
+                if first in ("", ":memory:"):
+                    self._attached = True
+                    return OK
+                return OK if self._allow_attach_file else DENY
+            case _:
+                return DENY if first == _OWN or second == _OWN else OK
+
+    def _authorize_pragma(self, name: str, argument: str | None) -> int:
+        if name in _PRAGMAS_FREE:
+            return OK
+        if name in _PRAGMAS_READ_ONLY:
+            return OK if argument is None else IGNORE
+        return DENY
+
+    def _limit_attached(self) -> None:
+        """Bound what was attached just now; a file, if that is allowed, is bounded by its file system."""
+        self._attached = False
+        self._ours = True
+        try:
+            for _, name, file in self._sql.execute("PRAGMA database_list").fetchall():
+                if not file and name not in ("main", "temp"):
+                    self._limit_pages(name, MAX_MEMORY_BYTES)
+        finally:
+            self._ours = False
+
+    def _limit_pages(self, database: str, size: int) -> None:
+        name = '"' + database.replace('"', '""') + '"'
+        (page,) = self._sql.execute(f"PRAGMA {name}.page_size").fetchone()
+        self._sql.execute(f"PRAGMA {name}.max_page_count={size // page}").fetchall()
+
+
+class _InOrder(dict[str, Any]):
+    """Gives its values to names in the order in which they are asked for."""
+
+    def __init__(self, values: list[Any]) -> None:
+        super().__init__()
+        self.values_left = iter(values)
+        self.count = 0
+
+    def __missing__(self, name: str) -> Any:
+        self.count += 1
+        try:
+            return next(self.values_left)
+        except StopIteration:
+            raise sqlite3.ProgrammingError(f"no value for parameter {name}") from None
+
+
+def _rows(cursor: sqlite3.Cursor) -> list[tuple[list[tuple[str, Any]]]]:
+    budget = MAX_HOST_BUFFERED_BYTES
+    kinds = _KINDS
+    rows: list[tuple[list[tuple[str, Any]]]] = []
+    for row in cursor:
+        values: list[tuple[str, Any]] = []
+        for value in row:
+            kind = kinds.get(type(value))
+            if kind is None:
+                values.append(_NULL)
+                budget -= VALUE_OVERHEAD
+            else:
+                values.append((kind, value))
+                budget -= VALUE_OVERHEAD
+                if kind == "text" or kind == "blob":
+                    budget -= len(value)
+        if budget < 0:
+            raise ValueError(RESULT_TOO_LARGE)
+        rows.append((values,))
+    return rows
+
+
+class Database:
+    """What a label stands for: a file, or None for a new database in memory at each `open`."""
+
+    def __init__(self, file: str | Path | None, *, allow_attach_file: bool = False) -> None:
+        self.file = None if file is None else Path(file)
+        self._allow_attach_file = allow_attach_file
+        self._begin()
+        forks.watch(self)
+
+    def _begin(self) -> None:
+        self._idle: list[Connection] = []  # append and pop are atomic
+        self._open: set[Connection] = set()
+        self._identity: tuple[int, int] | None = None
+
+    def after_fork(self) -> None:
+        for connection in self._open | set(self._idle):
+            forks.abandon(connection)
+        self._begin()
+
+    def connect(self, deadline: Deadline | None = None) -> Connection:
+        """A connection as good as new, to be given back with `release`; SqlError."""
+        if self.file is None:
+            connection = Connection(None, allow_attach_file=self._allow_attach_file)
+        else:
+            self._notice_replacement(self.file)
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._connect(self.file)
+        connection.start(deadline)
+        self._open.add(connection)
+        return connection
+
+    def _connect(self, file: Path) -> Connection:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SqlError(f"cannot open the database: {error.strerror}") from error
+        connection = Connection(file, allow_attach_file=self._allow_attach_file)
+        self._identity = _identity(file)
+        return connection
+
+    def _notice_replacement(self, file: Path) -> None:
+        """Idle connections to a file that was deleted or replaced would go on writing to the old one."""
+        if self._idle and _identity(file) != self._identity:
+            idle, self._idle = self._idle, []
+            for connection in idle:
+                connection.close()
+
+    def release(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection.release() and len(self._idle) < MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def script(self, statements: str) -> None:
+        """Run the operator's statements, as `--sqlite` gives them; HostError."""
+        try:
+            connection = self.connect()
+            try:
+                connection.script(statements)
+            finally:
+                self.release(connection)
+        except SqlError as error:
+            raise HostError(f"SQLite: {error}") from error
+
+    def close(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+_INVALID = Err(("invalid-connection", None))
+_TOO_MANY = Err(("io", TOO_MANY_CONNECTIONS))
+
+
+class Refused(Exception):
+    """A database that a guest may not have; `case` is that of the interfaces' error."""
+
+    def __init__(self, case: str) -> None:
+        super().__init__(case)
+        self.case = case
+
+
+class Sqlite:
+    """The SQLite databases of an application, by label, and the functions that guests import."""
+
+    def __init__(self, databases: Mapping[str, Database]) -> None:
+        self.databases = dict(databases)
+
+    def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
+        if interface != "fermyon:spin/sqlite":
+            return {}
+        return {"open": self.open, "execute": self.execute, "close": self.close_connection}
+
+    def close(self) -> None:
+        for database in self.databases.values():
+            database.close()
+
+    def connect(self, ctx: HostContext, label: str) -> tuple[Connection, Database]:
+        """A connection to the database that the component knows as `label`; Refused, SqlError."""
+        if label not in ctx.component.sqlite_databases:
+            raise Refused("access-denied")
+        database = self.databases.get(label)
+        if database is None:
+            raise Refused("no-such-database")
+        return database.connect(ctx.deadline), database
+
+    def handles(self, ctx: HostContext) -> Handles[tuple[Connection, Database]]:
+        """The connections of an instance; what it leaves open is closed with it."""
+        handles: Handles[tuple[Connection, Database]] | None = ctx.state.get(self)
+        if handles is None:
+            handles = ctx.state[self] = Handles(MAX_CONNECTIONS)
+            ctx.on_close(lambda: self._release_all(handles))
+        return handles
+
+    @staticmethod
+    def _release_all(handles: Handles[tuple[Connection, Database]]) -> None:
+        while handles.items:
+            connection, database = handles.items.popitem()[1]
+            database.release(connection)
+
+    # Unversioned: handles are numbers.
+
+    def open(self, ctx: HostContext, name: str) -> Any:
+        handles = self.handles(ctx)
+        if len(handles.items) >= handles.capacity:
+            # Spin says so too, but only after it looked at the label
+            return _TOO_MANY if name in ctx.component.sqlite_databases else Err(("access-denied", None))
+        try:
+            return handles.push(self.connect(ctx, name))
+        except Refused as refused:
+            return Err((refused.case, None))
+        except SqlError as error:
+            return Err(("io", str(error)))
+
+    def execute(self, ctx: HostContext, conn: int, statement: str, parameters: list[tuple[str, Any]]) -> Any:
+        found = self.handles(ctx).items.get(conn)
+        if found is None:
+            return _INVALID
+        try:
+            return found[0].execute(statement, parameters)
+        except SqlError as error:
+            return Err(("io", str(error)))
+
+    def close_connection(self, ctx: HostContext, conn: int) -> None:
+        found = self.handles(ctx).items.pop(conn, None)
+        if found is not None:
+            found[1].release(found[0])

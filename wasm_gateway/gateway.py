@@ -434,11 +434,12 @@ class _Loader:
 
     def _load(self, component: Component) -> Entry:
         gateway, options = self.gateway, self.gateway.options
+        # What is nearer to the command wins: manifest, runtime configuration, options.
         limits = component.options
-        if options.limits:
-            limits = replace(limits, **options.limits)
         if gateway.runtime_config.max_instance_memory is not None:
             limits = replace(limits, max_memory=gateway.runtime_config.max_instance_memory)
+        if options.limits:
+            limits = limits.updated(options.limits)
         grants = Grants(
             id=component.id,
             key_value_stores=frozenset(component.key_value_stores),

@@ -11,6 +11,8 @@ from wasm_gateway.redis_trigger import RedisTrigger
 
 from ...conf import owner
 
+SIGNAL_CHECK_SECONDS = 0.5
+
 
 class Command(BaseCommand):
     help = (
@@ -33,4 +35,8 @@ class Command(BaseCommand):
         if options["verbosity"] > 0:
             for server in trigger.servers:
                 self.stdout.write(f"{server.name}: {', '.join(server.channels)}")
-        trigger.run(stop)
+        thread = threading.Thread(target=trigger.run, args=(stop,), name="wasm-redis")
+        thread.start()
+        # A signal that comes just before this thread blocks would wait for as long as the thread does.
+        while thread.is_alive():
+            thread.join(SIGNAL_CHECK_SECONDS)

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -33,14 +34,23 @@ from .errors import (
     ManifestError,
     Saturated,
     Trap,
+    UnsupportedError,
 )
 from .executors import Executor, MessageExecutor, load_guest
 from .executors.guest import checked_headers
-from .guest_logs import GuestLogs, InstanceLog
+from .guest_logs import GuestLogs, InstanceLog, printable
 from .host.application import Hosts
 from .host.base import Grants, HostContext
 from .host.outbound import AllowedHosts
-from .manifest import Component, ComponentOptions, HttpTrigger, Manifest, StaticResponse, load_manifest
+from .manifest import (
+    Component,
+    ComponentOptions,
+    HttpTrigger,
+    Manifest,
+    StaticResponse,
+    error_in,
+    load_manifest,
+)
 from .messages import Headers, Request, Response
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
@@ -165,8 +175,8 @@ class Gateway:
         }
         self._lock = threading.Lock()  # guards opening and closing
         self._entries: dict[str, Entry] | None = None
-        self._work_dir: Path | None = None
-        self._owner = os.getpid()
+        self._work_lock = threading.Lock()  # guards the making of the next
+        self._work_dir: tuple[Path, Callable[[], object]] | None = None
         self.hosts: Hosts | None = None
         self.logs = GuestLogs(self.log_dir, follow=options.follow)
         _reset_after_fork(self)
@@ -220,12 +230,14 @@ class Gateway:
 
     def _release(self) -> None:
         hosts, self.hosts = self.hosts, None
-        if hosts is not None:
-            hosts.close()
-        self.logs.close()
-        work_dir, self._work_dir = self._work_dir, None
-        if work_dir is not None and self._owner == os.getpid():
-            shutil.rmtree(work_dir, ignore_errors=True)
+        try:
+            if hosts is not None:
+                hosts.close()
+        finally:
+            self.logs.close()
+            if self._work_dir is not None:
+                self._work_dir[1]()
+                self._work_dir = None
 
     def check(self) -> list[GatewayError]:
         """Everything that would keep `open` from working, component by component; empty when all is well."""
@@ -233,9 +245,10 @@ class Gateway:
         with self._lock:
             try:
                 loader = _Loader(self)
+                components = self._used_components()
             except GatewayError as error:
                 return [error]
-            for component in self._used_components():
+            for component in components:
                 try:
                     loader.load(component)
                 except GatewayError as error:
@@ -272,10 +285,12 @@ class Gateway:
 
     @property
     def work_dir(self) -> Path:
-        """A folder of this gateway's own, for copies of files; removed by close()."""
-        if self._work_dir is None:
-            self._work_dir = Path(tempfile.mkdtemp(prefix="wasm-gateway-"))
-        return self._work_dir
+        """A folder of this gateway's own, for copies of files; removed by close(), or with the process."""
+        with self._work_lock:
+            if self._work_dir is None:
+                path = Path(tempfile.mkdtemp(prefix="wasm-gateway-"))
+                self._work_dir = path, weakref.finalize(self, _remove, path, os.getpid())
+            return self._work_dir[0]
 
     # Requests
 
@@ -309,14 +324,14 @@ class Gateway:
             if executor is None:
                 raise LinkError("exports no HTTP handler")
             length = request.headers.get("content-length")
-            if length is not None and length.isdecimal() and int(length) > entry.options.max_request_body:
+            if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
             response: Response = entry.run(executor.execute, _for_guest(request, match, executor), match)
             return response
         except GatewayError as error:
             return _failure(error, component_id, f"{request.method} {request.path!r}")
         except Exception:
-            what = f"{request.method} {request.path!r}"
+            what = f"{request.method!r} {request.path!r}"
             log.exception("component %s: %s: error of the gateway", component_id, what)
             return Response(500)
 
@@ -454,7 +469,14 @@ class _Loader:
                 component=component.id,
             ),
         )
-        wasm = load_source(component, self.cache_dir, manifest_path=gateway.manifest.path).read_bytes()
+        self._refuse_composition(component)
+        source = load_source(component, self.cache_dir, manifest_path=gateway.manifest.path)
+        try:
+            wasm = source.read_bytes()
+        except OSError as error:
+            raise error_in(
+                gateway.manifest.path, f"cannot be read: {error}", "component", component.id, "source"
+            ) from error
         trigger = gateway._triggers.get(component.id)
         loaded = load_guest(
             wasm,
@@ -472,6 +494,19 @@ class _Loader:
         entry = Entry(component, limits)
         entry.http, entry.messages = loaded
         return entry
+
+    def _refuse_composition(self, component: Component) -> None:
+        if component.dependencies:
+            names = ", ".join(component.dependencies)
+            raise UnsupportedError(
+                f"its imports are to be satisfied by other components ({names}), and this version does not "
+                "compose components: leave `dependencies` out, or compose the component before (wac plug)",
+                "dependencies",
+            )
+        if any(t.middleware for t in self.gateway.manifest.http_triggers if t.component == component.id):
+            raise UnsupportedError(
+                "its trigger has `middleware`, and this version does not compose components", "middleware"
+            )
 
     def _mounts(self, component: Component) -> Any:
         if not component.files:
@@ -514,11 +549,25 @@ def _is_chained_host(authority: str) -> bool:
     return bool(label) and rest == "spin.internal"
 
 
+def _number(text: str) -> int:
+    """The value of a Content-Length, 0 for what is none: how long a body is in fact is counted anyway."""
+    if not (text.isascii() and text.isdecimal()):
+        return 0
+    return int(text) if len(text) < 20 else sys.maxsize
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Remove the work folder of a gateway that has been made in process `owner`."""
+    if owner == os.getpid():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _failure(error: GatewayError, component_id: str, what: str) -> Response:
-    frames = getattr(error, "frames", ())
-    trace = "".join(f"\n    {frame}" for frame in frames[:20])
+    lines = [f"{what}: {type(error).__name__}: {error}", *getattr(error, "frames", ())[:20]]
+    # Client and guest have their words in it: no line of theirs may look like another record.
+    text = "\n    ".join(printable(line.encode(errors="backslashreplace")) for line in lines)
     level = logging.INFO if error.status < 500 else logging.ERROR
-    log.log(level, "component %s: %s: %s: %s%s", component_id, what, type(error).__name__, error, trace)
+    log.log(level, "component %s: %s", component_id, text, extra={"component": component_id})
     if isinstance(error, Saturated):
         return Response(503, Headers([("retry-after", str(error.retry_after))]))
     return Response(error.status)
@@ -560,6 +609,7 @@ def _reset_after_fork(gateway: Gateway) -> None:
         gateway = this()
         if gateway is not None:
             gateway._lock = threading.Lock()
+            gateway._work_lock = threading.Lock()
             for entry in (gateway._entries or {}).values():
                 entry.start_over()
 

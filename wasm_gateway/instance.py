@@ -72,6 +72,16 @@ class Limits:
         self.max_table_elements = max_table_elements
 
 
+class _NoMemory(list[Memory]):
+    """Of a guest whose start function calls out, or that exports none."""
+
+    def __getitem__(self, slot: Any) -> Any:
+        raise Trap("the guest's memory is not there yet, or not exported as `memory`")
+
+
+_NO_MEMORY = _NoMemory()
+
+
 class Instance(HostContext):
     """A fresh instance of `program`, entered with `with`; leaving closes it.
 
@@ -110,6 +120,7 @@ class Instance(HostContext):
         self.program = program
         self.services = services
         self.wasi = wasi
+        self.memories = _NO_MEMORY
         # How many instances wait in this thread until this one is done, and where on the native stack the
         # guest last called a function that may run another one.
         self.depth = 0
@@ -137,11 +148,11 @@ class Instance(HostContext):
     def __enter__(self) -> Instance:
         engine = self.program.engine
         ticker = engine.ticker
-        engine.check_signal_handlers()
-        ticker.running[id(self)] = None
-        if ticker.idle:
-            ticker.wake()
         try:
+            engine.check_signal_handlers()
+            ticker.running[id(self)] = None
+            if ticker.idle:
+                ticker.wake()
             self._instantiate()
         except BaseException:
             self.close()
@@ -164,7 +175,7 @@ class Instance(HostContext):
         if capi.instance_export_get(self.context, address, b"memory", 6, address + MEMORY) and (
             self._buffer[MEMORY] == b"\x03"
         ):
-            self.memories.append(Memory(self._view))
+            self.memories = [Memory(self._view)]
 
     def close(self) -> None:
         """Run what was registered with on_close, then free the store. Safe to call twice."""

@@ -63,8 +63,8 @@ class Pool(Generic[C]):
         self._used = 0
         self._closed = False
 
-    def take(self, key: Hashable, deadline: Deadline) -> C | None:
-        """An idle connection, or None when the caller may open one; either is owed to `give`.
+    def take(self, key: Hashable, deadline: Deadline, *, fresh: bool = False) -> C | None:
+        """An idle connection, or None (always, with `fresh`): the caller may open one. Either is owed to `give`.
 
         Raises PoolFull, or DeadlineExceeded when that comes first.
         """
@@ -75,7 +75,7 @@ class Pool(Generic[C]):
             entry.used += 1
             self._used += 1
             self._entries.move_to_end(key)
-            return entry.idle.pop() if entry.idle else None
+            return entry.idle.pop() if entry.idle and not fresh else None
 
     def _may_take(self, entry: _Entry[C]) -> bool:
         if self._total is not None and self._used >= self._total:

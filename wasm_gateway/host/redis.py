@@ -276,11 +276,11 @@ class RedisClient:
         Raises RedisFailure, DeadlineExceeded.
         """
         try:
-            connection = self._pool.take(address, deadline)
+            connection = self._pool.take(address, deadline, fresh=not keep)
         except PoolFull:
             raise RedisFailure("too-many-connections") from None
         try:
-            if connection is not None and not (keep and connection.is_usable):
+            if connection is not None and not connection.is_usable:
                 connection.close()
                 connection = None
             if connection is None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import linecache
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -83,3 +85,63 @@ def test_failure_to_write_is_parked() -> None:
 
     assert lazy("name", "lower", Current, write)(0, 0, 0, 0) == 99
     assert type(Current.instance.parked) is KeyboardInterrupt
+
+
+def test_signals_wait_until_they_can_be_caught() -> None:
+    """A handler that raises while a guest runs ends the guest, not the process (by SIGABRT)."""
+    command = [sys.executable, "-c", SIGNALS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "caught Bye\n" * 3, "")
+
+
+# The guest waits in a loop, so that the signal arrives while no Python runs, and goes on
+# when a thread has sent it: the first Python after the signal is the entry of the callback.
+SIGNALS = """
+import ctypes, os, signal, threading, time, types, wasmtime
+from ctypes import c_size_t, c_void_p, cast, create_string_buffer
+from wasmtime import _bindings
+from wasm_gateway.component.canon import raw_import
+
+class Bye(BaseException):
+    pass
+
+class Instance:
+    def park(self, exc):
+        self.parked = exc
+        return ctypes.addressof(_bindings.wasmtime_trap_new(create_string_buffer(b"parked"), 6).contents)
+
+def handler(number, frame):
+    raise Bye
+
+def later():
+    time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    ctypes.c_uint32.from_address(base).value = 1
+
+current = types.SimpleNamespace(instance=Instance())
+callback = raw_import("f", "", "", print, current)
+native = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)(callback)
+engine, ft = wasmtime.Engine(), wasmtime.FuncType([], [])
+linker, store = wasmtime.Linker(engine), wasmtime.Store(engine)
+_bindings.wasmtime_linker_define_func_unchecked(
+    linker.ptr(), create_string_buffer(b"h"), 1, create_string_buffer(b"f"), 1, ft.ptr(),
+    cast(native, _bindings.wasmtime_func_unchecked_callback_t), None,
+    cast(None, ctypes.CFUNCTYPE(None, c_void_p)),
+)
+wat = '(module (import "h" "f" (func $f)) (memory (export "memory") 1) (func (export "run")' + (
+    "(loop (br_if 0 (i32.eqz (i32.atomic.load (i32.const 0))))) (call $f)))")
+exports = linker.instantiate(store, wasmtime.Module(engine, wat)).exports(store)
+base = ctypes.addressof(exports["memory"].data_ptr(store).contents)
+for _ in range(3):
+    exports["memory"].write(store, bytes(4), 0)
+    signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=later)
+    thread.start()
+    try:
+        exports["run"](store)
+        print("finished")
+    except (wasmtime.Trap, wasmtime.WasmtimeError):
+        print("caught", type(current.instance.parked).__name__)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    thread.join()
+"""

@@ -8,10 +8,16 @@
 # `lazy` makes functions that write themselves at their first call, by exchanging
 # their code object: later calls cost nothing extra, and of the 650 imports of
 # a Python guest most are never called.
+#
+# A callback that an exception leaves returns garbage, which the engine takes for the
+# address of a trap: the process dies. Its body stands in one `try`, but Python runs
+# signal handlers at the entry of a function, in front of any `try`, and a handler
+# may raise (Ctrl-C, gunicorn's abort, soft time limits). Hence `uninterrupted_entry`.
 
 from __future__ import annotations
 
 import builtins
+import dis
 import hashlib
 import linecache
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +27,7 @@ from struct import Struct, calcsize
 from types import CodeType, FunctionType
 from typing import Any
 
+RESUME = dis.opmap["RESUME"]
 LETTER_SIZE = {letter: calcsize("<" + letter) for letter in "?bBhHiIqQfd"}
 
 Slot = tuple[int, str]  # offset, struct letter
@@ -117,6 +124,20 @@ def compiled(text: str) -> CodeType:
     return compile(text, filename, "exec")
 
 
+def uninterrupted_entry(code: CodeType) -> CodeType:
+    """The same code, whose entry handles no signals: they wait for the first call inside it.
+
+    The operand of RESUME says where it stands; 0, the start of a function, is one of two where pending
+    signals are handled (CPython 3.11 to 3.14), and 2, behind a `yield from`, is not.
+    """
+    text = bytearray(code.co_code)
+    for i in range(0, len(text), 2):
+        if text[i] == RESUME:
+            text[i + 1] = 2
+            break
+    return code.replace(co_code=bytes(text))
+
+
 def build(name: str, entry: str, text: str, namespace: dict[str, Any]) -> FunctionType:
     """The function `entry` of `text`; its traceback entries say `name`."""
     namespace["__builtins__"] = builtins
@@ -133,13 +154,13 @@ def lazy(
 ) -> FunctionType:
     """A callback (env, caller, raw, nargs) that `write` gives the text and the names of once it is called."""
     namespace: dict[str, Any] = {"__builtins__": builtins, "current": current}
-    function = FunctionType(_first_call.__code__, namespace, name)
+    function = FunctionType(uninterrupted_entry(_first_call.__code__), namespace, name)
 
     def generate() -> FunctionType:
         # two threads may both come here: they write the same
         text, names = write()
         namespace.update(names)
-        function.__code__ = build(name, entry, text, namespace).__code__
+        function.__code__ = uninterrupted_entry(build(name, entry, text, namespace).__code__)
         return function
 
     namespace["generate"] = generate
@@ -147,12 +168,11 @@ def lazy(
 
 
 def _first_call(env: int, caller: int, raw: int, nargs: int) -> Any:
-    # runs with the namespace of the function it stands in for; nothing may fly out of a callback
+    # runs with the namespace of the function it stands in for
     try:
-        function = generate()  # type: ignore[name-defined]  # noqa: F821
+        return generate()(env, caller, raw, nargs)  # type: ignore[name-defined]  # noqa: F821
     except BaseException as exc:
         return current.instance.park(exc)  # type: ignore[name-defined]  # noqa: F821
-    return function(env, caller, raw, nargs)
 
 
 def source(function: Callable[..., Any]) -> str:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import add
 from struct import Struct, error, pack, pack_into, unpack_from
 from typing import Any
 
@@ -84,17 +85,18 @@ def store_each(inst: Any, slot: int, mem: Memory, ptr: int, texts: list[Any]) ->
     """Store `texts` (bytes) in the guest, and the pointer and length of each one from `ptr` on."""
     if not texts:
         return
-    sizes = [len(text) for text in texts]
+    sizes = list(map(len, texts))
     words = [0] * (2 * len(texts))
     words[1::2] = sizes
     shape = f"<{len(words)}I"
     pack_into(shape, mem.view, ptr, *words)
     inst.realloc_each(slot, ptr, len(texts))
     pointers = unpack_from(shape, mem.view, ptr)[::2]
-    for at, size, text in zip(pointers, sizes, texts, strict=True):
-        if at + size > mem.size:
-            mem.ensure(at + size)
-        mem.view[at : at + size] = text
+    ends = list(map(add, pointers, sizes))
+    mem.ensure(max(ends))
+    view = mem.view
+    for start, end, text in zip(pointers, ends, texts, strict=True):
+        view[start:end] = text
 
 
 def char_to_i32(c: str) -> int:

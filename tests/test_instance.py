@@ -276,7 +276,7 @@ def test_guests_of_several_threads_run_at_once(hostile: Program) -> None:
     spinning = threading.Event()
 
     def spin() -> None:
-        with instance(hostile, seconds=5.0) as guest:
+        with instance(hostile, seconds=2.0) as guest:
             spinning.set()
             with pytest.raises(GatewayError):
                 guest.function("spin")()

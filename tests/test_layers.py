@@ -22,11 +22,13 @@ LEVELS: list[list[set[str]]] = [
     [{"toml", "manifest", "manifest_ids", "manifest_v1"}],
     [
         {"component"},
-        {"capi", "engine"},
+        {"capi"},
+        {"stack"},
         {"router"},
         {"runtime_config", "variables", "assets"},
         {"guest_logs"},
     ],
+    [{"engine"}],
     [{"host"}],
     [{"instance"}],
     [{"executors"}],
@@ -227,7 +229,7 @@ def test_a_tree_in_order(tmp_path: Path) -> None:
             "component.memory:1: imports host.base",
         ),
         (MEMORY, "import wasmtime\n", "component.memory:1: imports wasmtime"),
-        ("wasm_gateway/engine.py", "from .component.link import x\n", "engine:1: imports component.link"),
+        ("wasm_gateway/engine.py", "from .host.base import x\n", "engine:1: imports host.base"),
         ("wasm_gateway/errors.py", "from . import messages\n", "errors:1: imports messages"),
         (
             "wasm_gateway/router.py",

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 class Headers:
@@ -66,6 +66,9 @@ class Headers:
         return f"Headers({list(self.pairs)!r})"
 
 
+NO_HEADERS = Headers()
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request as the gateway routes it.
@@ -78,7 +81,7 @@ class Request:
     method: str
     path: str
     query: str | None = None
-    headers: Headers = Headers()
+    headers: Headers = NO_HEADERS
     body: Iterable[bytes] = ()
     scheme: str = "http"
     authority: str | None = None
@@ -99,10 +102,8 @@ class Response:
     """
 
     status: int
-    headers: Headers = Headers()
+    headers: Headers = NO_HEADERS
     body: Iterable[bytes] = ()
-    # what an operator may see and a client may not: component id, seconds, outcome ...
-    notes: dict[str, object] = field(default_factory=dict, compare=False)
 
     def close(self) -> None:
         close = getattr(self.body, "close", None)

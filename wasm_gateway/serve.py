@@ -56,6 +56,7 @@ FREE_PORT_TRIES = 10
 # What is under way when the server stops may go on for this long, in seconds; a guest has 30 by default.
 GRACE_SECONDS = 35
 # How often the new server is asked whether it answers, in seconds.
+SIGNAL_CHECK_SECONDS = 0.5
 READY_CHECK_SECONDS = 0.02
 BACKLOG = 1024
 
@@ -468,5 +469,6 @@ class _BesideServer:
             signal.signal(number, lambda *_: ended.set())
         self.may_announce.set()
         self.start()
-        ended.wait()
+        while not ended.wait(SIGNAL_CHECK_SECONDS):  # a wait without end may miss a signal
+            pass
         return 1 if self.failed else 0

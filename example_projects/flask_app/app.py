@@ -1,4 +1,5 @@
 from flask import Flask, render_template
+
 from wasm_gateway.integrations.flask import WasmGateway
 
 app = Flask(__name__)

@@ -30,11 +30,11 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHt
 from django.middleware.csrf import get_token
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
 from django.urls import path as url
+
+from wasm_gateway import messages
 from wasm_gateway.integrations.django import WasmGatewayMiddleware
 from wasm_gateway.integrations.django.conf import owner
 from wasm_gateway.integrations.django.convert import RawCookie, raw_path, to_request, to_response
-
-from wasm_gateway import messages
 
 django.setup()
 

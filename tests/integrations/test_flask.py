@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from flask import Flask, request
 from flask.cli import FlaskGroup
-from wasm_gateway.integrations.flask import WasmGateway
-from wasm_gateway.integrations.flask.commands import wasm
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from wasm_gateway import Gateway
 from wasm_gateway.errors import ComponentError, ManifestError
+from wasm_gateway.integrations.flask import WasmGateway
+from wasm_gateway.integrations.flask.commands import wasm
 
 Make = Callable[..., Flask]
 

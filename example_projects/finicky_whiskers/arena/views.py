@@ -8,15 +8,9 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
-from wasm_gateway.integrations.django.conf import owner
 
-from wasm_gateway import Gateway
+from wasm_gateway.integrations.django import get_gateway
 from wasm_gateway.messages import Headers, Request
-
-
-def gateway() -> Gateway:
-    """The gateway of this process, the one that the middleware asks."""
-    return owner.gateway()
 
 
 @require_safe
@@ -26,7 +20,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def about(request: HttpRequest) -> HttpResponse:
-    rows = {row["component"]: row for row in gateway().describe()}
+    rows = {row["component"]: row for row in get_gateway().describe()}
     return render(request, "arena/about.html", {"routes": rows.values()})
 
 
@@ -51,7 +45,7 @@ def live_data(request: HttpRequest) -> JsonResponse:
             "median_us": round(median(row.last_us), 1) if row.last_us else None,
             "last_us": [round(duration, 1) for duration in row.last_us],
         }
-        for row in gateway().stats()
+        for row in get_gateway().stats()
     ]
     return JsonResponse({"total": sum(row["started"] for row in components), "components": components})
 
@@ -61,7 +55,7 @@ def live_data(request: HttpRequest) -> JsonResponse:
 def clear(request: HttpRequest) -> HttpResponse:
     """Forget all rounds and scores. A native view decides who may; a guest does it."""
     headers = Headers([("x-reset-token", settings.RESET_TOKEN)])
-    answer = gateway().handle(Request("POST", "/reset", headers=headers))
+    answer = get_gateway().handle(Request("POST", "/reset", headers=headers))
     if answer is None or answer.status != 200:
         return HttpResponse("The guest refused.\n", status=502, content_type="text/plain")
     return redirect("home")

@@ -64,7 +64,7 @@ class Pool(Generic[C]):
         self._closed = False
 
     def take(self, key: Hashable, deadline: Deadline, *, fresh: bool = False) -> C | None:
-        """An idle connection, or None (always, with `fresh`): the caller may open one. Either is owed to `give`.
+        """An idle connection, or None (`fresh`: always): the caller may open one. Either is owed to `give`.
 
         Raises PoolFull, or DeadlineExceeded when that comes first.
         """

@@ -179,7 +179,8 @@ def _login(given: dict[str, str]) -> tuple[tuple[str, str], ...]:
         "dbname": given["user"],
     }
     if pq.version() >= 160000:
-        options |= {"sslcertmode": "disable", "require_auth": ""}
+        # all but Kerberos and OAuth, which would be those of the account that the server runs as
+        options |= {"sslcertmode": "disable", "require_auth": "password,md5,scram-sha-256,none"}
     options |= {name: value for name, value in given.items() if name in PASSED}
     return tuple(sorted(options.items()))
 

@@ -212,6 +212,9 @@ def test_sections_that_contradict_each_other() -> None:
     other = '(component (type (func (param "a" u8))) (import "f" (func (type 0))))'
     with pytest.raises(DecodeError, match=r"f is declared in two ways: func\(\) and func\(a: u8\)"):
         embedded_worlds(module(version4(one), version4(other)))
+    interface = '(component (type (instance)) (import "f" (instance (type 0))))'
+    with pytest.raises(DecodeError, match=r"f is declared in two ways: an interface and func\(\)"):
+        embedded_worlds(module(version4(interface), version4(one)))
     with pytest.raises(UnsupportedError, match="several string encodings"):
         embedded_worlds(module(version4(one), version4(one, 1)))
 
@@ -233,6 +236,39 @@ def test_old_forms() -> None:
         "g": "func() -> u32",
         "h": "func(v: variant { x, y })",
     }
+
+
+def test_attributes_of_names_are_read() -> None:
+    """nameattributes 0x02, and an import and exports of the component around the world."""
+    function = b"\1\x40\0\1\0"
+    interface = b"\1\x42\0"
+    attributed = b"\3\2\1x\2\0\5a:b/c\2\3who\5\1"
+    world = b"\x41\3" + function + interface + attributed
+    package = b"\x41\2\1" + world + b"\4\0\1w\4\0"
+    imports = b"\x0a\x06\1\0\1i\5\1"
+    content = b"\3" + b"\0\1w\3\0\0" + b"\0\1i\5\0\0" + b"\0\1t\3\0\0"
+    exports = b"\x0b" + leb(len(content)) + content
+    component = types_of(package, b"\x42\0") + imports + exports
+    assert list(embedded_worlds(module(component)).imports) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("world", "feature"),
+    [
+        ('(component (type (component)) (import "c" (component (type 0))))', "components in a world"),
+        (
+            """(component
+              (type (instance (export "r" (type (sub resource)))))
+              (import "test:a/one" (instance (type 0)))
+              (import "test:a/two" (instance (type 0))))""",
+            "one resource type under two names",
+        ),
+    ],
+)
+def test_worlds_that_are_not_read(world: str, feature: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        embedded_worlds(module(version4(world)))
+    assert caught.value.feature == feature
 
 
 def types_of(*types: bytes) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 from wasm_gateway.component.canon import lower_import, source
 from wasm_gateway.component.layout import flatten_functype
 from wasm_gateway.component.lift import LIFT_LIMIT, SMALL_STRING
+from wasm_gateway.component.memory import Memory
 from wasm_gateway.component.types import (
     PRIMITIVES,
     CaseType,
@@ -228,6 +229,24 @@ def test_what_inner_strings_cost(new_instance, current) -> None:
     assert seen == [["\0" * size] * count]
     assert count * size * 100 < LIFT_LIMIT
     assert "left = LIFT_LIMIT" in source(callback)
+
+
+@pytest.mark.parametrize(
+    ("t", "value"),
+    [(STRING, "ab"), (ListType(P["u16"]), [0x6261, 0]), (ListType(STRING), ["ab", ""])],
+)
+def test_memory_that_grew_since_it_was_seen(t, value, new_instance, current) -> None:
+    inst = new_instance(4096)
+    inst.visible = 1024
+    inst.memories = [Memory(lambda: memoryview(inst.bytes)[: inst.visible])]
+    inst.visible = 4096
+    inst.bytes[2048:2050] = b"ab"
+    inst.bytes[512:528] = struct.pack("<4I", 2048, 2, 4096, 0)
+    seen: list[Any] = []
+    callback = lower_import("f", FuncType((("p", t),)), lambda _, v: seen.append(v), current)
+    inst.call(callback, ("ii", ""), 512 if t == ListType(STRING) else 2048, 2)
+    assert seen == [value]
+    assert inst.memories[0].size == 4096
 
 
 def test_no_budget_where_no_list_can_multiply(current) -> None:

@@ -165,3 +165,11 @@ def test_order_of_allocations(new_instance, current) -> None:
         value = [("abc", [1]), ("", [2, 3])]
         inst.call(lower_import("f", FuncType((), t), lambda _, v=value: v, current), ("i", ""), 64)
         assert inst.reallocs == [(0, 0, 4, 32), (0, 0, 1, 3), (0, 0, 4, 4), (0, 0, 1, 0), (0, 0, 4, 8)]
+
+
+def test_misfit_of_a_long_type_is_told_briefly(new_instance, current) -> None:
+    t = EnumType(tuple(f"label-{i}" for i in range(1000)))
+    with pytest.raises(TypeError) as caught:
+        new_instance().call(lower_import("f", FuncType((), t), lambda _: "other", current), ("", "i"))
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).endswith("...: KeyError: 'other'")

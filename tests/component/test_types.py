@@ -13,6 +13,7 @@ from wasm_gateway.component.types import (
     FlagsType,
     FuncType,
     FutureType,
+    InterfaceType,
     ListType,
     OptionType,
     OwnType,
@@ -26,6 +27,7 @@ from wasm_gateway.component.types import (
     U8Type,
     ValType,
     VariantType,
+    World,
     bounded,
     children,
     contains,
@@ -119,6 +121,16 @@ def test_bounds() -> None:
         bounded(t)
     with pytest.raises(UnsupportedError):
         bounded(EnumType(tuple(map(str, range(MAX_TYPE_WEIGHT)))))
+
+
+def test_interfaces_and_worlds_are_keys() -> None:
+    interface = InterfaceType("a:b/c", {"t": U8}, {"f": FuncType()})
+    assert {interface: 1}[InterfaceType("a:b/c", {"t": U8}, {"f": FuncType()})] == 1
+    world = World("w", {"a:b/c": interface})
+    assert {world: 1}[World("w", {"a:b/c": interface})] == 1
+    assert World("w", {}, {"a:b/c": interface}) != world
+    assert contains(StreamType(FutureType(U8)), FutureType)
+    assert not contains(StreamType(), FutureType)
 
 
 def test_describe_mismatch() -> None:

@@ -146,6 +146,29 @@ def test_worlds() -> None:
     assert world.imports["a:b/c@1.0.0"] is known["a:b/c@1.0.0"]
 
 
+def test_world_in_parts() -> None:
+    document = parse(
+        """
+        package a:b;
+        world base { import tick: func(); }
+        world left { include base; }
+        world right { include base; }
+        world all {
+          include left;
+          include right;
+          resource item { constructor(n: u8); }
+          export make: func() -> item;
+        }
+        """
+    )
+    world = document.worlds["a:b/all"]
+    assert {name: str(item) for name, item in world.imports.items()} == {
+        "tick": "func()",
+        "[constructor]item": "func(n: u8) -> own<item>",
+    }
+    assert {name: str(item) for name, item in world.exports.items()} == {"make": "func() -> own<item>"}
+
+
 def test_nested_packages() -> None:
     document = parse(
         """
@@ -190,6 +213,13 @@ def test_nested_packages() -> None:
         ("world w { include v; }", 1, "world v is not known"),
         ("world w { include w; }", 1, "includes itself"),
         ("world w { f: func(); }", 1, "import or export expected"),
+        ("world w {\n import f: func();\n import f: func(); }", 3, "f is there twice"),
+        (
+            "interface i { use j.{t}; type t = u8; } interface j { type t = u8; }",
+            1,
+            "type t is defined twice",
+        ),
+        (f"interface i {{ flags f {{ {', '.join(f'a{i}' for i in range(33))} }} }}", 1, "at most 32"),
         ("nonsense", 1, "interface, world or use expected"),
         ("package a; interface i {}", 1, "':' expected"),
     ],

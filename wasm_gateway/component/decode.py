@@ -628,4 +628,5 @@ def merge_items(
         return InterfaceType(name, {**a.types, **b.types}, {**a.funcs, **b.funcs})
     if isinstance(a, FuncType) and isinstance(b, FuncType) and a == b:
         return a
-    raise DecodeError(f"{name} is declared in two ways: {a} and {b}", 0)
+    texts = [str(item) if isinstance(item, FuncType) else "an interface" for item in (a, b)]
+    raise DecodeError(f"{name} is declared in two ways: {texts[0]} and {texts[1]}", 0)

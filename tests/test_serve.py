@@ -173,9 +173,14 @@ class Server:
             connection.close()
 
     def children(self) -> list[int]:
-        """Pids of the workers."""
-        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [pid for pid in map(int, found) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        """Pids of the workers; a process may end while it is looked at."""
+        try:
+            found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            return [
+                pid for pid in map(int, found) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ]
+        except (FileNotFoundError, ProcessLookupError):
+            return []
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)

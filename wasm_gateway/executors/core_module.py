@@ -50,7 +50,7 @@ def link(wasm: bytes, hosts: Hosts) -> Linkage:
     with another type, UnsupportedError for one that no core module here may have.
     """
     module = core_module(wasm)
-    world = embedded_worlds(wasm) if module.has_world else None
+    world = embedded_worlds(module) if module.has_world else None
     functions: dict[tuple[str, str], HostFunction] = {}
     wasi = Preview1().functions()
     for item in module.imports:

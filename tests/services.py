@@ -137,9 +137,9 @@ def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     _run([*user, install, *where, "--auth-root-authentication-method=normal", "--skip-test-db"], folder)
     script = folder / "init.sql"
     script.write_text(
-        "CREATE DATABASE site CHARACTER SET utf8mb4;"
-        "CREATE USER guest@'127.0.0.1' IDENTIFIED BY 'secret';"
-        "GRANT ALL ON site.* TO guest@'127.0.0.1';"
+        "CREATE DATABASE site CHARACTER SET utf8mb4;\n"
+        "CREATE USER guest@'127.0.0.1' IDENTIFIED BY 'secret';\n"
+        "GRANT ALL ON site.* TO guest@'127.0.0.1';\n"
     )
     options = [
         f"--port={port}",

@@ -19,14 +19,15 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import pymysql.connections
-from pymysql.constants import FIELD_TYPE, FLAG, SERVER_STATUS
+from pymysql.constants import COMMAND, FIELD_TYPE, FLAG, SERVER_STATUS
 from pymysql.err import MySQLError
 from pymysql.protocol import FieldDescriptorPacket
 
 from ..component.values import Err
+from ..errors import DeadlineExceeded
 from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
@@ -130,14 +131,19 @@ class MySqlConnection:
     """
 
     def __init__(self, address: Address, network: Network, deadline: Deadline) -> None:
+        if not address.user:
+            # PyMySQL would take the name of the account that the server runs as
+            raise DatabaseFailure("connection-failed", "the address names no user")
+        database = unquote(address.path.strip("/"))
+        self._database = database.encode()
         try:
-            # In memory only: no option file, no LOAD DATA LOCAL.
+            # Nothing from this host: no option file, no LOAD DATA LOCAL.
             self._connection = connection = pymysql.connections.Connection(
                 host=address.host,
                 port=address.port,
-                user=address.user or "",
+                user=address.user,
                 password=address.password or "",
-                database=address.path.strip("/") or None,
+                database=database or None,
                 charset="utf8mb4",
                 autocommit=None,  # as the server has it
                 local_infile=False,
@@ -149,8 +155,10 @@ class MySqlConnection:
             )
             sock = network.connect(address.host, address.port, deadline)
             connection.connect(sock)
-        except (MySQLError, OSError, RuntimeError, ValueError, AssertionError) as error:
-            raise DatabaseFailure("connection-failed", str(error)) from error
+        except DeadlineExceeded:
+            raise
+        except Exception as error:  # PyMySQL believes what a server says, and stumbles in any way if it lies
+            raise DatabaseFailure("connection-failed", _text(error)) from error
 
     @property
     def _socket(self) -> BoundedSocket:
@@ -165,7 +173,10 @@ class MySqlConnection:
         except MySQLError as error:
             # An error of the server leaves the session as it is; with any other it is gone already.
             raise DatabaseFailure("query-failed", _text(error)) from error
-        except (ValueError, LookupError, struct.error, AssertionError, RuntimeError) as error:
+        except (DatabaseFailure, DeadlineExceeded):
+            self.close()
+            raise
+        except Exception as error:  # as above
             self.close()
             raise DatabaseFailure("other", f"malformed answer: {error}") from error
         except BaseException:
@@ -205,7 +216,6 @@ class MySqlConnection:
     def _row(self, packet: Any, fields: list[_Field], budget: Budget) -> list[Value]:
         data = packet.get_all_data()
         if not budget.spend(len(data) + VALUE_OVERHEAD * len(fields)):
-            self.close()
             raise DatabaseFailure("other", RESULT_TOO_LARGE)
         packet.advance(1)
         nulls = packet.read((len(fields) + 9) // 8)
@@ -217,10 +227,8 @@ class MySqlConnection:
             try:
                 value = field.read(packet)
             except UnicodeDecodeError as error:
-                self.close()
                 raise DatabaseFailure("value-conversion-failed", str(error)) from error
             if field.data_type == "other":
-                self.close()
                 raise DatabaseFailure(
                     "value-conversion-failed",
                     f"Cannot convert value {value!r} in column {field.name} data type DbDataType::Other",
@@ -236,13 +244,22 @@ class MySqlConnection:
     def reset(self, deadline: Deadline) -> bool:
         """Make the session as new; whether that worked."""
         connection = self._connection
-        if connection._sock is None:
-            return False
+        if connection._sock is None or not self._database:
+            return False  # nobody can undo the choice of a database where there was none
         try:
             self._socket.deadline = deadline
-            connection._execute_command(COM_RESET_CONNECTION, b"")
-            connection._read_packet()
-            connection.set_character_set("utf8mb4")  # which the reset sets to the server's default
+            # One journey for all: a reset leaves the database that the guest chose last, and sets the
+            # character set to the server's default.
+            commands = (
+                (COM_RESET_CONNECTION, b""),
+                (COMMAND.COM_QUERY, b"SET NAMES utf8mb4"),
+                (COMMAND.COM_INIT_DB, self._database),
+            )
+            for command, argument in commands:
+                connection._execute_command(command, argument)
+            for _ in commands:
+                connection._next_seq_id = 1
+                connection._read_packet()
         except Exception:
             return False
         return True
@@ -308,9 +325,9 @@ def _status_of_ok(packet: Any) -> int:
     return status
 
 
-def _text(error: MySQLError) -> str:
+def _text(error: Exception) -> str:
     """What the server said, without PyMySQL's tuple around it."""
-    if len(error.args) == 2:
+    if isinstance(error, MySQLError) and len(error.args) == 2:
         return f"ERROR {error.args[0]}: {error.args[1]}"
     return str(error)
 

@@ -23,6 +23,7 @@ from wasm_gateway.engine import (
     Program,
     foreign,
     has_address_space,
+    round_trip,
     ticks,
 )
 from wasm_gateway.errors import ComponentError, HostError, LinkError
@@ -109,6 +110,14 @@ def test_a_wasmtime_without_a_symbol_is_named_with_its_version() -> None:
 def test_a_structure_of_another_size_is_refused() -> None:
     with pytest.raises(HostError, match="has 16 bytes, 99 expected"):
         capi._self_test([(wasmtime._bindings.wasmtime_func_t, 99)])
+
+
+def test_a_call_that_goes_wrong_in_another_version_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.shared()
+    round_trip(engine)
+    monkeypatch.setattr(capi, "memory_data_size", lambda context, memory: 65530)
+    with pytest.raises(HostError, match=rf"{capi.wasmtime_version()} .*a call of a guest gave"):
+        round_trip(engine)
 
 
 # Engine and programs

@@ -1,8 +1,8 @@
 # The dozen functions of wasmtime's C API that a request needs, with our own prototypes.
 #
 # Rule 1: only this file declares prototypes, and it tests them when it is imported:
-# every symbol, the size of every structure and one round trip through guest and
-# host. engine.py and instance.py call what is declared here.
+# every symbol and the size of every structure; engine.py adds a round trip through
+# guest and host. engine.py and instance.py call what is declared here.
 # Rule 2: a pointer is a plain int (c_void_p), and structures are bytes at known
 # offsets, so that a call costs what ctypes itself costs and nothing more.
 # Rule 3: a function that can run guest code releases the GIL (CDLL): the guest may
@@ -52,7 +52,8 @@ def wasmtime_version() -> str:
     return version("wasmtime")
 
 
-def _unusable(reason: str) -> HostError:
+def unusable(reason: str) -> HostError:
+    """The error for a wasmtime package that is not as this file expects."""
     return HostError(
         f"the installed wasmtime package {wasmtime_version()} cannot be used: {reason}; "
         "install another version of it (50 or newer)"
@@ -63,7 +64,7 @@ def _declare(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> C
     try:
         function = library[name]  # a fresh object, the package's own prototypes stay as they are
     except AttributeError:
-        raise _unusable(f"its library lacks {name}") from None
+        raise unusable(f"its library lacks {name}") from None
     function.restype = result
     function.argtypes = arguments
     return function
@@ -184,7 +185,7 @@ def take_trap(address: int) -> tuple[str, str | None, list[str]]:
 def _self_test(expected: Iterable[tuple[Any, int]]) -> None:
     for structure, size in expected:
         if ctypes.sizeof(structure) != size:
-            raise _unusable(f"{structure.__name__} has {ctypes.sizeof(structure)} bytes, {size} expected")
+            raise unusable(f"{structure.__name__} has {ctypes.sizeof(structure)} bytes, {size} expected")
 
 
 _self_test(

@@ -134,7 +134,9 @@ class Engine:
         with cls._shared_lock:
             engine = cls._shared.get(options)
             if engine is None:
-                engine = cls._shared[options] = cls(options)
+                engine = cls(options)
+                round_trip(engine)
+                cls._shared[options] = engine
             return engine
 
     def compile(
@@ -521,3 +523,56 @@ def _exports(module: wasmtime.Module) -> dict[str, tuple[str, str]]:
         for export in module.exports
         if isinstance(export.type, wasmtime.FuncType)
     }
+
+
+_ROUND_TRIP = b"""(module (import "" "" (func $host (param i32 i64 f64) (result i32)))
+  (memory (export "memory") 1) (data (i32.const 65530) "memory")
+  (func (export "f") (param i64) (result i32)
+    (call $host (i32.const -2) (local.get 0) (f64.const 0.5))))"""
+
+
+def round_trip(engine: Engine) -> None:
+    """Call a guest that calls the host, through every prototype of capi.py that a request uses.
+
+    Raises HostError, with the version of the wasmtime package, when an argument, a result or memory is not
+    what it must be: the structures of that version are others. Costs 2 ms, once per process.
+    """
+    seen: list[tuple[object, ...]] = []
+    arguments = struct.Struct("<I12xQ8xd8x")
+
+    def callback(env: int, caller: int, raw: int, count: int) -> None:
+        seen.append((count, *arguments.unpack((ctypes.c_char * arguments.size).from_address(raw))))
+        ctypes.c_uint32.from_address(raw).value = 2**32 - 3
+
+    functions = [HostFunction("", "", "ild", "i", callback)]
+    program = Program(engine, engine.compile(wat2wasm(_ROUND_TRIP)), functions, starts=False)
+    buffer = (ctypes.c_char * 256)()
+    address = ctypes.addressof(buffer)
+    instance, trap, function, memory, raw = (address + offset for offset in (0, 16, 32, 64, 128))
+    store = capi.store_new(engine.address, None, None)
+    try:
+        capi.store_limiter(store, 1 << 20, 1000, 1, 1, 1)
+        context = capi.store_context(store)
+        capi.context_set_epoch_deadline(context, ticks(60))
+        seen.append((program.instantiate(program.pre, context, instance, trap),))
+        seen.append(
+            tuple(
+                capi.instance_export_get(context, instance, name, len(name), extern)
+                for name, extern in ((b"f", function), (b"memory", memory))
+            )
+        )
+        ctypes.c_uint64.from_address(raw).value = 2**63
+        call = capi.func_call_unchecked
+        seen.append((call(context, function + capi.EXTERN_UNION, raw, 3, trap),))
+        size = capi.memory_data_size(context, memory + capi.EXTERN_UNION)
+        view = capi.view_of(capi.memory_data(context, memory + capi.EXTERN_UNION), size)
+        seen.append((ctypes.c_uint32.from_address(raw).value, size, bytes(view[65530:])))
+        view.release()
+    finally:
+        capi.store_delete(store)
+    expected = [
+        *((None,), (True, True), (3, 2**32 - 2, 2**63, 0.5), (None,)),
+        (2**32 - 3, 65536, b"memory"),
+    ]
+    if seen != expected:
+        raise capi.unusable(f"a call of a guest gave {seen}, where {expected} was expected")

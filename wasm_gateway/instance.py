@@ -8,13 +8,14 @@
 #
 # All C structures of an instance lie in one buffer of bytes, at these offsets:
 #   0 instance   16 trap pointer   32 memory (extern)   64 realloc (extern)
-#   96 the function being called (extern)   128 arguments and results
+#   96 REALLOC_EACH (extern)   128 arguments and results
 
 from __future__ import annotations
 
 import ctypes
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import capi
@@ -28,12 +29,14 @@ from .messages import Request, Response
 if TYPE_CHECKING:
     from .component.handles import HandleTable
 
-INSTANCE, TRAP, MEMORY, REALLOC, FUNCTION, RAW = 0, 16, 32, 64, 96, 128
+INSTANCE, TRAP, MEMORY, REALLOC, EACH, RAW = 0, 16, 32, 64, 96, 128
 TRAP_END = TRAP + 8
 _Extern = ctypes.c_char * capi.EXTERN_SIZE
 _Buffer = ctypes.c_char * (RAW + CALL_SLOTS * capi.RAW_SIZE)
 
 _REALLOC_ARGUMENTS = struct.Struct("<I12xI12xI12xI")
+_EACH_ARGUMENTS = struct.Struct("<I12xI")
+_EACH_NAME = REALLOC_EACH.encode()
 _U32 = struct.Struct("<I")
 _POINTER = struct.Struct("=Q")
 _NULL = bytes(8)
@@ -93,9 +96,10 @@ class Instance(HostContext):
         "_address",
         "_buffer",
         "_handles",
+        "_has_each",
+        "_has_realloc",
         "_log",
         "_parked",
-        "_realloc_is_there",
         "_store",
         "called_from",
         "context",
@@ -131,7 +135,7 @@ class Instance(HostContext):
         self.realloc_each = self._realloc_each if program.realloc_each is not None else None
         self._log: InstanceLog | None = None
         self._parked: BaseException | None = None
-        self._realloc_is_there: bool | None = None
+        self._has_realloc = self._has_each = False
         self._buffer: Any = _Buffer()  # a slice of it is bytes, whatever typeshed says
         self._address = ctypes.addressof(self._buffer)
         self._store: int | None = None
@@ -199,6 +203,7 @@ class Instance(HostContext):
             from .component.handles import HandleTable
 
             self._handles = HandleTable()
+            self.on_close(partial(self._handles.close, self))
         return self._handles
 
     # Memory
@@ -212,32 +217,43 @@ class Instance(HostContext):
 
     def realloc(self, slot: int, old: int, old_size: int, align: int, new_size: int) -> int:
         """The guest's allocator (CanonicalABI.md, realloc); the pointer is not checked here."""
-        address = self._address
-        if self._realloc_is_there is None:
-            name = (self.program.allocator or "").encode()
-            self._realloc_is_there = bool(name) and capi.instance_export_get(
-                self.context, address, name, len(name), address + REALLOC
-            )
-        if not self._realloc_is_there:
-            raise Trap("guest exports no cabi_realloc, which is needed to give it a string or a list")
+        if not self._has_realloc:
+            name = self.program.allocator
+            if name is None:
+                raise Trap("guest exports no cabi_realloc, which is needed to give it a string or a list")
+            self._has_realloc = self._find(name.encode(), REALLOC)
         _REALLOC_ARGUMENTS.pack_into(self._buffer, RAW, old, old_size, align, new_size)
-        outer, current.instance = current.instance, self
-        try:
-            error = capi.func_call_unchecked(
-                self.context, address + REALLOC + capi.EXTERN_UNION, address + RAW, 4, address + TRAP
-            )
-        finally:
-            current.instance = outer
-        if error or self._parked is not None or self._buffer[TRAP:TRAP_END] != _NULL:
-            self._raise(error)
+        self._call_found(REALLOC, 4)
         pointer: int = _U32.unpack_from(self._buffer, RAW)[0]
         return pointer
 
     def _realloc_each(self, slot: int, base: int, count: int) -> None:
         """realloc(0, 0, 1, length) for each of `count` (pointer, length) pairs at `base`, in order."""
-        call = self.function(REALLOC_EACH)
-        assert call is not None
-        call(base, count)
+        if not self._has_each:
+            self._has_each = self._find(_EACH_NAME, EACH)
+        _EACH_ARGUMENTS.pack_into(self._buffer, RAW, base, count)
+        self._call_found(EACH, 2)
+
+    def _find(self, name: bytes, offset: int) -> bool:
+        """Put the exported function `name`, which exists, at `offset` of the buffer."""
+        address = self._address
+        found: bool = capi.instance_export_get(self.context, address, name, len(name), address + offset)
+        assert found
+        return found
+
+    def _call_found(self, offset: int, slots: int) -> None:
+        """Call the function at `offset` of the buffer, whose arguments are in place."""
+        address = self._address
+        outer = current.instance
+        current.instance = self
+        try:
+            error = capi.func_call_unchecked(
+                self.context, address + offset + capi.EXTERN_UNION, address + RAW, slots, address + TRAP
+            )
+        finally:
+            current.instance = outer
+        if error or self._parked is not None or self._buffer[TRAP:TRAP_END] != _NULL:
+            self._raise(error)
 
     # Calls
 

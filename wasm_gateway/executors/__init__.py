@@ -72,6 +72,7 @@ def load_guest(
         program=program,
         wasi=WasiTemplate(grants.environment, mounts),
         services=services,
+        encoding=linkage.encoding,
     )
     http = _http_executor(guest, linkage, wagi_argv) if wants_http else None
     messages = _message_executor(guest, linkage) if wants_messages else None

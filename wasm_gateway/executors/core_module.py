@@ -15,6 +15,7 @@ from ..component.canon import Callback, lower_import, raw_import
 from ..component.core import CoreModule, core_module
 from ..component.decode import World, embedded_worlds
 from ..component.layout import flatten_functype
+from ..component.lift import StringEncoding
 from ..component.types import FuncType, InterfaceType, describe_mismatch
 from ..engine import HostFunction, core_type, current
 from ..errors import LinkError, UnsupportedError
@@ -36,6 +37,11 @@ class Linkage:
     module: CoreModule
     world: World | None
     functions: tuple[HostFunction, ...]
+
+    @property
+    def encoding(self) -> StringEncoding:
+        """How the guest wants its strings."""
+        return "utf8" if self.world is None else self.world.encoding
 
     def exported(self, interface: str, function: str) -> FuncType | None:
         """The type of a function that the module's embedded world exports, None when it does not."""
@@ -102,7 +108,10 @@ def _interface(
             raise LinkError(mismatch, interface)
     flat_params, flat_results = flatten_functype(declared, "lower")
     _same(module, name, (params, results), ("".join(flat_params), "".join(flat_results)))
-    callback = lower_import(f"{interface}#{function}", declared, offered.functions[function], current)
+    name_, host = f"{interface}#{function}", offered.functions[function]
+    callback = lower_import(
+        name_, declared, host, current, encoding="utf8" if world is None else world.encoding
+    )
     if interface in RUNS_GUESTS:
         callback = _noting_stack(callback)
     return HostFunction(module, name, params, results, callback)

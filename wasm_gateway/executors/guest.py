@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .. import stack
+from ..component.lift import StringEncoding
 from ..engine import Program, current
 from ..errors import BodyTooLarge, GuestError, LimitExceeded, RequestError
 from ..host.base import Deadline, Grants
@@ -32,6 +33,7 @@ class Guest:
     program: Program
     wasi: WasiTemplate
     services: Services
+    encoding: StringEncoding = "utf8"  # of strings in the guest's memory
 
     def instantiate(self, wasi: WasiState | None = None) -> Instance:
         """A fresh instance whose deadline starts now; use it with `with`.

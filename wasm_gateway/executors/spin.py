@@ -73,7 +73,7 @@ class _Handler:
         self.guest = guest
         self.export = export
         self.post_return = f"cabi_post_{export}"
-        self.lifted = _lift(export, function)
+        self.lifted = _lift(export, function, 0, guest.encoding)
         program, flat = guest.program, flatten_functype(function, "lift")
         if not program.exports(export, *flat):
             raise LinkError(f"exports no function {export}", export)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .assets import load_source, prepare_files
-from .engine import CompileCache, Engine, EngineOptions
+from .engine import CompileCache, Engine, EngineOptions, wat2wasm
 from .errors import (
     BodyTooLarge,
     ComponentError,
@@ -473,6 +473,8 @@ class _Loader:
         source = load_source(component, self.cache_dir, manifest_path=gateway.manifest.path)
         try:
             wasm = source.read_bytes()
+            if source.suffix == ".wat":
+                wasm = wat2wasm(wasm)
         except OSError as error:
             raise error_in(
                 gateway.manifest.path, f"cannot be read: {error}", "component", component.id, "source"

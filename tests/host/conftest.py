@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,11 +40,9 @@ def context() -> Iterator[Callable[..., Context]]:
     """
     made: list[Context] = []
 
-    def make(
-        *, allowed: tuple[str, ...] | list[str] = (), seconds: float = 20.0, **grants: object
-    ) -> Context:
+    def make(*, allowed: tuple[str, ...] | list[str] = (), seconds: float = 20.0, **grants: Any) -> Context:
         outbound = AllowedHosts(list(allowed), components=("front", "back"))
-        ctx = Context(Grants("guest", outbound=outbound, **grants), Deadline(seconds))  # type: ignore[arg-type]
+        ctx = Context(Grants("guest", outbound=outbound, **grants), Deadline(seconds))
         made.append(ctx)
         return ctx
 
@@ -54,3 +55,17 @@ def context() -> Iterator[Callable[..., Context]]:
 def network() -> Network:
     """A network without blocked addresses."""
     return Network()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for localhost, and its key, in one file."""
+    folder = tmp_path_factory.mktemp("tls")
+    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    openssl += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    openssl += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    try:
+        subprocess.run(openssl, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    return folder

@@ -3,7 +3,6 @@ from __future__ import annotations
 import multiprocessing
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -410,20 +409,6 @@ def test_connections_are_limited(
 
 
 # TLS.
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for localhost, and its key, in one file."""
-    folder = tmp_path_factory.mktemp("tls")
-    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    openssl += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    openssl += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    try:
-        subprocess.run(openssl, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    return folder
 
 
 @contextmanager

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+
+import pytest
+
+from wasm_gateway.errors import DeadlineExceeded
+from wasm_gateway.host.base import Deadline
+from wasm_gateway.host.pools import Pool, PoolFull
+
+
+class Connection:
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def pool(**options: int | float | None) -> Pool[Connection]:
+    options = {"per_key": 2, "keys": 2, "wait": 0.05} | options
+    return Pool(Connection.close, **options)  # type: ignore[arg-type]
+
+
+def long() -> Deadline:
+    return Deadline(20)
+
+
+def test_a_connection_comes_back() -> None:
+    made = pool()
+    assert made.take("a", long()) is None
+    connection = Connection()
+    made.give("a", connection)
+    assert made.take("b", long()) is None
+    assert made.take("a", long()) is connection
+    made.give("a", None)
+    assert made.take("a", long()) is None
+    assert not connection.closed
+
+
+def test_a_fresh_one_leaves_the_others() -> None:
+    made = pool()
+    made.take("a", long())
+    connection = Connection()
+    made.give("a", connection)
+    assert made.take("a", long(), fresh=True) is None
+    assert made.take("a", long()) is connection
+
+
+def test_connections_of_a_key_are_limited() -> None:
+    made = pool(per_key=1)
+    made.take("a", long())
+    made.take("b", long())
+    with pytest.raises(PoolFull):
+        made.take("a", long())
+    with pytest.raises(DeadlineExceeded):
+        made.take("a", Deadline(0.01))
+    made.give("a", None)
+    assert made.take("a", long()) is None
+
+
+def test_connections_of_all_keys_are_limited() -> None:
+    made = pool(per_key=5, total=2)
+    made.take("a", long())
+    made.take("b", long())
+    with pytest.raises(PoolFull):
+        made.take("c", long())
+    made.give("a", Connection())
+    assert made.take("c", long()) is None
+
+
+@pytest.mark.parametrize("total", [None, 1])
+def test_who_waits_gets_the_next(total: int | None) -> None:
+    made = pool(per_key=1, total=total, wait=20)
+    made.take("a", long())
+    connection = Connection()
+    timer = threading.Timer(0.05, made.give, ["a", connection])
+    begin = time.monotonic()
+    timer.start()
+    assert made.take("a", long()) is connection
+    assert time.monotonic() - begin < 10
+    timer.join()
+
+
+def test_idle_connections_of_old_keys_are_closed() -> None:
+    made = pool(keys=2)
+    connections = {}
+    for key in "abc":
+        made.take(key, long())
+        connections[key] = Connection()
+    for key in "abc":
+        made.give(key, connections[key])
+    assert [key for key in "abc" if connections[key].closed] == ["a"]
+    assert made.take("c", long()) is connections["c"]
+    assert made.take("a", long()) is None
+
+
+def test_keys_in_use_are_kept() -> None:
+    made = pool(keys=1)
+    for key in "abc":
+        made.take(key, long())
+    connection = Connection()
+    made.give("b", connection)
+    assert connection.closed
+    made.give("a", None)
+    last = Connection()
+    made.give("c", last)
+    assert made.take("c", long()) is last
+
+
+def test_a_closed_pool_keeps_nothing() -> None:
+    made = pool()
+    made.take("a", long())
+    made.take("a", long())
+    idle, used = Connection(), Connection()
+    made.give("a", idle)
+    made.close()
+    assert idle.closed
+    made.give("a", used)
+    assert used.closed
+
+
+def test_a_forked_child_has_an_empty_pool() -> None:
+    made = pool(per_key=1, total=1)
+    made.take("a", long())
+    connection = Connection()
+    made.give("a", connection)
+    made.take("b", long())  # of the parent
+
+    def child() -> None:
+        assert made.take("a", long()) is None
+        made.give("a", None)
+        made.give("b", connection)  # abandoned, not closed
+        assert not connection.closed
+        assert made.take("b", long()) is None
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    made.give("b", None)
+    assert made.take("a", long()) is connection
+
+
+def test_many_threads() -> None:
+    """No more connections than allowed, and nobody is forgotten."""
+    made = pool(per_key=3, wait=20)
+    lock = threading.Lock()
+    used = most = rounds = 0
+
+    def work() -> None:
+        nonlocal used, most, rounds
+        for _ in range(50):
+            connection = made.take("a", long()) or Connection()
+            with lock:
+                used += 1
+                most = max(most, used)
+            with lock:
+                used -= 1
+                rounds += 1
+            made.give("a", connection)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert rounds == 400
+    assert most <= 3

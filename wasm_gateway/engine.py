@@ -31,7 +31,7 @@ from typing import Any
 
 import wasmtime
 
-from . import capi
+from . import capi, forks
 from .component.rewrite import ALLOCATORS, REALLOC_EACH, REVISION
 from .errors import ComponentError, HostError, LinkError
 
@@ -72,6 +72,17 @@ class EngineOptions:
 
     pooling: bool = True
     hardened: bool = False
+
+
+class _Guard:
+    """A lock that is as new in a forked child."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        self.lock = threading.Lock()
 
 
 class Engine:
@@ -125,13 +136,13 @@ class Engine:
         )
 
     _shared: weakref.WeakValueDictionary[EngineOptions, Engine] = weakref.WeakValueDictionary()
-    _shared_lock = threading.Lock()
+    _shared_guard = _Guard()
 
     @classmethod
     def shared(cls, options: EngineOptions = EngineOptions()) -> Engine:
         """The engine of this process for `options`, made at the first call."""
         refuse_greenlets()
-        with cls._shared_lock:
+        with cls._shared_guard.lock:
             engine = cls._shared.get(options)
             if engine is None:
                 engine = cls(options)
@@ -241,17 +252,12 @@ class Ticker:
         self.running: dict[int, None] = {}
         self._lock = threading.Lock()  # guards the start of the thread
         self._start_over()
-        if hasattr(os, "register_at_fork"):
-            this = weakref.ref(self)
+        forks.watch(self)
 
-            def after_fork() -> None:
-                ticker = this()
-                if ticker is not None:
-                    ticker._lock = threading.Lock()
-                    ticker.running.clear()
-                    ticker._start_over()
-
-            os.register_at_fork(after_in_child=after_fork)
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self.running.clear()
+        self._start_over()
 
     def _start_over(self) -> None:
         self.idle = True

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from . import forks
 from .assets import load_source, prepare_files
 from .engine import CompileCache, Engine, EngineOptions, wat2wasm
 from .errors import (
@@ -179,7 +180,14 @@ class Gateway:
         self._work_dir: tuple[Path, Callable[[], object]] | None = None
         self.hosts: Hosts | None = None
         self.logs = GuestLogs(self.log_dir, follow=options.follow)
-        _reset_after_fork(self)
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        """A forked child has its own places and locks."""
+        self._lock = threading.Lock()
+        self._work_lock = threading.Lock()
+        for entry in (self._entries or {}).values():
+            entry.start_over()
 
     @classmethod
     def from_manifest(
@@ -599,20 +607,3 @@ def default_cache_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("wasm-gateway")
-
-
-def _reset_after_fork(gateway: Gateway) -> None:
-    """A forked child has its own places and locks, and leaves its parent's files alone."""
-    if not hasattr(os, "register_at_fork"):
-        return
-    this = weakref.ref(gateway)
-
-    def after_fork() -> None:
-        gateway = this()
-        if gateway is not None:
-            gateway._lock = threading.Lock()
-            gateway._work_lock = threading.Lock()
-            for entry in (gateway._entries or {}).values():
-                entry.start_over()
-
-    os.register_at_fork(after_in_child=after_fork)

@@ -21,10 +21,11 @@ import stat
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
+
+from . import forks
 
 log = logging.getLogger("wasm_gateway")
 
@@ -99,18 +100,12 @@ class GuestLogs:
         self._rate, self._burst, self._max_file = rate, burst, max_file
         self._lock = threading.Lock()  # guards _components
         self._components: dict[str, ComponentLog] = {}
-        if hasattr(os, "register_at_fork"):
-            this = weakref.ref(self)
+        forks.watch(self)
 
-            def after_fork() -> None:
-                # A lock that another thread of the parent held would never be given back.
-                logs = this()
-                if logs is not None:
-                    logs._lock = threading.Lock()
-                    for component in logs._components.values():
-                        component.lock = threading.Lock()
-
-            os.register_at_fork(after_in_child=after_fork)
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        for component in self._components.values():
+            component.lock = threading.Lock()
 
     def component(self, component: str) -> ComponentLog:
         """The log of one component."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import forks
 from ..component.types import InterfaceType
 from ..component.wit import parse_interface
 from ..errors import HostError, LinkError, ManifestError
@@ -70,10 +71,14 @@ class Hosts:
         self._key_value = dict(key_value or {})
         self._sqlite = tuple(sqlite)
         self._stores = dict(stores or {})
-        self._lock = threading.RLock()  # guards the next two
+        self.after_fork()
         self._families: dict[str, Any] = {}
         self._offered: dict[str, Offered] = {}
         self._network: Any = None
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.RLock()  # guards families and offered
 
     def interface(self, name: str) -> Offered | None:
         """The interface `name`, None when this host has no such thing.

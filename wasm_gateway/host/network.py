@@ -20,8 +20,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .. import forks
 from ..errors import DeadlineExceeded
-from . import forks
 from .base import Deadline
 
 SockAddr = tuple[Any, ...]

@@ -30,10 +30,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.util import SKIP_HEADER
 
+from .. import forks
 from ..component.values import Err
 from ..errors import Saturated
 from ..messages import Headers, Request
-from . import forks
 from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import VALUE_OVERHEAD, Budget

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from . import forks
+from .. import forks
 from .base import Deadline
 
 C = TypeVar("C")

@@ -27,9 +27,9 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from .. import forks
 from ..component.values import Err
 from ..errors import DeadlineExceeded
-from . import forks
 from .base import Deadline, HostContext
 from .limits import RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
 from .network import Network, shares, wait_ready

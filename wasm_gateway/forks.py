@@ -1,4 +1,7 @@
-# Connections and forks: what a parent opened, its child must not use.
+# Forks: what a parent's threads hold and what it opened, its child must not use.
+#
+# A lock that another thread of the parent held is never given back in the child,
+# where that thread does not go on; so locks are made anew.
 #
 # A child that spoke, or said goodbye, on an inherited connection would corrupt the
 # parent's session, and sqlite3_close() in a child is undefined behaviour (SQLite,
@@ -38,8 +41,14 @@ def abandon(thing: object) -> None:
 
 
 def _after_fork_in_child() -> None:
+    failure: BaseException | None = None
     for owner in list(_watched):
-        owner.after_fork()
+        try:
+            owner.after_fork()
+        except BaseException as error:
+            failure = error
+    if failure is not None:
+        raise failure  # Python reports it; the child goes on
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

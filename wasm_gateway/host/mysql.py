@@ -31,7 +31,7 @@ from ..errors import DeadlineExceeded
 from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
-from .network import BoundedSocket, Network, is_idle
+from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle
 from .pools import Pool, PoolFull
 from .rdbms import NULL, TYPES, DatabaseFailure, RowSet, Value
 
@@ -155,6 +155,9 @@ class MySqlConnection:
             )
             sock = network.connect(address.host, address.port, deadline)
             connection.connect(sock)
+            if _wants_tls(address) and not isinstance(connection._sock, BoundedSSLSocket):
+                connection._force_close()  # PyMySQL before 1.2 goes on without
+                raise OSError("the server does not support TLS")
         except DeadlineExceeded:
             raise
         except Exception as error:  # PyMySQL believes what a server says, and stumbles in any way if it lies

@@ -27,7 +27,7 @@ from urllib.parse import quote, urljoin
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import SKIP_HEADER
 
 from .. import forks
@@ -84,6 +84,7 @@ _CREDENTIALS = frozenset({"authorization", "cookie", "cookie2", "proxy-authoriza
 _OF_BODY = frozenset({"content-type", "content-encoding", "content-language", "content-location"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+_IDEMPOTENT = _WITHOUT_BODY | {"PUT"}  # RFC 9110, 9.2.2
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, token
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9110, field values
@@ -153,7 +154,8 @@ class Client:
             # should two threads come here at once, one keeps a manager of its own for this request
             manager = urllib3.PoolManager(POOL_HOSTS, maxsize=POOL_SIZE, retries=False)
             manager.pool_classes_by_scheme = _pool_classes(self._network, self._current)
-            self._manager = manager
+            if self._pooling:
+                self._manager = manager
         return manager
 
     def send(self, request: Outgoing, address: Address, deadline: Deadline) -> Incoming:
@@ -169,36 +171,41 @@ class Client:
                 slots.release()
 
     def _send(self, request: Outgoing, address: Address, deadline: Deadline) -> Incoming:
-        self._current.deadline = deadline
-        url = f"{address.scheme}://{address.authority}{_path_and_query(address)}"
+        self._current.deadline, self._current.kept = deadline, False
+        pools = self._pools()
         try:
-            response = self._pools().urlopen(
-                request.method,
-                url,
-                body=request.body,
-                headers=_wire_headers(request, address),
-                redirect=False,
-                retries=False,
-                assert_same_host=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=None,
-            )
-        except (HTTPError, OSError, ValueError) as error:
-            raise HttpFailure("runtime-error", str(error)) from error
-        try:
-            incoming = self._receive(response)
+            try:
+                return self._exchange(pools, request, address)
+            except ProtocolError as error:
+                # A server may close an idle connection at the moment when it is used again.
+                if not self._current.kept or request.method not in _IDEMPOTENT or not _hung_up(error):
+                    raise
+                return self._exchange(pools, request, address)
         except (HTTPError, OSError, ValueError, zlib.error) as error:
-            response.close()
             raise HttpFailure("runtime-error", str(error)) from error
+        finally:
+            if not self._pooling:
+                _close(pools)
+
+    def _exchange(self, pools: urllib3.PoolManager, request: Outgoing, address: Address) -> Incoming:
+        response = pools.urlopen(
+            request.method,
+            f"{address.scheme}://{address.authority}{_path_and_query(address)}",
+            body=request.body,
+            headers=_wire_headers(request, address),
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            decode_content=False,
+            timeout=None,
+        )
+        try:
+            return self._receive(response)
         except BaseException:
             response.close()
             raise
         finally:
-            if not self._pooling:
-                response.close()
             response.release_conn()
-        return incoming
 
     @staticmethod
     def _receive(response: urllib3.BaseHTTPResponse) -> Incoming:
@@ -216,11 +223,24 @@ class Client:
     def close(self) -> None:
         manager, self._manager = self._manager, None
         if manager is not None:
-            manager.clear()
+            _close(manager)
+
+
+def _close(manager: urllib3.PoolManager) -> None:
+    """Close idle connections now; `clear` alone leaves that to the garbage collector."""
+    keys = manager.pools.keys()
+    for key in keys:
+        pool = manager.pools.get(key)
+        if pool is not None:
+            pool.close()
+    manager.clear()
 
 
 def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
-    """urllib3's pools, with connections over sockets of `network` that end at `current.deadline`."""
+    """urllib3's pools, with connections over sockets of `network` that end at `current.deadline`.
+
+    They tell in `current.kept` whether the request of this thread went over a kept connection.
+    """
 
     class Bounded(HTTPConnection):
         sock: Any
@@ -229,7 +249,8 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
             return network.connect(self.host, self.port, current.deadline)
 
         def request(self, *arguments: Any, **options: Any) -> None:
-            if self.sock is not None:  # kept from an earlier request
+            current.kept = self.sock is not None  # from an earlier request
+            if current.kept:
                 self.sock.deadline = current.deadline
             super().request(*arguments, **options)
 
@@ -251,6 +272,11 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
 def _path_and_query(address: Address) -> str:
     path = address.path or "/"
     return path if address.query is None else f"{path}?{address.query}"
+
+
+def _hung_up(error: ProtocolError) -> bool:
+    """Whether the server closed the connection instead of answering."""
+    return any(isinstance(cause, ConnectionError) for cause in (*error.args, error.__cause__))
 
 
 def _wire_headers(request: Outgoing, address: Address) -> urllib3.HTTPHeaderDict:

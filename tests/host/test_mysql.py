@@ -415,6 +415,30 @@ def test_results_are_bounded(monkeypatch: pytest.MonkeyPatch, db: Guest) -> None
     assert db.value("'fine'") == ("str", "fine")
 
 
+def test_a_packet_without_end_is_an_error(monkeypatch: pytest.MonkeyPatch, family: MySql, guest: Any) -> None:
+    monkeypatch.setattr(mysql._Connection, "room", 40 << 20)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sent = []
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                try:
+                    for number in range(100):
+                        connection.sendall(b"\xff\xff\xff" + bytes([number]) + bytes(0xFFFFFF))
+                        sent.append(number)
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"mysql://u@127.0.0.1:{listener.getsockname()[1]}/"
+        answer = family.query(guest, address, "SELECT 1", [])
+        assert RESULT_TOO_LARGE in failed(answer, "connection-failed")
+        thread.join(20)
+        assert len(sent) < 5
+
+
 @services
 def test_large_values_go_through(db: Guest) -> None:
     """More than one packet of 16 MiB would hold is refused by the server; 3 MiB are not."""

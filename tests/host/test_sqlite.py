@@ -331,6 +331,51 @@ def test_temporary_tables_are_bounded(monkeypatch: pytest.MonkeyPatch, guest: Ca
     assert "full" in db.error("INSERT INTO t VALUES (zeroblob(2000000))")
 
 
+def test_large_values_go_through(guest: Callable[..., Guest]) -> None:
+    db = guest()
+    db.run("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b)")
+    large = bytes(5 << 20)
+    assert db.run("INSERT INTO t (a) VALUES (?)", ("blob", large)) == ([], [])
+    assert db.run("INSERT INTO t (a, b) VALUES (:a, :b)", ("blob", large), text("x" * 300_000)) == ([], [])
+    assert db.rows("SELECT id, a FROM t") == [[1, large], [2, large]]
+    assert db.run("UPDATE t SET b = 1 WHERE length(a) > ?", integer(5)) == ([], [])
+    db.run("BEGIN")
+    assert isinstance(db.run("EXPLAIN SELECT 1"), tuple)
+    assert db.run("UPDATE t SET a = zeroblob(100000000) WHERE id = ?", integer(1)) == ([], [])
+    db.run("COMMIT")
+    assert db.rows("SELECT length(a), b FROM t ORDER BY id") == [[100_000_000, 1], [5 << 20, 1]]
+    assert len(db.rows("SELECT a FROM t WHERE id = 1")[0][0]) == 100_000_000
+    assert db.run("DELETE FROM t WHERE id = 1") == ([], [])
+    assert db.run("VACUUM") == ([], [])
+
+
+@pytest.mark.parametrize("begin", ["SELECT 1", "BEGIN", "SAVEPOINT x"])
+def test_a_statement_that_meets_a_large_value_runs_once(guest: Callable[..., Guest], begin: str) -> None:
+    """Also within a transaction, where the rows before that value stay changed."""
+    db = guest()
+    db.run("CREATE TABLE t (n, a)")
+    for size in (10, 10, 200_000):
+        db.run("INSERT INTO t VALUES (0, zeroblob(?))", integer(size))
+    db.run(begin)
+    assert db.run("UPDATE t SET n = n + 1, a = zeroblob(length(a) * 2)") == ([], [])
+    assert db.rows("SELECT n, length(a) FROM t ORDER BY 2") == [[1, 20], [1, 20], [1, 400_000]]
+
+
+def test_a_statement_cannot_hold_many_large_values(guest: Callable[..., Guest]) -> None:
+    """One row of 2,000 columns of 128 MiB each is the memory of the machine."""
+    db = guest()
+    many = ", ".join(["randomblob(130000000)"] * 1000)
+    begin = time.monotonic()
+    assert "too big" in db.error(f"SELECT {many}")
+    assert "too big" in db.error(f"SELECT max({', '.join(['randomblob(130000000)'] * 100)})")
+    assert "too big" in db.error(f"SELECT json_array({', '.join(['hex(randomblob(130000000))'] * 100)})")
+    assert time.monotonic() - begin < 10
+    db.run("CREATE TABLE t (a)")
+    db.run(f"CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT {many}; END")
+    assert "too big" in db.error("INSERT INTO t VALUES (1)")
+    assert db.rows("SELECT count(*) FROM t") == [[0]]
+
+
 def test_results_are_bounded(guest: Callable[..., Guest]) -> None:
     db = guest()
     assert "too big" in db.error("SELECT zeroblob(134217729)")

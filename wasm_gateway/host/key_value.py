@@ -11,9 +11,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -109,6 +107,13 @@ class Store(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def _pause(seconds: float) -> None:
+    """Sleep for half of this to all of it, by chance, or those who wait would all come back at once."""
+    import random
+
+    time.sleep(seconds * random.uniform(0.5, 1))
 
 
 def _add(value: bytes | None, delta: int) -> tuple[bytes, int]:
@@ -340,8 +345,7 @@ class SqliteFile:
                     deadline.remaining()
                 if not _is_busy(error) or time.monotonic() >= give_up:
                     raise StoreError(_short(error)) from error
-            # by chance, or those who wait would all come back at once
-            time.sleep(pause * random.uniform(0.5, 1))
+            _pause(pause)
             pause = min(pause * 2, 0.02)
 
     def close(self) -> None:
@@ -483,18 +487,22 @@ _PATIENCE = 30.0
 class RedisStore:
     """Keys of a Redis database, as they are: labels with the same URL share them, as with Spin.
 
-    Counters of `increment` are decimal text, Redis' own (not 8 bytes as in the other stores).
+    Counters of `increment` are decimal text, Redis' own (not 8 bytes as in the other stores). The store
+    has a client of its own where `client` is None: the operator, who wrote `url`, is not bound by what
+    is forbidden to guests (blocked networks, limits of connections).
     """
 
-    def __init__(self, client: RedisClient, url: str) -> None:
+    def __init__(self, client: RedisClient | None, url: str) -> None:
         from . import redis
+        from .network import Network
 
-        self._client = client
         self._failure = redis.RedisFailure
         try:
             self._address: Address = redis.parse(url)
         except redis.RedisFailure as error:
             raise StoreError(f"invalid Redis URL: {error}") from error
+        self._client = client or redis.RedisClient(Network())
+        self._owns_client = client is None
 
     def _call(self, deadline: Deadline | None, *command: str | int | bytes) -> Any:
         try:
@@ -557,7 +565,8 @@ class RedisStore:
         return bool(self._call(deadline, "EVAL", _COMPARE_AND_SET, 1, key, known, old, value))
 
     def close(self) -> None:
-        """The client belongs to whoever made it."""
+        if self._owns_client:
+            self._client.close()
 
 
 def _text(key: bytes) -> str:
@@ -624,6 +633,8 @@ class CacheStore:
         """The cache's key of `key`; the letter keeps plain keys and digests apart."""
         if len(key) <= _PLAIN_LIMIT and key.isascii() and key.isprintable() and " " not in key:
             return f"{self._prefix}k{key}"
+        import hashlib  # slow to import, as is random, and only needed now and then
+
         return f"{self._prefix}h{hashlib.sha256(key.encode()).hexdigest()}"
 
     @contextmanager
@@ -644,7 +655,7 @@ class CacheStore:
                     deadline.remaining()
                 if time.monotonic() > give_up:
                     raise StoreError("the index of the store stays locked")
-                time.sleep(random.uniform(0.001, 0.004))
+                _pause(0.004)
             try:
                 yield
             finally:
@@ -773,8 +784,14 @@ class KeyValue:
         }
 
     def close(self) -> None:
+        failure: Exception | None = None
         for store in self.stores.values():
-            store.close()
+            try:
+                store.close()
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
     def store(self, ctx: HostContext, label: str) -> Store:
         """The store that the component knows as `label`; Refused when it may not."""

@@ -30,7 +30,7 @@ from ..component.values import Err
 from ..errors import DeadlineExceeded
 from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
-from .limits import RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
+from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle
 from .pools import Pool, PoolFull
 from .rdbms import NULL, TYPES, DatabaseFailure, RowSet, Value
@@ -78,6 +78,21 @@ _TEMPORAL = (FIELD_TYPE.DATE, FIELD_TYPE.TIME, FIELD_TYPE.DATETIME, FIELD_TYPE.T
 _TWO_BYTES = struct.Struct("<H")
 
 _SSL_PARAMETER = re.compile(r"ssl-?mode", re.IGNORECASE)
+
+
+class _Connection(pymysql.connections.Connection):  # type: ignore[misc]
+    """A connection that takes no more than `room` bytes before it is given more: rows are bounded one by one,
+    but what a hostile server calls one packet has no end."""
+
+    room = MAX_HOST_BUFFERED_BYTES
+
+    def _read_bytes(self, num_bytes: int) -> bytes:
+        self.room -= num_bytes
+        if self.room < 0:
+            self._force_close()
+            raise DatabaseFailure("other", RESULT_TOO_LARGE)
+        data: bytes = super()._read_bytes(num_bytes)
+        return data
 
 
 class _Field:
@@ -138,7 +153,7 @@ class MySqlConnection:
         self._database = database.encode()
         try:
             # Nothing from this host: no option file, no LOAD DATA LOCAL.
-            self._connection = connection = pymysql.connections.Connection(
+            self._connection = connection = _Connection(
                 host=address.host,
                 port=address.port,
                 user=address.user,
@@ -172,6 +187,8 @@ class MySqlConnection:
         """The rows of one statement."""
         try:
             self._socket.deadline = deadline
+            # the limit of a result counts more for a value than its bytes, so this is room enough
+            self._connection.room = MAX_HOST_BUFFERED_BYTES
             return self._query(statement, params)
         except MySQLError as error:
             # An error of the server leaves the session as it is; with any other it is gone already.
@@ -251,6 +268,7 @@ class MySqlConnection:
             return False  # nobody can undo the choice of a database where there was none
         try:
             self._socket.deadline = deadline
+            connection.room = MAX_HOST_BUFFERED_BYTES
             # One journey for all: a reset leaves the database that the guest chose last, and sets the
             # character set to the server's default.
             commands = (

@@ -61,6 +61,11 @@ BUSY_SECONDS = 5.0
 MAX_MEMORY_BYTES = 128 << 20
 # The temporary tables of one connection, which are a file.
 MAX_TEMP_BYTES = 1 << 30
+# SQLite limits single values, and a statement may hold many. So values are small at first; a statement for
+# which that is too small is run again with what its share of MAX_STATEMENT_BYTES allows, up to Spin's limit
+# of a result.
+SMALL_VALUE_BYTES = 256 << 10
+MAX_STATEMENT_BYTES = 1 << 30
 # SQL text is kept with a connection; one that has seen longer text is not kept itself.
 MAX_KEPT_SQL = 64 << 10
 # SQLite's machine asks for the deadline after so many instructions, 0.1 to 1 ms.
@@ -123,6 +128,12 @@ _PRAGMAS_READ_ONLY = frozenset(
 # Tables that some builds of SQLite offer: the statements of the connection, raw pages of the file.
 _TABLES_DENIED = frozenset({"sqlite_stmt", "bytecode", "tables_used", "sqlite_dbpage", "sqlite_dbdata"})
 
+# Instructions of SQLite's machine that bring forth a value of any size.
+_VALUES = b"""AggFinal AggStep AggValue Blob Cast Column Concat Copy Function MakeRecord PureFunc RowData
+SorterData String8 VColumn Variable"""
+_VALUE_INSTRUCTIONS = frozenset(_VALUES.split())
+_UNKNOWN_VALUES = 1000
+
 _NAMED_PARAMETER = re.compile(r"[:@$][A-Za-z_]")
 
 _KINDS: dict[type, str] = {int: "integer", float: "real", str: "text", bytes: "blob"}
@@ -160,7 +171,7 @@ class Connection:
             raise SqlError(f"cannot open the database: {type(error).__name__}") from error
         sql = self._sql
         try:
-            sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_HOST_BUFFERED_BYTES)
+            sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, SMALL_VALUE_BYTES)
             if new:
                 # readers and a writer side by side; a file that is there already stays as it is
                 sql.execute("PRAGMA journal_mode=WAL").fetchall()
@@ -213,26 +224,66 @@ class Connection:
             self._wait_no_longer_than(deadline.remaining())
         if len(statement) > MAX_KEPT_SQL:
             self.clean = False
-        cursor = self._sql.cursor()
+        values = [value for _, value in parameters]
         try:
-            values = [value for _, value in parameters]
-            if values and _NAMED_PARAMETER.search(statement):
-                cursor = self._execute_named(cursor, statement, values)
+            if self._sql.in_transaction:
+                # SQLite may leave there what a statement did before it met a value that was too large
+                result = self._execute_with_large_values(statement, values)
             else:
-                cursor.execute(statement, values)
-            rows = _rows(cursor)
-            columns = [column[0] for column in cursor.description or ()]
+                try:
+                    result = self._execute(statement, values)
+                except sqlite3.DataError as error:
+                    if error.sqlite_errorcode != sqlite3.SQLITE_TOOBIG:
+                        raise
+                    # all that the statement did is undone, so that it may be run again
+                    result = self._execute_with_large_values(statement, values)
         except (sqlite3.Error, sqlite3.Warning, OverflowError, ValueError) as error:
             if deadline is not None:
                 deadline.remaining()
             raise SqlError(str(error)) from error
-        finally:
-            cursor.close()
         if self._attached:
             self._limit_attached()
-        return columns, rows
+        return result
 
-    def _execute_named(self, cursor: sqlite3.Cursor, statement: str, values: list[Any]) -> sqlite3.Cursor:
+    def _execute(self, statement: str, values: list[Any]) -> QueryResult:
+        cursor = self._sql.cursor()
+        try:
+            self._begin(cursor, statement, values)
+            rows = _rows(cursor)
+            return [column[0] for column in cursor.description or ()], rows
+        finally:
+            cursor.close()
+
+    def _execute_with_large_values(self, statement: str, values: list[Any]) -> QueryResult:
+        share = MAX_STATEMENT_BYTES // max(self._values_of(statement, len(values)), 1)
+        self._sql.setlimit(
+            sqlite3.SQLITE_LIMIT_LENGTH, min(max(share, SMALL_VALUE_BYTES), MAX_HOST_BUFFERED_BYTES)
+        )
+        try:
+            return self._execute(statement, values)
+        finally:
+            self._sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, SMALL_VALUE_BYTES)
+
+    def _values_of(self, statement: str, parameters: int) -> int:
+        """How many values the statement may hold at once, judged by its program."""
+        cursor = self._sql.cursor()
+        self._sql.text_factory = bytes  # some of what EXPLAIN says is no text
+        try:
+            self._begin(cursor, f"EXPLAIN {statement}", [None] * parameters)
+            return sum(row[1] in _VALUE_INSTRUCTIONS for row in cursor)
+        except (sqlite3.Error, sqlite3.Warning):
+            return _UNKNOWN_VALUES  # if it is a mistake, the statement itself will say so
+        finally:
+            self._sql.text_factory = str
+            cursor.close()
+
+    def _begin(self, cursor: sqlite3.Cursor, statement: str, values: list[Any]) -> None:
+        if values and _NAMED_PARAMETER.search(statement):
+            self._execute_named(cursor, statement, values)
+        else:
+            cursor.execute(statement, values)
+
+    def _execute_named(self, cursor: sqlite3.Cursor, statement: str, values: list[Any]) -> None:
         """Parameters with names, which take the values in the order in which the names appear.
 
         The sqlite3 module gives values to names by name only, and asks for them in that order. What
@@ -244,10 +295,10 @@ class Connection:
         except sqlite3.ProgrammingError:
             if asked.count:
                 raise
-            return cursor.execute(statement, values)
-        if asked.count != len(values):
-            raise sqlite3.ProgrammingError(f"{len(values)} values for {asked.count} parameters")
-        return cursor
+            cursor.execute(statement, values)
+        else:
+            if asked.count != len(values):
+                raise sqlite3.ProgrammingError(f"{len(values)} values for {asked.count} parameters")
 
     def script(self, statements: str) -> None:
         """Run any number of statements of the operator's (the flag `--sqlite`); SqlError."""

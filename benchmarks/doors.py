@@ -1,6 +1,6 @@
 # A Wasm route against a native view of the same site with the same answer, through
 # every door, in process and without sockets; and what a native route pays for the
-# gateway before it.
+# gateway that is asked before it.
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from wasm_gateway import Gateway
+
 from . import guests, measure, sites
-from .report import Table
+from .report import Cell, Table
 
 NATIVE_ASYNC = "/native-async"
 
-ROUTE, BEFORE, WITHOUT = "wasm route", "native route, gateway before it", "native route, no gateway"
+ROUTE, NATIVE = "wasm route", "native view"
+WITH, WITHOUT = "with the gateway", "without"
 
 NOTES = """
 In process, without a server: an environ as gunicorn makes it, a scope as uvicorn does, 10 headers of a
@@ -25,8 +28,10 @@ browser. The guest is Spin 1, a fresh instance for each request; the view runs i
 Django has the middleware of startproject, the gateway's right behind SecurityMiddleware. The doors before
 Django are gateway.wsgi(application) and gateway.asgi(application): of the site's middleware, a Wasm route
 passes none. Native views of async sites are async.
-
-What native pays: a native route of the same site with and without the gateway, A B A B.
+"""
+NOTES_ON_PASSING = """
+A request that no Wasm route answers, through the door to an application that does nothing, and to that
+application alone: the difference is what every native route of the site pays.
 """
 
 
@@ -129,82 +134,116 @@ def _check(path: str, body: bytes, status: str) -> None:
         raise RuntimeError(f"{path} answers {status} {body!r}")
 
 
-def subjects(folder: Path, loop: asyncio.AbstractEventLoop) -> dict[str, dict[str, measure.Block]]:
+def subjects(
+    folder: Path, gateway: Gateway, loop: asyncio.AbstractEventLoop
+) -> dict[str, dict[str, measure.Block]]:
     """door -> what goes through it -> block."""
 
-    def wsgi(app: Any, path: str) -> measure.Block:
-        return measure.calls(wsgi_request(app, path))
+    def wsgi(app: Any) -> dict[str, measure.Block]:
+        return {
+            what: measure.calls(wsgi_request(app, path))
+            for what, path in ((ROUTE, sites.WASM), (NATIVE, sites.NATIVE))
+        }
 
-    def asgi(app: Any, path: str) -> measure.Block:
-        return measure.awaits(loop, asgi_request(loop, app, path))
+    def asgi(app: Any, native: str = NATIVE_ASYNC) -> dict[str, measure.Block]:
+        return {
+            what: measure.awaits(loop, asgi_request(loop, app, path))
+            for what, path in ((ROUTE, sites.WASM), (NATIVE, native))
+        }
 
-    def pair(
-        door: Callable[[Any, str], measure.Block], app: Any, plain: Any, native: str = sites.NATIVE
-    ) -> dict[str, measure.Block]:
-        return {ROUTE: door(app, sites.WASM), BEFORE: door(app, native), WITHOUT: door(plain, native)}
-
-    sites.make(folder)
-    sites.set_up_django(folder)
-    gateway = sites.gateway(folder).open()
     handler = sites.django_handler
-    flask = sites.flask_app
     return {
-        "WSGI, no framework": pair(wsgi, gateway.wsgi(sites.native_wsgi), sites.native_wsgi),
-        "WSGI door before Django": pair(wsgi, gateway.wsgi(handler(gateway=False)), handler(gateway=False)),
-        "Flask": pair(wsgi, flask(folder), flask(folder, gateway=False)),
-        "Django": pair(wsgi, handler(), handler(gateway=False)),
-        "Django, SecurityMiddleware alone": pair(
-            wsgi, handler(middleware=()), handler(gateway=False, middleware=())
+        "WSGI, no framework": wsgi(gateway.wsgi(sites.native_wsgi)),
+        "Flask": wsgi(sites.flask_app(folder)),
+        "Django": wsgi(handler()),
+        "Django, SecurityMiddleware alone": wsgi(handler(middleware=())),
+        "WSGI door before Django": wsgi(gateway.wsgi(handler(gateway=False))),
+        "ASGI, no framework, threads": asgi(gateway.asgi(sites.native_asgi), sites.NATIVE),
+        "ASGI, no framework, inline": asgi(gateway.asgi(sites.native_asgi, inline=True), sites.NATIVE),
+        "Django async": asgi(handler(asynchronous=True)),
+        "Django async, SecurityMiddleware alone": asgi(handler(asynchronous=True, middleware=())),
+        "ASGI door before Django async, inline": asgi(
+            gateway.asgi(handler(asynchronous=True, gateway=False), inline=True)
         ),
-        "ASGI, no framework, threads": pair(asgi, gateway.asgi(sites.native_asgi), sites.native_asgi),
-        "ASGI, no framework, inline": pair(
-            asgi, gateway.asgi(sites.native_asgi, inline=True), sites.native_asgi
-        ),
-        "ASGI door before Django async, inline": pair(
-            asgi,
-            gateway.asgi(handler(asynchronous=True, gateway=False), inline=True),
-            handler(asynchronous=True, gateway=False),
-            NATIVE_ASYNC,
-        ),
-        "Django async": pair(
-            asgi, handler(asynchronous=True), handler(asynchronous=True, gateway=False), NATIVE_ASYNC
-        ),
-        "Django async, SecurityMiddleware alone": pair(
-            asgi,
-            handler(asynchronous=True, middleware=()),
-            handler(asynchronous=True, gateway=False, middleware=()),
-            NATIVE_ASYNC,
-        ),
+    }
+
+
+def passing(gateway: Gateway, loop: asyncio.AbstractEventLoop) -> dict[str, dict[str, measure.Block]]:
+    """door -> a native request with the door and without it -> block."""
+    from django.core.handlers.asgi import ASGIRequest
+    from django.core.handlers.exception import convert_exception_to_response
+    from django.core.handlers.wsgi import WSGIRequest
+
+    from wasm_gateway.integrations.django import WasmGatewayMiddleware
+
+    def nothing(*_: object) -> Any:
+        return ()
+
+    async def nothing_async(*_: object) -> Any:
+        return None
+
+    def direct(function: Callable[..., object], *arguments: object) -> measure.Block:
+        return measure.many(lambda: function(*arguments))
+
+    def awaited(function: Callable[..., Awaitable[object]], *arguments: object) -> measure.Block:
+        return measure.awaits(loop, lambda: function(*arguments), size=500)
+
+    def middleware(view: Any) -> Any:  # as Django's handlers load it
+        return convert_exception_to_response(WasmGatewayMiddleware(convert_exception_to_response(view)))
+
+    prepared, prepared_async = environ(sites.NATIVE), scope(NATIVE_ASYNC)
+    request = WSGIRequest(dict(prepared))
+    request_async = ASGIRequest(dict(prepared_async), io.BytesIO())
+    view: Any = convert_exception_to_response(nothing)
+    view_async: Any = convert_exception_to_response(nothing_async)
+    return {
+        "WSGI door, Flask extension": {
+            WITH: direct(gateway.wsgi(nothing), prepared, nothing),
+            WITHOUT: direct(nothing, prepared, nothing),
+        },
+        "Django middleware": {WITH: direct(middleware(nothing), request), WITHOUT: direct(view, request)},
+        "ASGI door": {
+            WITH: awaited(gateway.asgi(nothing_async), prepared_async, nothing, nothing),
+            WITHOUT: awaited(nothing_async, prepared_async, nothing, nothing),
+        },
+        "Django middleware, async": {
+            WITH: awaited(middleware(nothing_async), request_async),
+            WITHOUT: awaited(view_async, request_async),
+        },
     }
 
 
 def run(quick: bool) -> list[Table]:
     effort = measure.QUICK if quick else measure.USUAL
     loop = asyncio.new_event_loop()
+    rows: list[tuple[Cell, ...]] = []
+    passed: list[tuple[Cell, ...]] = []
     with tempfile.TemporaryDirectory() as name:
-        doors = subjects(Path(name), loop)
-        rows = []
-        for door, blocks in doors.items():
-            timings = measure.interleaved(blocks, effort)
-            wasm, before, without = (timings[what] for what in (ROUTE, BEFORE, WITHOUT))
-            rows.append(
-                (
-                    *(door, wasm.median, before.median, wasm.median / before.median),
-                    *(wasm.cpu, before.cpu, wasm.cpu / before.cpu, before.cpu - without.cpu),
-                    max(timing.spread for timing in timings.values()),
+        folder = Path(name)
+        sites.make(folder)
+        sites.set_up_django(folder)
+        with sites.gateway(folder) as gateway:
+            for door, blocks in subjects(folder, gateway, loop).items():
+                timings = measure.interleaved(blocks, effort)
+                wasm, native = timings[ROUTE], timings[NATIVE]
+                spread = max(wasm.spread, native.spread)
+                rows.append(
+                    (
+                        *(door, wasm.median, native.median, wasm.median / native.median),
+                        *(wasm.cpu, native.cpu, wasm.cpu / native.cpu, spread),
+                    )
                 )
-            )
-        loop.close()
+            for door, blocks in passing(gateway, loop).items():
+                timings = measure.interleaved(blocks, effort)
+                more, less = timings[WITH].median, timings[WITHOUT].median
+                passed.append((door, more - less, more, less))
+    loop.close()
     columns = (
-        *(
-            "door",
-            "wasm us",
-            "native us",
-            "wasm : native",
-            "wasm CPU us",
-            "native CPU us",
-            "CPU wasm : native",
-        ),
-        *("native pays for the gateway, CPU us", "spread %"),
+        *("door", "wasm us", "native us", "wasm : native"),
+        *("wasm CPU us", "native CPU us", "CPU wasm : native", "spread %"),
     )
-    return [Table("Through each door", columns, tuple(rows), NOTES)]
+    title, passing_columns = "What a native route pays", ("door", "pays us", f"{WITH} us", f"{WITHOUT} us")
+    return [
+        Table("Through each door", columns, tuple(rows), NOTES),
+        Table(title, passing_columns, tuple(passed), NOTES_ON_PASSING),
+    ]

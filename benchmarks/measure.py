@@ -91,18 +91,21 @@ def many(function: Callable[[], object], size: int = 500) -> Block:
     return Block(block, size)
 
 
-def awaits(loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[object]]) -> Block:
-    """Times each `await function()` on `loop`."""
+def awaits(
+    loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[object]], size: int = 1
+) -> Block:
+    """Times `size` times `await function()` on `loop` together."""
 
     async def block(count: int) -> list[float]:
         times = []
         for _ in repeat(None, count):
             begin = perf_counter_ns()
-            await function()
-            times.append((perf_counter_ns() - begin) / 1e3)
+            for _ in repeat(None, size):
+                await function()
+            times.append((perf_counter_ns() - begin) / 1e3 / size)
         return times
 
-    return Block(lambda count: loop.run_until_complete(block(count)))
+    return Block(lambda count: loop.run_until_complete(block(count)), size)
 
 
 def interleaved(subjects: Mapping[Key, Block], effort: Effort) -> dict[Key, Timing]:

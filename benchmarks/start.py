@@ -74,7 +74,11 @@ def once(case: Case, folder: Path) -> list[float]:
             capture_output=True,
             text=True,
             timeout=120,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
+            env={
+                **os.environ,
+                "PYTHONDONTWRITEBYTECODE": "",
+                "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+            },
         )
     if done.returncode:
         raise RuntimeError(f"{case.what}: {done.stderr}")
@@ -89,8 +93,7 @@ def run(quick: bool) -> list[Table]:
         found = cases(folder)
         measured: dict[str, list[list[float]]] = {case.what: [] for case in found}
         for case in found:
-            if not case.cold:
-                once(case, folder)  # fills its cache
+            once(case, folder)  # fills the cache, and that of the interpreter
         for turn in range(rounds):
             for case in reversed(found) if turn % 2 else found:
                 measured[case.what].append(once(case, folder))

@@ -32,8 +32,7 @@ from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle
-from .pools import Pool, PoolFull
-from .rdbms import NULL, TYPES, DatabaseFailure, RowSet, Value
+from .rdbms import NULL, TYPES, DatabaseFailure, RowSet, Sessions, Value
 
 INTERFACES = {
     "fermyon:spin/rdbms-types": "package fermyon:spin;" + TYPES,
@@ -54,8 +53,6 @@ interface mysql {
 """,
 }
 
-POOL_SIZE = 64
-POOL_ADDRESSES = 16
 
 COM_STMT_PREPARE, COM_STMT_EXECUTE, COM_RESET_CONNECTION = 0x16, 0x17, 0x1F
 UNSIGNED = 0x80  # in the second byte of a parameter's type
@@ -361,42 +358,11 @@ def _wants_tls(address: Address) -> bool:
     )
 
 
-class MySqlClient:
-    """Statements on MySQL servers over connections that are kept; one for an application.
-
-    `max_connections` limits those in use at once (runtime config: outbound_mysql.max_connections).
-    """
+class MySqlClient(Sessions[Address, MySqlConnection]):
+    """Sessions on MySQL servers (runtime config: outbound_mysql.max_connections)."""
 
     def __init__(self, network: Network, max_connections: int | None = None) -> None:
-        self._network = network
-        self._pool: Pool[MySqlConnection] = Pool(
-            MySqlConnection.close, per_key=POOL_SIZE, keys=POOL_ADDRESSES, total=max_connections
-        )
-
-    def take(self, address: Address, deadline: Deadline) -> MySqlConnection:
-        """A session, which must be given back; DatabaseFailure, DeadlineExceeded."""
-        try:
-            connection = self._pool.take(address, deadline)
-        except PoolFull:
-            raise DatabaseFailure("connection-failed", "too many connections") from None
-        try:
-            if connection is not None and not connection.is_usable:
-                connection.close()
-                connection = None
-            return connection or MySqlConnection(address, self._network, deadline)
-        except BaseException:
-            self._pool.give(address, None)
-            raise
-
-    def give(self, address: Address, connection: MySqlConnection, deadline: Deadline) -> None:
-        if not connection.reset(deadline):
-            connection.close()
-            self._pool.give(address, None)
-        else:
-            self._pool.give(address, connection)
-
-    def close(self) -> None:
-        self._pool.close()
+        super().__init__(MySqlConnection, network, max_connections)
 
 
 class MySql:

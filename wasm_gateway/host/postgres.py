@@ -34,8 +34,7 @@ from .base import Deadline, HostContext
 from .limits import RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
 from .network import Network, shares, wait_ready
 from .outbound import parse_url
-from .pools import Pool, PoolFull
-from .rdbms import NULL, TYPES, UNSUPPORTED, Column, DatabaseFailure, RowSet, Value
+from .rdbms import NULL, TYPES, UNSUPPORTED, Column, DatabaseFailure, RowSet, Sessions, Value
 
 INTERFACES = {
     "fermyon:spin/rdbms-types": "package fermyon:spin;" + TYPES,
@@ -56,9 +55,6 @@ interface postgres {
 """,
 }
 
-# Spin: host interfaces, 7.3
-POOL_SIZE = 64
-POOL_ADDRESSES = 16
 
 # The options that a guest may set, which are those of Spin's client that have a meaning here: those that
 # go to libpq as they are, and those of which `Target` makes something.
@@ -415,42 +411,11 @@ def _row(
     return values
 
 
-class PgClient:
-    """Statements on PostgreSQL servers over connections that are kept; one for an application.
-
-    `max_connections` limits those in use at once (runtime config: outbound_pg.max_connections).
-    """
+class PgClient(Sessions[Target, PgConnection]):
+    """Sessions on PostgreSQL servers (runtime config: outbound_pg.max_connections)."""
 
     def __init__(self, network: Network, max_connections: int | None = None) -> None:
-        self._network = network
-        self._pool: Pool[PgConnection] = Pool(
-            PgConnection.close, per_key=POOL_SIZE, keys=POOL_ADDRESSES, total=max_connections
-        )
-
-    def take(self, target: Target, deadline: Deadline) -> PgConnection:
-        """A session, which must be given back; DatabaseFailure, DeadlineExceeded."""
-        try:
-            connection = self._pool.take(target, deadline)
-        except PoolFull:
-            raise DatabaseFailure("connection-failed", "too many connections") from None
-        try:
-            if connection is not None and not connection.is_usable:
-                connection.close()
-                connection = None
-            return connection or PgConnection(target, self._network, deadline)
-        except BaseException:
-            self._pool.give(target, None)
-            raise
-
-    def give(self, target: Target, connection: PgConnection, deadline: Deadline) -> None:
-        if not connection.reset(deadline):
-            connection.close()
-            self._pool.give(target, None)
-        else:
-            self._pool.give(target, connection)
-
-    def close(self) -> None:
-        self._pool.close()
+        super().__init__(PgConnection, network, max_connections)
 
 
 class Postgres:

@@ -403,6 +403,42 @@ def test_a_component_calls_another_one(
     assert [row.started for row in gateway.stats()] == [1, 1]
 
 
+def test_a_command_that_is_called_sees_no_client(wat: Any, application: Any, ask: Any) -> None:
+    gateway = application(
+        a=application.part(
+            wat.flat(relay("https://b.spin.internal:8080/x/y?q")), allowed_outbound_hosts=["*://*:*"]
+        ),
+        b=application.part(wat.command(ENVIRONMENT), wagi=True),
+    )
+    status, body = ask(gateway, "/a", client=("192.0.2.7", 4711), scheme="https")
+    assert (status, body[:4]) == (200, b"200 ")
+    variables = variables_of(body[4:])
+    assert variables["REMOTE_ADDR"] == "0.0.0.0"
+    assert variables["X_CLIENT_ADDR"] == "0.0.0.0:0"
+    assert variables["X_FULL_URL"] == "http://localhost/x/y?q"
+    assert variables["PATH_INFO"] == "/x/y"
+    assert "HTTP_HOST" not in variables
+
+
+@pytest.mark.parametrize(
+    ("host", "seen"),
+    [
+        ("b.spin.internal", []),
+        ("b.spin.internal:3000", []),
+        ("a.b.spin.internal", ["a.b.spin.internal"]),
+        ("spin.internal", ["spin.internal"]),
+        ("b.spin.internal.example", ["b.spin.internal.example"]),
+    ],
+)
+def test_a_host_that_means_a_component_is_not_shown(
+    wat: Any, application: Any, ask: Any, host: str, seen: list[str]
+) -> None:
+    """Spin: http, 1, step 2; whoever sends it."""
+    gateway = application(a=wat.flat(ECHO))
+    _, body = ask(gateway, "/a", headers=[("Host", host)], authority=host)
+    assert headers_of(body).get("host", []) == seen
+
+
 @pytest.mark.parametrize(
     ("uri", "allowed"),
     [
@@ -942,6 +978,32 @@ def test_the_work_folder_is_one_and_is_removed_at_close(
     assert len(list(scratch.iterdir())) == 1
     gateway.close()
     assert list(scratch.iterdir()) == []
+
+
+def test_threads_that_need_the_work_folder_at_once_make_one(
+    wat: Any, application: Any, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
+) -> None:
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    path = application.manifest({"a": wat.flat(say("a"))})
+    for _ in range(20):
+        gateway = application.gateway(path)
+        start = threading.Barrier(8)
+        found: list[Path] = []
+
+        def run(gateway: Gateway = gateway, start: threading.Barrier = start, found: Any = found) -> None:
+            start.wait()
+            found.append(gateway.work_dir)
+
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(found)) == 1
+        assert len(list(scratch.iterdir())) == 1
+        gateway.close()
+        assert list(scratch.iterdir()) == []
 
 
 def test_the_work_folder_goes_with_the_process_that_made_it(

@@ -81,10 +81,7 @@ class Hosts:
         self._lock = threading.RLock()  # guards families and offered
 
     def interface(self, name: str) -> Offered | None:
-        """The interface `name`, None when this host has no such thing.
-
-        LinkError says which extra to install when a driver is missing.
-        """
+        """The interface `name`, None when this host has no such thing; LinkError when a driver is missing."""
         if name not in FAMILIES:
             return None
         with self._lock:
@@ -95,10 +92,10 @@ class Hosts:
                 offered = self._offered[name] = Offered(type_, family.functions(name))
             return offered
 
-    def _family(self, name: str) -> tuple[Any, Any]:
-        """The module `name` and its family's object, made at the first call."""
+    def _module(self, name: str) -> Any:
+        """The module of a family; LinkError says which extra brings its driver when that is missing."""
         try:
-            module = importlib.import_module(f".{name}", __package__)
+            return importlib.import_module(f".{name}", __package__)
         except ImportError as error:
             extra = EXTRAS.get(name)
             if extra is None or (error.name or "").startswith(__package__ or ""):
@@ -108,6 +105,10 @@ class Hosts:
                 f"pip install 'wasm-gateway[{extra}]'",
                 name,
             ) from error
+
+    def _family(self, name: str) -> tuple[Any, Any]:
+        """The module `name` and its family's object, made at the first call."""
+        module = self._module(name)
         family = self._families.get(name)
         if family is None:
             family = self._families[name] = getattr(self, f"_make_{name}")(module)
@@ -162,8 +163,9 @@ class Hosts:
                     file = files.setdefault(Path(path), module.SqliteFile(path))
                     stores[label] = module.SqliteStore(file, label)
             elif config.type == "redis":
-                client = self._family("redis")[1].client
-                stores[label] = module.RedisStore(client, config.options["url"])
+                self._module("redis")
+                # no client of the guests' own, whose limits are not the operator's
+                stores[label] = module.RedisStore(None, config.options["url"])
         stores.update(self._stores)
         return module.KeyValue(stores)
 

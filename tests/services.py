@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,72 +110,81 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """The URL of a PostgreSQL with an empty database: postgres://guest:secret@127.0.0.1:PORT/site"""
     initdb, server, psql = program("initdb"), program("postgres"), program("psql")
     if initdb is None or server is None or psql is None:
         pytest.skip("PostgreSQL is not installed")
     user = as_user("postgres")
-    folder = _own_folder(tmp_path_factory, "postgres", user)
-    secret = folder / "secret"
-    secret.write_text("secret")
-    data = str(folder / "data")
-    quick = ["--no-sync", "--no-locale", "--encoding=UTF8"]
-    login = ["--username=guest", f"--pwfile={secret}", "--auth=scram-sha-256"]
-    _run([*user, initdb, *quick, *login, "-D", data], folder)
-    options = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=40"]
-    options += ["-c", f"unix_socket_directories={folder}"]
+    with _own_folder(user) as folder:
+        secret = folder / "secret"
+        secret.write_text("secret")
+        secret.chmod(0o644)
+        data = str(folder / "data")
+        quick = ["--no-sync", "--no-locale", "--encoding=UTF8"]
+        login = ["--username=guest", f"--pwfile={secret}", "--auth=scram-sha-256"]
+        _run([*user, initdb, *quick, *login, "-D", data], folder)
+        options = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=40"]
+        options += ["-c", f"unix_socket_directories={folder}"]
 
-    def ready(port: int) -> bool:
-        url = f"postgres://guest:secret@127.0.0.1:{port}/postgres"
-        made = subprocess.run([psql, url, "-qc", "create database site"], capture_output=True, check=False)
-        return made.returncode == 0
+        def ready(port: int) -> bool:
+            url = f"postgres://guest:secret@127.0.0.1:{port}/postgres"
+            made = subprocess.run(
+                [psql, url, "-qc", "create database site"], capture_output=True, check=False
+            )
+            return made.returncode == 0
 
-    with running(lambda port: [*user, server, "-D", data, *options, "-p", str(port)], folder, ready) as port:
-        yield f"postgres://guest:secret@127.0.0.1:{port}/site"
+        with running(
+            lambda port: [*user, server, "-D", data, *options, "-p", str(port)], folder, ready
+        ) as port:
+            yield f"postgres://guest:secret@127.0.0.1:{port}/site"
 
 
 @pytest.fixture(scope="session")
-def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mariadb_server() -> Iterator[str]:
     """The URL of a MariaDB with an empty database: mysql://guest:secret@127.0.0.1:PORT/site"""
     install, server = program("mariadb-install-db", "mysql_install_db"), program("mariadbd", "mysqld")
     if install is None or server is None:
         pytest.skip("MariaDB is not installed")
     user = as_user("mysql")
-    folder = _own_folder(tmp_path_factory, "mariadb", user)
-    data = str(folder / "data")
-    # --no-defaults first: a server of the machine is nothing to us
-    where = ["--no-defaults", f"--datadir={data}"]
-    _run([*user, install, *where, "--auth-root-authentication-method=normal", "--skip-test-db"], folder)
-    script = folder / "init.sql"
-    script.write_text(
-        "CREATE DATABASE IF NOT EXISTS site CHARACTER SET utf8mb4;\n"
-        "CREATE USER IF NOT EXISTS guest@'127.0.0.1' IDENTIFIED BY 'secret';\n"
-        "GRANT ALL ON site.* TO guest@'127.0.0.1';\n"
-    )
-    options = ["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"]
-    options += [f"--init-file={script}", f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
-    with running(
-        lambda port: [*user, server, *where, *options, f"--port={port}"],
-        folder,
-        lambda port: answers(port, size=5),
-    ) as port:
-        yield f"mysql://guest:secret@127.0.0.1:{port}/site"
+    with _own_folder(user) as folder:
+        data = str(folder / "data")
+        # --no-defaults first: a server of the machine is nothing to us
+        where = ["--no-defaults", f"--datadir={data}"]
+        _run([*user, install, *where, "--auth-root-authentication-method=normal", "--skip-test-db"], folder)
+        script = folder / "init.sql"
+        script.write_text(
+            "CREATE DATABASE IF NOT EXISTS site CHARACTER SET utf8mb4;\n"
+            "CREATE USER IF NOT EXISTS guest@'127.0.0.1' IDENTIFIED BY 'secret';\n"
+            "GRANT ALL ON site.* TO guest@'127.0.0.1';\n"
+        )
+        script.chmod(0o644)
+        options = ["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"]
+        options += [f"--init-file={script}", f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+        with running(
+            lambda port: [*user, server, *where, *options, f"--port={port}"],
+            folder,
+            lambda port: answers(port, size=5),
+        ) as port:
+            yield f"mysql://guest:secret@127.0.0.1:{port}/site"
 
 
-def _own_folder(factory: pytest.TempPathFactory, name: str, user: list[str]) -> Path:
-    """A folder that the user of `as_user` may use; those above it belong to who runs the tests alone."""
-    folder = factory.mktemp(name)
-    if user:
-        import pwd
+@contextlib.contextmanager
+def _own_folder(user: list[str]) -> Iterator[Path]:
+    """A folder that belongs to the user of `as_user`.
 
-        owner = pwd.getpwnam(user[1].partition("=")[2])
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        for above in folder.parents:
-            if above == Path(os.path.realpath("/tmp")) or above.stat().st_uid != 0:
-                break
-            above.chmod(above.stat().st_mode | 0o011)  # to pass through, not to look into
-    return folder
+    Not one of pytest's, which are for one user alone; each session of pytest sees to that anew.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="wasm-gateway-test-"))
+    try:
+        if user:
+            import pwd
+
+            owner = pwd.getpwnam(user[1].partition("=")[2])
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(command: list[str], folder: Path) -> None:

@@ -291,6 +291,19 @@ def test_guests_of_several_threads_run_at_once(hostile: Program) -> None:
     thread.join()
 
 
+def test_an_instance_that_is_closed_waits_for_no_garbage_collection(hostile: Program) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            with instance(hostile) as guest:
+                guest.function("get")()
+        del guest
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
 def test_ten_thousand_instances_leave_nothing_behind(hostile: Program) -> None:
     def resident_kib() -> int:

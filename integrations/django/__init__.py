@@ -13,8 +13,9 @@ from .middleware import WasmGatewayMiddleware
 
 if TYPE_CHECKING:
     from wasm_gateway.gateway import Gateway
+    from wasm_gateway.wsgi import WsgiGateway
 
-__all__ = ["WasmGatewayMiddleware", "get_gateway"]
+__all__ = ["WasmGatewayMiddleware", "get_gateway", "get_wsgi_application"]
 
 
 def get_gateway() -> Gateway:
@@ -22,3 +23,19 @@ def get_gateway() -> Gateway:
     from .conf import owner
 
     return owner.gateway()
+
+
+def get_wsgi_application() -> WsgiGateway:
+    """Django's WSGI application with the Wasm routes in front of it, for wsgi.py.
+
+    The quickest way to a guest: ALLOWED_HOSTS applies to it, and no middleware of the site does. Leave
+    WasmGatewayMiddleware out of MIDDLEWARE then.
+    """
+    from django.core.wsgi import get_wsgi_application
+
+    from wasm_gateway.wsgi import WsgiGateway
+
+    application = get_wsgi_application()
+    from .convert import trusted_host
+
+    return WsgiGateway(get_gateway().open(), application, host=trusted_host)

@@ -82,7 +82,10 @@ def check_middleware(**_: Any) -> list[CheckMessage]:
     ours = [index for index, name in enumerate(names) if _is_ours(name)]
     if not ours:
         text = "WasmGatewayMiddleware is not in MIDDLEWARE: no Wasm route is served."
-        hint = "Add 'wasm_gateway.integrations.django.WasmGatewayMiddleware' after SecurityMiddleware."
+        hint = (
+            "Add 'wasm_gateway.integrations.django.WasmGatewayMiddleware' after SecurityMiddleware. Silence "
+            "this where wsgi.py has wasm_gateway.integrations.django.get_wsgi_application() instead."
+        )
         return [Warning(text, hint=hint, id="wasm_gateway.W005")]
     if security in names and ours[0] < names.index(security):
         text = "WasmGatewayMiddleware stands before SecurityMiddleware."

@@ -5,17 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
+from functools import lru_cache
 from http.cookies import CookieError, Morsel
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
+from django.conf import settings
+from django.core.exceptions import DisallowedHost
+from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http.request import split_domain_port, validate_host
 from django.utils.encoding import repercent_broken_unicode
 
 from wasm_gateway import asgi, wsgi
-from wasm_gateway.errors import HostError
+from wasm_gateway.errors import HostError, RequestError
 from wasm_gateway.messages import Request
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 
 def raw_path(request: HttpRequest) -> str | None:
@@ -44,11 +52,47 @@ def to_request(request: HttpRequest, path: str) -> Request:
     Raises DisallowedHost for a host that is not in ALLOWED_HOSTS, RequestError for other contradictions.
     """
     body = _body(request)
-    authority, scheme = request.get_host(), request.scheme
+    authority, scheme = get_host(request), request.scheme
     environ = getattr(request, "environ", None)
     if environ is not None:
         return wsgi.to_request(environ, path, authority=authority, scheme=scheme, body=body)
     return asgi.to_request(request.scope, path, body, authority=authority, scheme=scheme)  # type: ignore[attr-defined]
+
+
+def get_host(request: HttpRequest) -> str:
+    """request.get_host(), which takes 15 us to come to the same result each time."""
+    host: str | None = request.META.get("HTTP_HOST")
+    if (
+        host is not None
+        and not settings.USE_X_FORWARDED_HOST
+        and _is_allowed(host, tuple(settings.ALLOWED_HOSTS))
+    ):
+        return host
+    return request.get_host()
+
+
+def trusted_host(environ: WSGIEnvironment) -> str | None:
+    """The authority of a request that Django itself has not seen yet; RequestError when it is not allowed."""
+    if _accepted(environ) is not None:
+        return None
+    try:
+        return WSGIRequest(environ).get_host()
+    except DisallowedHost as error:
+        raise RequestError(str(error)) from error
+
+
+def _accepted(meta: Mapping[str, Any]) -> str | None:
+    """The Host header where it is surely what get_host() would say; the special cases are Django's."""
+    host: str | None = meta.get("HTTP_HOST")
+    if host is None or settings.USE_X_FORWARDED_HOST:
+        return None
+    return host if _is_allowed(host, tuple(settings.ALLOWED_HOSTS)) else None
+
+
+@lru_cache(1024)
+def _is_allowed(host: str, allowed: tuple[str, ...]) -> bool:
+    domain, _ = split_domain_port(host)
+    return bool(domain) and validate_host(domain, allowed)
 
 
 def _body(request: HttpRequest) -> Iterable[bytes]:

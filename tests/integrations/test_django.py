@@ -32,7 +32,7 @@ from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import path as url
 
 from wasm_gateway import messages
-from wasm_gateway.integrations.django import WasmGatewayMiddleware
+from wasm_gateway.integrations.django import WasmGatewayMiddleware, get_gateway, get_wsgi_application
 from wasm_gateway.integrations.django.conf import owner
 from wasm_gateway.integrations.django.convert import RawCookie, raw_path, to_request, to_response
 
@@ -842,3 +842,51 @@ def test_runserver_watches_manifest_and_guests(manifest: Path, tmp_path: Path) -
     Sender.extra_files.clear()
     watch_guests(Sender)
     assert Sender.extra_files == {manifest}
+
+
+# The door in front of Django
+
+
+@pytest.fixture
+def door() -> Callable[..., tuple[str, dict[str, str], bytes]]:
+    with override_settings(MIDDLEWARE=[SECURITY]):
+        application = get_wsgi_application()
+
+    def ask(path: str, **environ: str) -> tuple[str, dict[str, str], bytes]:
+        started: list[Any] = []
+        request = RequestFactory().get(path, **environ).environ
+        with override_settings(MIDDLEWARE=[SECURITY]):
+            body = application(request, lambda *head: started.append(head) or (lambda data: None))
+            content = b"".join(body)
+            getattr(body, "close", lambda: None)()
+        return started[0][0], {name.lower(): value for name, value in started[0][1]}, content
+
+    return ask
+
+
+def test_the_door_answers_wasm_routes_before_django_does(door: Callable[..., Any]) -> None:
+    status, headers, body = door("/wasm/hello")
+    assert (status, body) == ("200 OK", b"hello from wasm")
+    assert "x-content-type-options" not in headers  # no middleware of the site
+    status, headers, body = door("/")
+    assert (status, body) == ("200 OK", b"native GET")
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("settings", [{}, {"USE_X_FORWARDED_HOST": True}])
+def test_the_door_lets_no_host_in_that_django_would_not(
+    door: Callable[..., Any], settings: dict[str, Any]
+) -> None:
+    with override_settings(ALLOWED_HOSTS=["good.example"], **settings):
+        assert door("/wasm/hello", HTTP_HOST="good.example:8000")[0] == "200 OK"
+        for host in ("evil.example", "good.example.evil", "good.example:x", ""):
+            assert door("/wasm/hello", HTTP_HOST=host)[0] == "400 Bad Request"
+    with override_settings(ALLOWED_HOSTS=["other.example"]):  # what was accepted is not for ever
+        assert door("/wasm/hello", HTTP_HOST="good.example:8000")[0] == "400 Bad Request"
+    with override_settings(ALLOWED_HOSTS=[], DEBUG=True):  # Django's own exception
+        assert door("/wasm/hello", HTTP_HOST="localhost:8000")[0] == "200 OK"
+        assert door("/wasm/hello", HTTP_HOST="good.example")[0] == "400 Bad Request"
+
+
+def test_sites_can_ask_their_gateway() -> None:
+    assert get_gateway() is owner.gateway()

@@ -192,7 +192,10 @@ class Hosts:
         return module.Llm()
 
     def _make_outbound_http(self, module: Any) -> Any:
-        return module.OutboundHttp(self._outbound(), self.config.outbound_http.max_connections)
+        config = self.config.outbound_http
+        return module.OutboundHttp(
+            self._outbound(), config.max_connections, pooling=config.connection_pooling
+        )
 
     def _make_redis(self, module: Any) -> Any:
         return module.Redis(self._outbound(), self.config.outbound_redis.max_connections)

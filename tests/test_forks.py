@@ -29,6 +29,7 @@ def in_child(function):
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
+        signal.alarm(20)  # a child does not inherit it
         function()
         sys.stdout.flush()
         os._exit(0)

@@ -341,7 +341,7 @@ def test_a_server_that_dribbles_ends_at_the_deadline(family: Redis, context: Cal
                     except OSError:
                         return
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         ctx = context(allowed=["redis://127.0.0.1:*"], seconds=0.2)
         begin = time.monotonic()

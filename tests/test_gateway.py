@@ -1214,3 +1214,21 @@ def test_a_component_may_serve_both_triggers(wat: Any, application: Any, ask: An
     gateway = application(redis, a=wat.flat(say("a"), more))
     gateway.handle_redis("a", b"")
     assert ask(gateway, "/a") == (200, b"a")
+
+
+def test_routes_that_get_no_request_are_told_to_the_operator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "spin.toml"
+    trigger = '[[trigger.http]]\nid = "{}"\nroute = "{}"\nstatic_response = {{ body = "{}" }}\n'
+    routes = [("one", "/a"), ("two", "/a"), ("three", "/.well-known/spin/x")]
+    path.write_text(
+        'spin_manifest_version = 2\n[application]\nname = "a"\n'
+        + "".join(trigger.format(id, route, id) for id, route in routes)
+    )
+    gateway = Gateway.from_manifest(path, state_dir="")
+    assert "route /a: trigger 'one' is replaced by trigger 'two'" in caplog.text
+    assert "route /.well-known/spin/x gets no request" in caplog.text
+    response = gateway.handle(Request("GET", "/a"))
+    assert response is not None
+    assert response.body == (b"two",)

@@ -167,6 +167,11 @@ class Gateway:
         self.router = Router(
             (trigger.route, trigger) for trigger in manifest.http_triggers if trigger.route is not None
         )
+        for duplicate in self.router.duplicates:  # Spin: http, 2.4
+            one, other = (getattr(target, "id", None) for target in (duplicate.replaced, duplicate.effective))
+            log.error("route %s: trigger %r is replaced by trigger %r", duplicate.raw, one, other)
+        for route in self.router.reserved:
+            log.error("route %s gets no request: the gateway itself answers below %s", route.raw, WELL_KNOWN)
         # The executor's settings belong to the component: the last trigger's win (Spin: http, 2.5).
         self._triggers = {t.component: t for t in manifest.http_triggers if t.component is not None}
         self._static = {

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from wasm_gateway import Gateway
-from wasm_gateway.engine import POOL_SLOTS, Engine
+from wasm_gateway.engine import POOL_SLOTS, Engine, EngineOptions
 from wasm_gateway.errors import ComponentError, RequestError, Saturated
 from wasm_gateway.executors.guest import MAX_RESPONSE_HEADERS
 from wasm_gateway.guest_logs import BURST, RATE
@@ -162,6 +162,32 @@ def test_a_guest_that_takes_what_it_does_not_get(fails: Expectation, wat: Any) -
 )
 def test_a_guest_that_begins_over_its_limits(fails: Expectation, wat: Any, more: str, tool: Any) -> None:
     fails(wat.flat(GOOD, more), "LimitExceeded: .*exceeds", tool=tool)
+
+
+def test_a_guest_has_one_memory(fails: Expectation, wat: Any) -> None:
+    """With a pool it cannot be loaded, without one not be started."""
+    wasm = wat.flat(GOOD, "(memory 1) (memory 1)")
+    with pytest.raises(ComponentError, match="exceeds the per-instance limit of 1"):
+        fails.open(wasm)
+    fails(wasm, "LimitExceeded: .*memory count", options={"engine": EngineOptions(pooling=False)})
+
+
+def test_a_shared_memory_is_none_that_a_limit_could_miss(fails: Expectation, wat: Any) -> None:
+    text = wat.handler("flat", GOOD)
+    fields = text.replace('(memory (export "memory") 17)', '(memory (export "memory") 17 99 shared)')
+    assert fields != text
+    wasm = wat.assemble(f"(module {fields})")
+    with pytest.raises(ComponentError, match="memory is shared"):
+        fails.open(wasm)
+    fails(wasm, "shared memory support is disabled", options={"engine": EngineOptions(pooling=False)})
+
+
+def test_garbage_of_a_guest_counts_as_its_memory(fails: Expectation, wat: Any) -> None:
+    body = """
+      (local $kept (ref null $list))
+      (loop $l (local.set $kept (struct.new $list (local.get $kept))) (br $l)) (i32.const 0)"""
+    more = "(type $list (struct (field (ref null $list))))"
+    fails(wat.flat(body, more), "Trap: GC heap out of memory", tool={"max_memory": "2MiB"})
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ _NULL = bytes(8)
 # An import that has to fail gets this as its trap; the reason is parked.
 _HOST_TRAP = b"host function failed"
 
+# What one guest may have of each, whatever its limits are for one of them. The pool, where there is one,
+# allows a module one memory and one table.
+MAX_INSTANCES, MAX_TABLES, MAX_MEMORIES = 64, 64, 1
+
 # wasmtime's words for a pool that has no slot left, or for minimum sizes over a limit.
 _POOL_FULL = "maximum concurrent"
 
@@ -145,7 +149,9 @@ class Instance(HostContext):
     def _limit(self, limits: Limits) -> None:
         engine = self.program.engine
         store = self._store = capi.store_new(engine.address, None, None)
-        capi.store_limiter(store, limits.max_memory, limits.max_table_elements, 64, 64, 64)
+        capi.store_limiter(
+            store, limits.max_memory, limits.max_table_elements, MAX_INSTANCES, MAX_TABLES, MAX_MEMORIES
+        )
         self.context = capi.store_context(store)
         capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds))
 

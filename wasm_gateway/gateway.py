@@ -441,7 +441,7 @@ class _Loader:
         cache_dir = Path(options.cache_dir) if options.cache_dir else default_cache_dir()
         self.cache = None if options.disable_cache else CompileCache(cache_dir / "compiled")
         self.cache_dir = cache_dir
-        self.engine.test(self.cache)
+        self.engine.test()
         self.variables = Variables.from_manifest(manifest, gateway.runtime_config, options.variables)
         gateway.runtime_config.check(manifest, key_value_stores=options.stores)
         if gateway.hosts is None:

@@ -1232,3 +1232,34 @@ def test_routes_that_get_no_request_are_told_to_the_operator(
     response = gateway.handle(Request("GET", "/a"))
     assert response is not None
     assert response.body == (b"two",)
+
+
+@pytest.mark.parametrize(
+    ("default", "entry", "wrong"),
+    [
+        ('default = "example.com"', "https://{{ host }}", False),
+        ('default = "invalid host"', "https://{{ host }}", True),
+        ('default = ""', "{{ host }}", False),
+        ("required = true", "https://{{ host }}", False),  # known when it is used
+    ],
+)
+def test_hosts_in_templates_are_checked_with_the_defaults_of_their_variables(
+    wat: Any, tmp_path: Path, default: str, entry: str, wrong: bool
+) -> None:
+    (tmp_path / "a.wasm").write_bytes(wat.wagi(b"content-type: a/b\n\n"))
+    path = tmp_path / "spin.toml"
+    path.write_text(
+        'spin_manifest_version = 2\n[application]\nname = "a"\n'
+        f"[variables]\nhost = {{ {default} }}\n"
+        '[[trigger.http]]\nroute = "/"\ncomponent = "a"\nexecutor = { type = "wagi" }\n'
+        f'[component.a]\nsource = "a.wasm"\nallowed_outbound_hosts = ["{entry}"]\n'
+    )
+    gateway = Gateway.from_manifest(path, state_dir="", variables={"host": "example.org"})
+    problems = [str(problem) for problem in gateway.check()]
+    gateway.close()
+    if wrong:
+        assert len(problems) == 1
+        assert "using default variable value(s) with template" in problems[0]
+        assert "component.a.allowed_outbound_hosts" in problems[0]
+    else:
+        assert problems == []

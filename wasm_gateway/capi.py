@@ -33,7 +33,7 @@ MEMORY_SIZE = 24  # wasmtime_memory_t
 INSTANCE_SIZE = 16  # wasmtime_instance_t
 EXTERN_SIZE = 32  # wasmtime_extern_t: kind at 0, the union at 8
 EXTERN_UNION = 8
-EXTERN_FUNC, EXTERN_GLOBAL, EXTERN_TABLE, EXTERN_MEMORY, EXTERN_SHAREDMEMORY = range(5)
+EXTERN_MEMORY = b"\x03"  # wasmtime_extern_kind_t
 
 # wasmtime_func_unchecked_callback_t: env, caller, args_and_results, their number -> trap or NULL
 UncheckedCallback = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)

@@ -42,7 +42,7 @@ from .executors.guest import checked_headers
 from .guest_logs import GuestLogs, InstanceLog, printable
 from .host.application import Hosts
 from .host.base import Grants, HostContext
-from .host.outbound import AllowedHosts
+from .host.outbound import AllowedHosts, validate
 from .manifest import (
     Component,
     ComponentOptions,
@@ -483,6 +483,7 @@ class _Loader:
                 component=component.id,
             ),
         )
+        self._check_templated_hosts(component)
         self._refuse_composition(component)
         source = load_source(component, self.cache_dir, manifest_path=gateway.manifest.path)
         try:
@@ -510,6 +511,21 @@ class _Loader:
         entry = Entry(component, limits)
         entry.http, entry.messages = loaded
         return entry
+
+    def _check_templated_hosts(self, component: Component) -> None:
+        """Entries whose variables all have defaults have to be right with them (Spin: manifest, 8)."""
+        manifest = self.gateway.manifest
+
+        def with_defaults(text: str) -> str | None:
+            template = self.variables.template(text)
+            values = {name: manifest.variables[name].default for name in template.names}
+            return None if None in values.values() else template.resolve(lambda name: values[name] or "")
+
+        try:
+            validate(component.allowed_outbound_hosts, with_defaults)
+        except ManifestError as error:
+            place = ("component", component.id, "allowed_outbound_hosts")
+            raise error_in(manifest.path, error.message, *place) from error
 
     def _refuse_composition(self, component: Component) -> None:
         if component.dependencies:

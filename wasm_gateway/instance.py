@@ -183,7 +183,7 @@ class Instance(HostContext):
         if error or self._buffer[TRAP:TRAP_END] != _NULL or self._parked is not None:
             self._raise(error)
         if capi.instance_export_get(self.context, address, b"memory", 6, address + MEMORY) and (
-            self._buffer[MEMORY] == b"\x03"
+            self._buffer[MEMORY] == capi.EXTERN_MEMORY
         ):
             self.memories = [Memory(self._view)]
 

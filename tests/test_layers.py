@@ -32,7 +32,7 @@ LEVELS: list[list[set[str]]] = [
     [{"host"}],
     [{"instance"}],
     [{"executors"}],
-    [{"gateway"}, {"inspection"}],
+    [{"gateway", "loader"}, {"inspection"}],
     [{"wsgi", "asgi"}, {"redis_trigger"}],
     [{"__init__"}],
     [{"integrations"}, {"cli", "__main__", "serve", "announce", "report"}],

@@ -13,7 +13,8 @@ from .messages import Headers, Request, Response
 
 if TYPE_CHECKING:
     from .engine import EngineOptions
-    from .gateway import Gateway, GatewayOptions, Statistics
+    from .gateway import Gateway, GatewayOptions
+    from .loader import Statistics
 
 __version__ = "0.1.0"
 
@@ -36,8 +37,12 @@ def __getattr__(name: str) -> Any:
         from .engine import EngineOptions
 
         return EngineOptions
-    if name in ("Gateway", "GatewayOptions", "Statistics"):
+    if name in ("Gateway", "GatewayOptions"):
         from . import gateway
 
         return getattr(gateway, name)
+    if name == "Statistics":
+        from .loader import Statistics
+
+        return Statistics
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -569,7 +569,7 @@ def _guest(guest: str, source: str | None, profile: str | None, cache_dir: str |
         there = ", ".join(manifest.components) or "none"
         raise click.ClickException(f"{guest!r} is neither a file nor a component (there are: {there})")
     from .assets import load_source
-    from .gateway import default_cache_dir
+    from .loader import default_cache_dir
 
     folder = Path(cache_dir) if cache_dir else default_cache_dir()
     return load_source(component, folder, manifest_path=manifest.path).read_bytes(), component

@@ -25,7 +25,8 @@ from django.utils.module_loading import import_string
 
 from wasm_gateway import engine
 from wasm_gateway.errors import ComponentError, HostError
-from wasm_gateway.gateway import Gateway, default_cache_dir
+from wasm_gateway.gateway import Gateway
+from wasm_gateway.loader import default_cache_dir
 from wasm_gateway.manifest import PathSource
 
 from .conf import KEYS, Settings, owner

@@ -1,0 +1,219 @@
+# A component of a manifest -> an entry that answers requests: bytes, grants, limits,
+# files, and the executors that its triggers want.
+#
+# Rule 1: everything that can be known before the first request is checked here, and
+# an error names the component.
+# Rule 2: what components share (engine, cache, stores, variables) is made once, by
+# the Loader; what it makes belongs to the Gateway.
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .assets import load_source, prepare_files
+from .engine import CompileCache, Engine, wat2wasm
+from .errors import ComponentError, ManifestError, Saturated, UnsupportedError
+from .executors import Executor, MessageExecutor, load_guest
+from .host.application import Hosts
+from .host.base import Grants
+from .host.outbound import AllowedHosts, validate
+from .manifest import Component, ComponentOptions, error_in
+from .variables import Variables
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+# How many of the last durations a component's statistics keep.
+KEPT_DURATIONS = 50
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What a component did in this process; durations in microseconds, oldest first."""
+
+    component: str
+    dialect: str
+    started: int = 0
+    failed: int = 0
+    last_us: list[float] = field(default_factory=list)
+
+
+class Entry:
+    """A component that is being served: its executors, its places, its counters."""
+
+    def __init__(self, component: Component, options: ComponentOptions) -> None:
+        self.component = component
+        self.options = options
+        self.http: Executor | None = None
+        self.messages: MessageExecutor | None = None
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Counters and lock as new, as a forked child must have them."""
+        self._lock = threading.Lock()  # guards the next three
+        self._free = self.options.max_concurrency
+        self._started = self._failed = 0
+        self._durations: deque[float] = deque(maxlen=KEPT_DURATIONS)
+
+    def run(self, execute: Callable[..., Any], *arguments: Any) -> Any:
+        """`execute(*arguments)` in one of the places, counted and timed; Saturated when none is free."""
+        with self._lock:
+            if not self._free:
+                raise Saturated(f"all {self.options.max_concurrency} instances are busy")
+            self._free -= 1
+            self._started += 1
+        failed = 1
+        begin = time.perf_counter()
+        try:
+            result = execute(*arguments)
+            failed = 0
+            return result
+        finally:
+            duration = (time.perf_counter() - begin) * 1e6
+            with self._lock:
+                self._free += 1
+                self._failed += failed
+                self._durations.append(duration)
+
+    def statistics(self) -> Statistics:
+        executor = self.http or self.messages
+        dialect = "none" if executor is None else executor.dialect
+        with self._lock:
+            return Statistics(self.component.id, dialect, self._started, self._failed, list(self._durations))
+
+
+class Loader:
+    """Makes entries out of components; what they share (engine, cache, hosts, variables) is made once."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        manifest, options = gateway.manifest, gateway.options
+        self.gateway = gateway
+        self.engine = Engine.shared(options.engine)
+        cache_dir = Path(options.cache_dir) if options.cache_dir else default_cache_dir()
+        self.cache = None if options.disable_cache else CompileCache(cache_dir / "compiled")
+        self.cache_dir = cache_dir
+        self.engine.test()
+        self.variables = Variables.from_manifest(manifest, gateway.runtime_config, options.variables)
+        gateway.runtime_config.check(manifest, key_value_stores=options.stores)
+        if gateway.hosts is None:
+            gateway.hosts = Hosts(
+                gateway.runtime_config,
+                state_dir=gateway.state_dir,
+                key_value=options.key_value,
+                sqlite=options.sqlite,
+                stores=options.stores,
+            )
+        self.hosts = gateway.hosts
+
+    def load(self, component: Component) -> Entry:
+        try:
+            return self._load(component)
+        except ComponentError as error:
+            error.component = component.id
+            raise
+
+    def _load(self, component: Component) -> Entry:
+        gateway, options = self.gateway, self.gateway.options
+        # What is nearer to the command wins: manifest, runtime configuration, options.
+        limits = component.options
+        if gateway.runtime_config.max_instance_memory is not None:
+            limits = replace(limits, max_memory=gateway.runtime_config.max_instance_memory)
+        if options.limits:
+            limits = limits.updated(options.limits)
+        grants = Grants(
+            id=component.id,
+            key_value_stores=frozenset(component.key_value_stores),
+            sqlite_databases=frozenset(component.sqlite_databases),
+            ai_models=frozenset(component.ai_models),
+            environment={**component.environment, **options.environment},
+            variables=self.variables.of(component),
+            outbound=AllowedHosts.for_component(
+                component.allowed_outbound_hosts,
+                resolve=self.variables.resolve_template,
+                components=tuple(gateway.manifest.components),
+                component=component.id,
+            ),
+        )
+        self._check_templated_hosts(component)
+        self._refuse_composition(component)
+        source = load_source(component, self.cache_dir, manifest_path=gateway.manifest.path)
+        try:
+            wasm = source.read_bytes()
+            if source.suffix == ".wat":
+                wasm = wat2wasm(wasm)
+        except OSError as error:
+            raise error_in(
+                gateway.manifest.path, f"cannot be read: {error}", "component", component.id, "source"
+            ) from error
+        trigger = gateway.triggers.get(component.id)
+        loaded = load_guest(
+            wasm,
+            engine=self.engine,
+            cache=self.cache,
+            hosts=self.hosts,
+            grants=grants,
+            options=limits,
+            mounts=self._mounts(component),
+            services=gateway,
+            wagi_argv=trigger.executor.argv if trigger and trigger.executor.type == "wagi" else None,
+            wants_http=trigger is not None,
+            wants_messages=any(t.component == component.id for t in gateway.manifest.redis_triggers),
+        )
+        entry = Entry(component, limits)
+        entry.http, entry.messages = loaded
+        return entry
+
+    def _check_templated_hosts(self, component: Component) -> None:
+        """Entries whose variables all have defaults have to be right with them (Spin: manifest, 8)."""
+        manifest = self.gateway.manifest
+
+        def with_defaults(text: str) -> str | None:
+            template = self.variables.template(text)
+            values = {name: manifest.variables[name].default for name in template.names}
+            return None if None in values.values() else template.resolve(lambda name: values[name] or "")
+
+        try:
+            validate(component.allowed_outbound_hosts, with_defaults)
+        except ManifestError as error:
+            place = ("component", component.id, "allowed_outbound_hosts")
+            raise error_in(manifest.path, error.message, *place) from error
+
+    def _refuse_composition(self, component: Component) -> None:
+        if component.dependencies:
+            names = ", ".join(component.dependencies)
+            raise UnsupportedError(
+                f"its imports are to be satisfied by other components ({names}), and this version does not "
+                "compose components: leave `dependencies` out, or compose the component before (wac plug)",
+                "dependencies",
+            )
+        if any(t.middleware for t in self.gateway.manifest.http_triggers if t.component == component.id):
+            raise UnsupportedError(
+                "its trigger has `middleware`, and this version does not compose components", "middleware"
+            )
+
+    def _mounts(self, component: Component) -> Any:
+        if not component.files:
+            return ()
+        gateway, options = self.gateway, self.gateway.options
+        return prepare_files(
+            component,
+            gateway.manifest.folder,
+            work_dir=gateway.work_dir,
+            direct_mounts=options.direct_mounts,
+            writable=options.allow_transient_write,
+            in_place=True,
+            manifest_path=gateway.manifest.path,
+        )
+
+
+def default_cache_dir() -> Path:
+    """The user's own cache folder for this package."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("wasm-gateway")

@@ -128,6 +128,38 @@ except LinkError as error:
     assert "pip install 'wasm-gateway[redis]'" in out
 
 
+@pytest.mark.parametrize(("calls", "status"), [(False, 200), (True, 500)])
+def test_a_guest_that_only_imports_an_interface_runs_without_its_driver(
+    tmp_path: Path, calls: bool, status: int
+) -> None:
+    text = b"content-type: a/b\n\nhello"
+    call = "(call $get" + " (i32.const 0)" * 5 + ")" if calls else ""
+    guest = f"""(module (import "outbound-redis" "get" (func $get (param i32 i32 i32 i32 i32)))
+      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "\\10\\00\\00\\00\\{len(text):02x}\\00\\00\\00")
+      (data (i32.const 16) "content-type: a/b\\0a\\0ahello")
+      (func (export "_start") {call}
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"""
+    (tmp_path / "a.wat").write_text(guest)
+    (tmp_path / "spin.toml").write_text(
+        'spin_manifest_version = 2\n[application]\nname = "a"\n[component.a]\nsource = "a.wat"\n'
+        '[[trigger.http]]\nroute = "/"\ncomponent = "a"\nexecutor = { type = "wagi" }\n'
+    )
+    out = python(
+        f"""
+import logging
+logging.basicConfig(stream=sys.stdout)
+sys.modules["redis"] = None
+from wasm_gateway import Gateway, Request
+with Gateway.from_manifest({str(tmp_path / "spin.toml")!r}, state_dir="", disable_cache=True) as gateway:
+    print(gateway.handle(Request("GET", "/")).status)
+"""
+    )
+    assert out.endswith(str(status))
+    assert "pip install 'wasm-gateway[redis]'" in out
+
+
 def test_a_mistake_of_ours_is_not_taken_for_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILIES, "test:broken/interface", "no_such_module")
     with pytest.raises(ModuleNotFoundError):

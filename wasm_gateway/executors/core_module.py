@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,11 +19,14 @@ from ..component.layout import flatten_functype
 from ..component.lift import StringEncoding
 from ..component.types import FuncType, InterfaceType, describe_mismatch
 from ..engine import HostFunction, core_type, current
-from ..errors import LinkError, UnsupportedError
-from ..host.application import Hosts
+from ..errors import HostError, LinkError, UnsupportedError
+from ..host.application import Hosts, MissingDriver
+from ..host.base import HostContext
 from ..host.wasi_preview1 import FUNCTIONS as WASI_FUNCTIONS
 from ..host.wasi_preview1 import Preview1
 from . import legacy_flat
+
+log = logging.getLogger("wasm_gateway")
 
 WASI = "wasi_snapshot_preview1"
 
@@ -92,7 +96,12 @@ def _interface(
         interface, function = legacy_flat.INTERFACES[module], legacy_flat.RENAMED.get((module, name), name)
     else:
         interface, function = module, name
-    offered = hosts.interface(interface)
+    try:
+        offered = hosts.interface(interface)
+    except MissingDriver as missing:
+        if interface.rpartition("/")[2] != missing.interface:
+            raise  # what the operator has configured behind another interface needs it
+        return _missing(module, name, params, results, missing)
     if offered is None:
         raise LinkError(f"imports {module}.{name}, which this gateway does not offer", interface)
     declared = offered.type.funcs.get(function)
@@ -125,6 +134,17 @@ def _noting_stack(callback: Callback) -> Callback:
         return callback(env, caller, raw, nargs)
 
     return noting
+
+
+def _missing(module: str, name: str, params: str, results: str, missing: MissingDriver) -> HostFunction:
+    """A function that fails when it is called: most SDKs import every interface, whatever the guest uses."""
+    log.warning("%s.%s is imported, and a call of it would fail: %s", module, name, missing)
+
+    def refuse(ctx: HostContext, *_: object) -> int:
+        raise HostError(str(missing))
+
+    callback = raw_import(f"{module}.{name}", params, results, refuse, current)
+    return HostFunction(module, name, params, results, callback)
 
 
 def _same(module: str, name: str, guest: tuple[str, str], host: tuple[str, str]) -> None:

@@ -50,6 +50,10 @@ class Offered:
     functions: Mapping[str, Callable[..., Any]]
 
 
+class MissingDriver(LinkError):
+    """A Python package is not installed that an interface of this host needs; the text names the extra."""
+
+
 class Hosts:
     """The host interfaces of one application. Safe for any number of threads."""
 
@@ -100,7 +104,7 @@ class Hosts:
             extra = EXTRAS.get(name)
             if extra is None or (error.name or "").startswith(__package__ or ""):
                 raise
-            raise LinkError(
+            raise MissingDriver(
                 f"the interface needs a driver that is not installed ({error.name}): "
                 f"pip install 'wasm-gateway[{extra}]'",
                 name,

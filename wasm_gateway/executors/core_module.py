@@ -62,6 +62,7 @@ def link(wasm: bytes, hosts: Hosts) -> Linkage:
     module = core_module(wasm)
     world = embedded_worlds(module) if module.has_world else None
     functions: dict[tuple[str, str], HostFunction] = {}
+    missing: dict[str, MissingDriver] = {}
     wasi = Preview1().functions()
     for item in module.imports:
         if item.kind != "func":
@@ -75,7 +76,13 @@ def link(wasm: bytes, hosts: Hosts) -> Linkage:
         elif item.module == WASI:
             functions[key] = _wasi(item.name, wasi, *item.signature)
         else:
-            functions[key] = _interface(item.module, item.name, world, hosts, *item.signature)
+            try:
+                functions[key] = _interface(item.module, item.name, world, hosts, *item.signature)
+            except MissingDriver as error:
+                missing[item.module] = error
+                functions[key] = _missing(*key, *item.signature, error)
+    for name, reason in missing.items():
+        log.warning("%s is imported, and a call of it would fail: %s", name, reason)
     return Linkage(module, world, tuple(functions.values()))
 
 
@@ -99,9 +106,10 @@ def _interface(
     try:
         offered = hosts.interface(interface)
     except MissingDriver as missing:
-        if interface.rpartition("/")[2] != missing.interface:
-            raise  # what the operator has configured behind another interface needs it
-        return _missing(module, name, params, results, missing)
+        if interface.rpartition("/")[2] == missing.interface:
+            raise
+        # what the operator has configured behind another interface needs it
+        raise LinkError(str(missing), missing.interface) from missing
     if offered is None:
         raise LinkError(f"imports {module}.{name}, which this gateway does not offer", interface)
     declared = offered.type.funcs.get(function)
@@ -138,7 +146,6 @@ def _noting_stack(callback: Callback) -> Callback:
 
 def _missing(module: str, name: str, params: str, results: str, missing: MissingDriver) -> HostFunction:
     """A function that fails when it is called: most SDKs import every interface, whatever the guest uses."""
-    log.warning("%s.%s is imported, and a call of it would fail: %s", module, name, missing)
 
     def refuse(ctx: HostContext, *_: object) -> int:
         raise HostError(str(missing))

@@ -90,6 +90,10 @@ instance_pre_instantiate = _declare(_keeping_gil, "wasmtime_instance_pre_instant
 instance_pre_instantiate_and_start = _declare(
     _releasing_gil, "wasmtime_instance_pre_instantiate", _P, _P, _P, _P, _P
 )
+linker_instantiate = _declare(_releasing_gil, "wasmtime_linker_instantiate", _P, _P, _P, _P, _P, _P)
+linker_define_instance = _declare(
+    _keeping_gil, "wasmtime_linker_define_instance", _P, _P, _P, c_char_p, c_size_t, _P
+)
 func_call_unchecked = _declare(_releasing_gil, "wasmtime_func_call_unchecked", _P, _P, _P, _P, c_size_t, _P)
 
 # Once per component.
@@ -99,6 +103,9 @@ linker_define_func_unchecked = _declare(
     *(_P, _P, c_char_p, c_size_t, c_char_p, c_size_t, _P, _P, _P, _P),
 )
 linker_instantiate_pre = _declare(_keeping_gil, "wasmtime_linker_instantiate_pre", _P, _P, _P, _P)
+linker_clone = _declare(_keeping_gil, "wasmtime_linker_clone", _P, _P)
+linker_delete = _declare(_keeping_gil, "wasmtime_linker_delete", None, _P)
+linker_allow_shadowing = _declare(_keeping_gil, "wasmtime_linker_allow_shadowing", None, _P, c_bool)
 instance_pre_delete = _declare(_keeping_gil, "wasmtime_instance_pre_delete", None, _P)
 
 # Once per engine: settings that the package's Config class does not have.

@@ -157,25 +157,27 @@ class Engine:
 
     def compile(
         self,
-        wasm: bytes,
+        wasm: bytes | memoryview,
         cache: CompileCache | None = None,
-        prepare: Callable[[bytes], bytes] | None = None,
+        prepare: Callable[[bytes | memoryview], bytes] | None = None,
+        variant: str = "",
     ) -> wasmtime.Module:
         """The compiled module of `wasm` (binary), from the cache where it holds it.
 
         `prepare` is applied to the bytes before they are compiled, and not when the cache holds the
-        result; one cache knows one `prepare`. Raises ComponentError when the bytes are no valid core module.
+        result; `variant` tells apart what it makes of the same bytes. Raises ComponentError when the bytes
+        are no valid core module.
         """
         if cache is not None:
-            module = cache.load(self, wasm)
+            module = cache.load(self, wasm, variant)
             if module is not None:
                 return module
         try:
-            module = wasmtime.Module(self.wasmtime_engine, wasm if prepare is None else prepare(wasm))
+            module = wasmtime.Module(self.wasmtime_engine, bytes(wasm) if prepare is None else prepare(wasm))
         except wasmtime.WasmtimeError as error:
             raise ComponentError(f"not a valid WebAssembly module: {error}") from error
         if cache is not None:
-            cache.store(self, wasm, module)
+            cache.store(self, wasm, module, variant)
         return module
 
     def check_signal_handlers(self) -> None:
@@ -342,17 +344,17 @@ class CompileCache:
             log.warning("compiled guests are not cached in %s: %s", self.folder, reason)
         return not reason
 
-    def path(self, engine: Engine, wasm: bytes) -> Path:
+    def path(self, engine: Engine, wasm: bytes | memoryview, variant: str = "") -> Path:
         """Where the compiled code of `wasm` is kept, for this engine's settings."""
         digest = hashlib.sha256(wasm)
-        digest.update(engine.fingerprint.encode())
+        digest.update(f"{engine.fingerprint}{variant}".encode())
         return self.folder / f"{digest.hexdigest()}.cwasm"
 
-    def load(self, engine: Engine, wasm: bytes) -> wasmtime.Module | None:
+    def load(self, engine: Engine, wasm: bytes | memoryview, variant: str = "") -> wasmtime.Module | None:
         """The module, memory-mapped; None when it is not there or cannot be used."""
         if not self.usable():
             return None
-        path = self.path(engine, wasm)
+        path = self.path(engine, wasm, variant)
         try:
             reason = foreign(path)
         except FileNotFoundError:
@@ -366,11 +368,13 @@ class CompileCache:
             log.warning("compiled code %s is not used and is made again: %s", path, error)
             return None
 
-    def store(self, engine: Engine, wasm: bytes, module: wasmtime.Module) -> None:
+    def store(
+        self, engine: Engine, wasm: bytes | memoryview, module: wasmtime.Module, variant: str = ""
+    ) -> None:
         """Keep what was compiled; a failure is logged, since the module itself is good."""
         if not self.usable():
             return
-        path = self.path(engine, wasm)
+        path = self.path(engine, wasm, variant)
         temporary = None
         try:
             handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")  # mode 0600
@@ -425,14 +429,24 @@ _LETTERS = {"i32": "i", "i64": "l", "f32": "f", "f64": "d"}
 # wasmtime reads and writes as many values as the guest's type says.
 CALL_SLOTS = 17
 
+# All C structures of an instance lie in one buffer of bytes, at these offsets; those of a guest of
+# several modules go on behind it (linked.py).
+INSTANCE, TRAP, MEMORY, REALLOC, EACH, RAW = 0, 16, 32, 64, 96, 128
+BUFFER_SIZE = RAW + CALL_SLOTS * capi.RAW_SIZE
+_Buffer = ctypes.c_char * BUFFER_SIZE
+
 
 class CoreSignature:
-    """How the arguments and the result of an exported function lie in an array of wasmtime_val_raw."""
+    """An exported function: how its arguments and its result lie in an array of wasmtime_val_raw.
 
-    __slots__ = ("has_result", "name", "params", "results", "slots")
+    `at` is where the instance that exports it lies in the buffer.
+    """
 
-    def __init__(self, name: str, params: str, results: str) -> None:
+    __slots__ = ("at", "has_result", "name", "params", "results", "slots")
+
+    def __init__(self, name: str, params: str, results: str, at: int = INSTANCE) -> None:
         self.name = name.encode()
+        self.at = at
         self.params = struct.Struct("<" + "".join(_RAW.get(letter, "16x") for letter in params))
         self.results = struct.Struct("<" + "".join(_RAW.get(letter, "16x") for letter in results))
         self.slots = max(len(params), len(results), 1)
@@ -446,6 +460,10 @@ class Program:
     (see HostFunction; any other letter for any other type). `starts` says that instantiation runs guest
     code (a start function). Raises LinkError when an import is not among `functions`, or has another type.
     """
+
+    buffer_type: Any = _Buffer
+    parts = 1  # component instances
+    max_memories = 1
 
     def __init__(
         self,
@@ -461,32 +479,12 @@ class Program:
         self.functions = _exports(module) if exports is None else exports
         self._signatures: dict[str, CoreSignature | None] = {}
         self._linker = wasmtime.Linker(engine.wasmtime_engine)
-        self._callbacks = []  # alive as long as guest code can call them
-        linker = capi.pointer(self._linker)
-        for function in functions:
-            callback = capi.UncheckedCallback(function.callback)
-            self._callbacks.append(callback)
-            type_ = wasmtime.FuncType(
-                [_VALTYPES[letter]() for letter in function.params],
-                [_VALTYPES[letter]() for letter in function.results],
-            )
-            module_name, name = function.module.encode(), function.name.encode()
-            error = capi.linker_define_func_unchecked(
-                *(linker, module_name, len(module_name), name, len(name)),
-                *(capi.pointer(type_), ctypes.cast(callback, ctypes.c_void_p), None, None),
-            )
-            if error:
-                raise LinkError(capi.error_message(error), function.module)
-        slot = ctypes.c_void_p()
-        error = capi.linker_instantiate_pre(linker, capi.pointer(module), ctypes.addressof(slot))
-        if error:
-            raise LinkError(capi.error_message(error))
-        self.pre = slot.value
-        assert self.pre is not None
-        weakref.finalize(self, capi.instance_pre_delete, self.pre)
+        self._callbacks = define(self._linker, functions)  # alive as long as guest code can call them
+        self.pre = instance_pre(self, self._linker, module)
         # A function that is called without its type being looked at again has to have this one.
         allocators = (name for name in ALLOCATORS if self.functions.get(name) == ("iiii", "i"))
-        self.allocator = next(allocators, None)
+        allocator = next(allocators, None)
+        self.allocators = (None if allocator is None else self.signature(allocator),)
         self.realloc_each = (
             self.signature(REALLOC_EACH) if self.functions.get(REALLOC_EACH) == ("ii", "") else None
         )
@@ -514,6 +512,40 @@ class Program:
                 f"{core_type(params, results)}"
             )
         return type_ is not None
+
+
+def define(linker: wasmtime.Linker, functions: Iterable[HostFunction]) -> list[Any]:
+    """Make `functions` known to `linker`; what is returned has to live as long as guests can call them."""
+    address = capi.pointer(linker)
+    callbacks = []
+    types: dict[tuple[str, str], wasmtime.FuncType] = {}
+    for function in functions:
+        callback = capi.UncheckedCallback(function.callback)
+        callbacks.append(callback)
+        signature = function.params, function.results
+        type_ = types.get(signature)
+        if type_ is None:
+            params, results = ([_VALTYPES[letter]() for letter in letters] for letters in signature)
+            type_ = types[signature] = wasmtime.FuncType(params, results)
+        module_name, name = function.module.encode(), function.name.encode()
+        error = capi.linker_define_func_unchecked(
+            *(address, module_name, len(module_name), name, len(name)),
+            *(capi.pointer(type_), ctypes.cast(callback, ctypes.c_void_p), None, None),
+        )
+        if error:
+            raise LinkError(capi.error_message(error), function.module)
+    return callbacks
+
+
+def instance_pre(owner: object, linker: wasmtime.Linker, module: wasmtime.Module) -> int:
+    """The address of `module` with its imports found in `linker`; lives as long as `owner`."""
+    slot = ctypes.c_void_p()
+    error = capi.linker_instantiate_pre(capi.pointer(linker), capi.pointer(module), ctypes.addressof(slot))
+    if error:
+        raise LinkError(capi.error_message(error))
+    assert slot.value is not None
+    weakref.finalize(owner, capi.instance_pre_delete, slot.value)
+    return slot.value
 
 
 def core_type(params: str, results: str) -> str:

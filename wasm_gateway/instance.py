@@ -6,9 +6,8 @@
 # returns a trap; whoever called the guest finds it here and raises it.
 # Rule 3: no view of guest memory outlives the store.
 #
-# All C structures of an instance lie in one buffer of bytes, at these offsets:
-#   0 instance   16 trap pointer   32 memory (extern)   64 realloc (extern)
-#   96 REALLOC_EACH (extern)   128 arguments and results
+# All C structures of an instance lie in one buffer of bytes, at the offsets that
+# engine.py and, for guests of several modules, linked.py give.
 
 from __future__ import annotations
 
@@ -20,35 +19,43 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import capi
 from .component.memory import Memory
-from .component.rewrite import REALLOC_EACH
-from .engine import CALL_SLOTS, Program, current, ticks
+from .engine import EACH, MEMORY, RAW, REALLOC, TRAP, CoreSignature, Program, current, ticks
 from .errors import DeadlineExceeded, LimitExceeded, Saturated, Trap
 from .host.base import Deadline, Grants, HostContext, Stream
+from .linked import LinkedProgram
 from .messages import Request, Response
 
 if TYPE_CHECKING:
     from .component.handles import HandleTable
 
-INSTANCE, TRAP, MEMORY, REALLOC, EACH, RAW = 0, 16, 32, 64, 96, 128
 TRAP_END = TRAP + 8
 _Extern = ctypes.c_char * capi.EXTERN_SIZE
-_Buffer = ctypes.c_char * (RAW + CALL_SLOTS * capi.RAW_SIZE)
 
 _REALLOC_ARGUMENTS = struct.Struct("<I12xI12xI12xI")
 _EACH_ARGUMENTS = struct.Struct("<I12xI")
-_EACH_NAME = REALLOC_EACH.encode()
 _U32 = struct.Struct("<I")
 _POINTER = struct.Struct("=Q")
 _NULL = bytes(8)
+_NO_EXTERN = bytes(capi.EXTERN_SIZE)
 # An import that has to fail gets this as its trap; the reason is parked.
 _HOST_TRAP = b"host function failed"
 
-# What one guest may have of each, whatever its limits are for one of them. The pool, where there is one,
-# allows a module one memory and one table.
-MAX_INSTANCES, MAX_TABLES, MAX_MEMORIES = 64, 64, 1
+# What one guest may have of each, whatever its limits are for one of them.
+MAX_INSTANCES, MAX_TABLES = 64, 64
 
 # wasmtime's words for a pool that has no slot left, or for minimum sizes over a limit.
 _POOL_FULL = "maximum concurrent"
+
+
+# Frames that a callback of the guest must have left, to report that there are no more: an exception
+# that leaves a callback ends the process.
+FRAMES = 16
+
+
+def _need_frames(count: int) -> None:
+    """RecursionError when fewer than `count` frames are left."""
+    if count:
+        _need_frames(count - 1)
 
 
 class InstanceLog(Protocol):
@@ -89,6 +96,10 @@ class _NoMemory(list[Memory]):
 _NO_MEMORY = _NoMemory()
 
 
+def _missing_memory() -> memoryview:
+    raise Trap("the guest's memory is not there yet")
+
+
 class Instance(HostContext):
     """A fresh instance of `program`, entered with `with`; leaving closes it.
 
@@ -109,6 +120,7 @@ class Instance(HostContext):
         "context",
         "depth",
         "may_leave",
+        "parts",
         "program",
         "realloc_each",
         "services",
@@ -117,7 +129,7 @@ class Instance(HostContext):
 
     def __init__(
         self,
-        program: Program,
+        program: Program | LinkedProgram,
         component: Grants,
         deadline: Deadline,
         limits: Limits,
@@ -135,22 +147,30 @@ class Instance(HostContext):
         self.called_from = 0
         self._handles: HandleTable | None = None
         self.may_leave = True
+        # The state of each component instance of a guest that has several; the first one's is here.
+        self.parts: list[Any] = []
         # Many calls of the allocator in one crossing, where the module has been given that.
         self.realloc_each = self._realloc_each if program.realloc_each is not None else None
         self._log: InstanceLog | None = None
         self._parked: BaseException | None = None
         self._has_realloc = self._has_each = False
-        self._buffer: Any = _Buffer()  # a slice of it is bytes, whatever typeshed says
+        self._buffer: Any = program.buffer_type()  # a slice of it is bytes, whatever typeshed says
         self._address = ctypes.addressof(self._buffer)
         self._store: int | None = None
         self.context: int = 0
         self._limit(limits)
 
     def _limit(self, limits: Limits) -> None:
-        engine = self.program.engine
+        program = self.program
+        engine = program.engine
         store = self._store = capi.store_new(engine.address, None, None)
         capi.store_limiter(
-            store, limits.max_memory, limits.max_table_elements, MAX_INSTANCES, MAX_TABLES, MAX_MEMORIES
+            store,
+            limits.max_memory,
+            limits.max_table_elements,
+            MAX_INSTANCES,
+            MAX_TABLES,
+            program.max_memories,
         )
         self.context = capi.store_context(store)
         capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds))
@@ -177,6 +197,9 @@ class Instance(HostContext):
         program = self.program
         outer, current.instance = current.instance, self
         try:
+            if isinstance(program, LinkedProgram):
+                self._instantiate_all(program)
+                return
             error = program.instantiate(program.pre, self.context, address, address + TRAP)
         finally:
             current.instance = outer
@@ -186,6 +209,37 @@ class Instance(HostContext):
             self._buffer[MEMORY] == capi.EXTERN_MEMORY
         ):
             self.memories = [Memory(self._view)]
+
+    def _instantiate_all(self, program: LinkedProgram) -> None:
+        """Carry out the steps of a guest of several modules."""
+        address, buffer, context = self._address, self._buffer, self.context
+        trap = address + TRAP
+        memories = self.memories = [Memory(_missing_memory) for _ in program.allocators]
+        if program.parts > 1:
+            from .component.handles import Part
+
+            self.parts = [self, *(Part() for _ in range(1, program.parts))]
+        linker = program.take_linker()
+        try:
+            for step in program.steps:
+                at = address + step.at
+                if step.pre is not None:
+                    error = step.instantiate(step.pre, context, at, trap)
+                else:
+                    error = capi.linker_instantiate(linker, context, step.module, at, trap)
+                if error or buffer[TRAP:TRAP_END] != _NULL or self._parked is not None:
+                    self._raise(error)
+                for name, offset, slots in step.memories:
+                    capi.instance_export_get(context, at, name, len(name), address + offset)
+                    memory = Memory(partial(self._view, offset))
+                    for slot in slots:
+                        memories[slot] = memory
+                if step.name is not None:
+                    error = capi.linker_define_instance(linker, context, step.name, len(step.name), at)
+                    if error:
+                        self._raise(error)
+        finally:
+            program.give_back(linker)
 
     def close(self) -> None:
         """Run what was registered with on_close, then free the store. Safe to call twice."""
@@ -216,36 +270,63 @@ class Instance(HostContext):
 
     # Memory
 
-    def _view(self) -> memoryview:
+    def _view(self, offset: int = MEMORY) -> memoryview:
         if self._store is None:
             raise ValueError("the instance is closed, its memory is released")
-        memory = self._address + MEMORY + capi.EXTERN_UNION
+        memory = self._address + offset + capi.EXTERN_UNION
         size = capi.memory_data_size(self.context, memory)
         return capi.view_of(capi.memory_data(self.context, memory), size) if size else memoryview(bytearray())
 
     def realloc(self, slot: int, old: int, old_size: int, align: int, new_size: int) -> int:
         """The guest's allocator (CanonicalABI.md, realloc); the pointer is not checked here."""
-        if not self._has_realloc:
-            name = self.program.allocator
-            if name is None:
-                raise Trap("guest exports no cabi_realloc, which is needed to give it a string or a list")
-            self._has_realloc = self._find(name.encode(), REALLOC)
+        at = REALLOC
+        if slot:
+            at = self._other_realloc(slot)
+        elif not self._has_realloc:
+            self._has_realloc = self._find_realloc(0, REALLOC)
         _REALLOC_ARGUMENTS.pack_into(self._buffer, RAW, old, old_size, align, new_size)
-        self._call_found(REALLOC, 4)
+        self._call_found(at, 4)
         pointer: int = _U32.unpack_from(self._buffer, RAW)[0]
         return pointer
 
+    def _find_realloc(self, slot: int, offset: int) -> bool:
+        allocator = self.program.allocators[slot]
+        if allocator is None:
+            raise Trap("guest exports no cabi_realloc, which is needed to give it a string or a list")
+        return self._find(allocator, offset)
+
+    def _other_realloc(self, slot: int) -> int:
+        """Where the allocator of a slot behind the first lies."""
+        program = self.program
+        assert isinstance(program, LinkedProgram)
+        offset = program.realloc_at[slot]
+        if self._buffer[offset : offset + capi.EXTERN_SIZE] == _NO_EXTERN:
+            self._find_realloc(slot, offset)
+        return offset
+
     def _realloc_each(self, slot: int, base: int, count: int) -> None:
         """realloc(0, 0, 1, length) for each of `count` (pointer, length) pairs at `base`, in order."""
+        if slot:
+            self._realloc_one_by_one(slot, base, count)
+            return
         if not self._has_each:
-            self._has_each = self._find(_EACH_NAME, EACH)
+            each = self.program.realloc_each
+            assert each is not None
+            self._has_each = self._find(each, EACH)
         _EACH_ARGUMENTS.pack_into(self._buffer, RAW, base, count)
         self._call_found(EACH, 2)
 
-    def _find(self, name: bytes, offset: int) -> bool:
-        """Put the exported function `name`, which exists, at `offset` of the buffer."""
-        address = self._address
-        found: bool = capi.instance_export_get(self.context, address, name, len(name), address + offset)
+    def _realloc_one_by_one(self, slot: int, base: int, count: int) -> None:
+        memory = self.memories[slot]
+        for at in range(base, base + 8 * count, 8):
+            memory.store_u32(at, self.realloc(slot, 0, 0, 1, memory.load_u32(at + 4)))
+
+    def _find(self, function: CoreSignature, offset: int) -> bool:
+        """Put the exported `function`, which exists, at `offset` of the buffer."""
+        address, name = self._address, function.name
+        found: bool = capi.instance_export_get(
+            self.context, address + function.at, name, len(name), address + offset
+        )
         assert found
         return found
 
@@ -272,12 +353,16 @@ class Instance(HostContext):
         is dropped (the canonical ABI has one at the most).
         """
         signature = self.program.signature(name)
-        if signature is None:
-            return None
+        return None if signature is None else self.core(signature)
+
+    def core(self, signature: CoreSignature) -> Callable[..., Any]:
+        """The exported function `signature` of the program, called in the same way."""
+        _need_frames(FRAMES)
         address, context, buffer = self._address, self.context, self._buffer
         extern = _Extern()
         where = ctypes.addressof(extern)
-        capi.instance_export_get(context, address, signature.name, len(signature.name), where)
+        name = signature.name
+        capi.instance_export_get(context, address + signature.at, name, len(name), where)
         raw, trap, function = address + RAW, address + TRAP, where + capi.EXTERN_UNION
         pack_into, unpack_from = signature.params.pack_into, signature.results.unpack_from
         slots, has_result = signature.slots, signature.has_result

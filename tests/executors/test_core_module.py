@@ -221,11 +221,6 @@ def refused(
     return caught.value
 
 
-def test_a_component_is_not_run_yet(wat: Any, application: Any) -> None:
-    error = refused(application, wat.assemble("(component)"), "is a component", UnsupportedError)
-    assert error.feature == "components"
-
-
 @pytest.mark.parametrize("wasm", [b"", b"GIF89a", b"\0asm", b"\0asm\1\0\0\0\1", b"\0asm\2\0\0\0"])
 def test_bytes_that_are_no_module(application: Any, wasm: bytes) -> None:
     refused(application, wasm, None, DecodeError)

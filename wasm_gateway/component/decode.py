@@ -20,6 +20,7 @@ from typing import Literal, TypeVar
 
 from ..errors import DecodeError, UnsupportedError
 from .core import CoreExport, CoreImport, CoreModule, core_module, preamble, producers, sections
+from .names import canonical_name
 from .reader import Reader
 from .types import (
     PRIMITIVES,
@@ -93,7 +94,7 @@ class InstanceDef:
         if self.name is None:
             self.name = name
             for rt in self.resources:
-                object.__setattr__(rt, "interface", name)
+                object.__setattr__(rt, "interface", canonical_name(name))
         elif self.resources and self.name != name:
             raise UnsupportedError(
                 f"instance type of {self.name} is used as {name} too", "one resource type under two names"

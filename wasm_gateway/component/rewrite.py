@@ -8,7 +8,10 @@
 
 from __future__ import annotations
 
-from .core import CoreModule, sections
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .core import CoreModule, limits, sections, value_type
 from .reader import Reader
 
 # (base: i32, count: i32): for each of `count` pairs (pointer, length) at `base`,
@@ -24,13 +27,30 @@ ALLOCATORS = ("cabi_realloc", "canonical_abi_realloc")
 # Only debuggers read these, and they are most of a module of the Spin 1 SDK.
 _FOR_DEBUGGERS = (".debug_", "reloc.", "external_debug_info", "sourceMappingURL")
 
-_TYPE, _FUNCTION, _EXPORT, _CODE = 1, 3, 7, 10
+_TYPE, _IMPORT, _FUNCTION, _EXPORT, _CODE = 1, 2, 3, 7, 10
+
+# Module name of imports that the host meets, in a module that is linked with others.
+NAME_OF_HOST = "h"
 
 
-def rewrite(wasm: bytes, module: CoreModule) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the imports of a module, and those of its exports that are kept, are called from now on."""
+
+    imports: Mapping[tuple[str, str], tuple[str, str]]
+    exports: Mapping[str, str]
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __str__(self) -> str:
+        return f"{sorted(self.imports.items())} {sorted(self.exports.items())}"
+
+
+def rewrite(wasm: bytes | memoryview, module: CoreModule, names: Names | None = None) -> bytes:
     """`wasm` without sections for debuggers, and with REALLOC_EACH where it has an allocator.
 
-    `module` is what core_module(wasm) gave.
+    `module` is what core_module(wasm) gave; `names` renames its imports and exports.
     """
     allocator = _allocator(module)
     additions = {} if allocator is None else _additions(module, allocator)
@@ -41,7 +61,12 @@ def rewrite(wasm: bytes, module: CoreModule) -> bytes:
                 continue
             content = _name(name) + bytes(section.take(section.left))
         else:
-            content = bytes(section.take(section.left))
+            if names is not None and number == _IMPORT:
+                content = _renamed_imports(section, names)
+            elif names is not None and number == _EXPORT:
+                content = _renamed_exports(section, names)
+            else:
+                content = bytes(section.take(section.left))
             if number in additions:
                 content = _appended(content, additions[number])
         out.append(number)
@@ -58,6 +83,17 @@ def exports(module: CoreModule) -> dict[str, tuple[str, str]]:
     if _allocator(module) is not None:
         found[REALLOC_EACH] = ("ii", "")
     return found
+
+
+def has_realloc_each(module: CoreModule, memory: str, allocator: str) -> bool:
+    """Whether REALLOC_EACH calls the export `allocator` of `module` for its export `memory`."""
+    index = _allocator(module)
+    exports = {(item.name, item.kind): item.index for item in module.exports}
+    return (
+        index is not None
+        and exports.get((allocator, "func")) == index
+        and exports.get((memory, "memory")) == 0
+    )
 
 
 def _allocator(module: CoreModule) -> int | None:
@@ -91,6 +127,41 @@ def _additions(module: CoreModule, allocator: int) -> dict[int, bytes]:
         _EXPORT: _name(REALLOC_EACH) + b"\x00" + u32(module.func_count),
         _CODE: u32(len(body)) + body,
     }
+
+
+def _renamed_imports(section: Reader, names: Names) -> bytes:
+    count = section.u32()
+    out = bytearray(u32(count))
+    for _ in range(count):
+        module, name = names.imports[section.name(), section.name()]
+        start = section.pos
+        match section.byte():
+            case 0:
+                section.u32()
+            case 1:
+                value_type(section)
+                limits(section)
+            case 2:
+                limits(section)
+            case 3:
+                value_type(section)
+                section.byte()
+            case _:
+                section.byte()
+                section.u32()
+        out += _name(module) + _name(name) + bytes(section.data[start : section.pos])
+    return bytes(out)
+
+
+def _renamed_exports(section: Reader, names: Names) -> bytes:
+    kept = []
+    for _ in range(section.u32()):
+        name, start = section.name(), section.pos
+        section.byte()
+        section.u32()
+        if name in names.exports:
+            kept.append(_name(names.exports[name]) + bytes(section.data[start : section.pos]))
+    return u32(len(kept)) + b"".join(kept)
 
 
 def _appended(vector: bytes, item: bytes) -> bytes:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from ..errors import UnsupportedError
+from .names import canonical_name
 
 # The largest type of the WASI and Spin packages has about 300 nodes and 9 levels.
 MAX_TYPE_WEIGHT = 10_000
@@ -148,8 +149,8 @@ PRIMITIVE_NAMES = {type(t): name for name, t in PRIMITIVES.items()}
 class ResourceType:
     """A resource type.
 
-    Equal when both come from the same named interface; one that has no interface (defined by a guest)
-    is equal to itself alone. `dtor(inst, rep)` runs when its last owner drops it. `guest` is set where
+    Equal when both come from the same named interface, in compatible versions; one that has no interface
+    (defined by a guest) is equal to itself alone. `dtor(inst, rep)` runs when its last owner drops it. `guest` is set where
     the guest itself defines it, so that a borrow of it is lowered as its bare representation.
     """
 
@@ -157,6 +158,10 @@ class ResourceType:
     interface: str | None = None
     dtor: Callable[[Any, Any], Any] | None = None
     guest: bool = False
+
+    def __post_init__(self) -> None:
+        if self.interface is not None:
+            object.__setattr__(self, "interface", canonical_name(self.interface))
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..component.core import preamble
 from ..component.rewrite import exports, rewrite
-from ..component.types import FuncType, describe_mismatch
+from ..component.types import describe_mismatch
 from ..engine import CompileCache, Engine, Program
-from ..errors import LinkError, UnsupportedError
+from ..errors import LinkError
 from ..host.application import Hosts
 from ..host.base import Grants
 from ..host.files import MountPoint
 from ..host.wasi_state import WasiTemplate
 from ..instance import Limits, Services
+from ..linked import LinkedProgram
 from ..manifest import ComponentOptions
 from . import legacy_flat, spin
-from .core_module import Linkage, link
-from .guest import Executor, Guest, MessageExecutor
-from .legacy_flat import LegacyFlatExecutor, LegacyFlatRedisExecutor
+from .core_module import Linkage, lift, link
+from .guest import Executor, Guest, LiftedFunction, MessageExecutor
 from .spin import SpinExecutor, SpinRedisExecutor
 from .wagi import WagiExecutor
 
@@ -26,9 +26,22 @@ __all__ = ["Executor", "Guest", "Linkage", "MessageExecutor", "dialects", "link"
 
 # What this host recognises, for the error that lists it (Spin: http, 7).
 KNOWN = (
-    "fermyon:spin/inbound-http (a Spin 1 module)",
+    "wasi:http/incoming-handler@0.2 (Spin 2 and 3, wasmCloud, wasmtime serve)",
+    "fermyon:spin/inbound-http (Spin 1)",
     "handle-http-request (a module of the older flat ABI)",
     '_start (a WASI command, with executor = { type = "wagi" })',
+)
+# Interfaces of an HTTP handler, and of a command (Spin: http, 7).
+HTTP_HANDLERS = (
+    "wasi:http/incoming-handler@0.2",
+    "wasi:http/incoming-handler@0.2.0-rc-2023-11-10",
+    "wasi:http/incoming-handler@0.2.0-rc-2023-10-18",
+)
+CLI_RUN = (
+    "wasi:cli/run@0.2",
+    "wasi:cli/run@0.2.0-rc-2023-12-05",
+    "wasi:cli/run@0.2.0-rc-2023-11-10",
+    "wasi:cli/run@0.2.0-rc-2023-10-18",
 )
 
 
@@ -51,20 +64,30 @@ def load_guest(
     `wagi_argv` is the trigger's argv pattern when its executor is WAGI. Raises DecodeError,
     UnsupportedError or LinkError when the guest cannot serve its triggers.
     """
+    program: Program | LinkedProgram
     if preamble(wasm) == "component":
-        raise UnsupportedError(
-            "is a component, and this version runs core modules alone (WAGI, Spin 1, the flat ABI)",
-            "components",
+        # imported where it is needed: a worker without such guests starts faster
+        from .component import link_component
+
+        linked = link_component(wasm, engine, cache, hosts)
+        program = linked.program
+
+        def find(interface: str, function: str) -> LiftedFunction | None:
+            return linked.functions.get((interface, function))
+    else:
+        linkage = link(wasm, hosts)
+        module = linkage.module
+        program = core = Program(
+            engine,
+            engine.compile(wasm, cache, lambda wasm: rewrite(wasm, module)),
+            linkage.functions,
+            exports=exports(module),
+            starts=module.has_start,
         )
-    linkage = link(wasm, hosts)
-    module = linkage.module
-    program = Program(
-        engine,
-        engine.compile(wasm, cache, lambda wasm: rewrite(wasm, module)),
-        linkage.functions,
-        exports=exports(module),
-        starts=module.has_start,
-    )
+
+        def find(interface: str, function: str) -> LiftedFunction | None:
+            return _core_export(core, linkage, interface, function)
+
     guest = Guest(
         grants=grants,
         options=options,
@@ -72,12 +95,9 @@ def load_guest(
         program=program,
         wasi=WasiTemplate(grants.environment, mounts),
         services=services,
-        encoding=linkage.encoding,
     )
-    http = _http_executor(guest, linkage, wagi_argv) if wants_http else None
-    messages = _message_executor(guest, linkage) if wants_messages else None
-    if wagi_argv is None and ("memory", "memory") not in {(e.name, e.kind) for e in module.exports}:
-        raise LinkError("exports no memory, which its host has to share with it")
+    http = _http_executor(guest, find, hosts, wagi_argv) if wants_http else None
+    messages = _message_executor(guest, find) if wants_messages else None
     return http, messages
 
 
@@ -87,45 +107,69 @@ def dialects(linkage: Linkage) -> list[str]:
     return [
         name
         for name, export in (
-            (SpinExecutor.dialect, spin.HTTP_EXPORT),
-            (SpinRedisExecutor.dialect, spin.REDIS_EXPORT),
-            (LegacyFlatExecutor.dialect, legacy_flat.HTTP_EXPORT),
-            (LegacyFlatRedisExecutor.dialect, legacy_flat.REDIS_EXPORT),
+            ("spin", "#".join(spin.HTTP)),
+            ("spin-redis", "#".join(spin.REDIS)),
+            ("legacy-flat", legacy_flat.HTTP_EXPORT),
+            ("legacy-flat-redis", legacy_flat.REDIS_EXPORT),
             (WagiExecutor.dialect, "_start"),
         )
         if export in names
     ]
 
 
-def _http_executor(guest: Guest, linkage: Linkage, wagi_argv: str | None) -> Executor:
+Find = Callable[[str, str], "LiftedFunction | None"]
+
+
+def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None) -> Executor:
     if wagi_argv is not None:
-        return WagiExecutor(guest, wagi_argv)
-    functions = guest.program.functions
-    if spin.HTTP_EXPORT in functions:
-        return SpinExecutor(guest, _exported(linkage, "fermyon:spin/inbound-http", "handle-request"))
-    if legacy_flat.HTTP_EXPORT in functions:
-        return LegacyFlatExecutor(guest, spin.declared("fermyon:spin/inbound-http", "handle-request"))
+        runs = (find(name, "run") for name in CLI_RUN)
+        return WagiExecutor(guest, wagi_argv, next((run for run in runs if run is not None), None))
+    for name in HTTP_HANDLERS:
+        handler = find(name, "handle")
+        if handler is not None:
+            from .wasi_http import WasiHttpExecutor
+
+            return WasiHttpExecutor(guest, handler, name)
+    handler = find(*spin.HTTP)
+    if handler is not None:
+        return SpinExecutor(guest, _checked(handler, *spin.HTTP))
+    handler = find("", legacy_flat.HTTP_EXPORT)
+    if handler is not None:
+        return SpinExecutor(guest, handler, "legacy-flat")
     raise LinkError("exports no HTTP handler that is known here: " + "; ".join(KNOWN))
 
 
-def _message_executor(guest: Guest, linkage: Linkage) -> MessageExecutor:
-    functions = guest.program.functions
-    if spin.REDIS_EXPORT in functions:
-        return SpinRedisExecutor(guest, _exported(linkage, "fermyon:spin/inbound-redis", "handle-message"))
-    if legacy_flat.REDIS_EXPORT in functions:
-        return LegacyFlatRedisExecutor(guest, spin.declared("fermyon:spin/inbound-redis", "handle-message"))
+def _message_executor(guest: Guest, find: Find) -> MessageExecutor:
+    handler = find(*spin.REDIS)
+    if handler is not None:
+        return SpinRedisExecutor(guest, _checked(handler, *spin.REDIS))
+    handler = find("", legacy_flat.REDIS_EXPORT)
+    if handler is not None:
+        return SpinRedisExecutor(guest, handler, "legacy-flat-redis")
     raise LinkError("exports no handler of Redis messages: fermyon:spin/inbound-redis, handle-redis-message")
 
 
-def _exported(linkage: Linkage, interface: str, function: str) -> FuncType:
-    """The type of an exported function, which the module's embedded world must agree with."""
-    declared = spin.declared(interface, function)
+def _checked(handler: LiftedFunction, interface: str, function: str) -> LiftedFunction:
+    """`handler`, whose type has to be the one that this host calls."""
+    mismatch = describe_mismatch(f"{interface} {function}", handler.type, spin.declared(interface, function))
+    if mismatch is not None:
+        raise LinkError(mismatch, interface)
+    return handler
+
+
+def _core_export(program: Program, linkage: Linkage, interface: str, function: str) -> LiftedFunction | None:
+    """A function that a core module exports by the canonical ABI, None where it does not."""
+    if not interface:
+        flat = {legacy_flat.HTTP_EXPORT: spin.HTTP, legacy_flat.REDIS_EXPORT: spin.REDIS}.get(function)
+        if flat is None or function not in program.functions:
+            return None
+        return lift(program, linkage, function, spin.declared(*flat))
     exported = linkage.exported(interface, function)
-    if exported is None:
+    if exported is not None:
+        name, type_ = exported
+        return lift(program, linkage, name, type_) if name in program.functions else None
+    if f"{interface}#{function}" in program.functions:
         raise LinkError(
             f"exports {interface}#{function} without an embedded component-type that describes it", interface
         )
-    mismatch = describe_mismatch(f"{interface} {function}", exported, declared)
-    if mismatch is not None:
-        raise LinkError(mismatch, interface)
-    return declared
+    return None

@@ -11,27 +11,47 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
-from ..component.canon import Callback, lower_import, raw_import
+from ..component.canon import (
+    Callback,
+    lift_export,
+    lower_import,
+    raw_import,
+    resource_import,
+    uses_memory,
+)
 from ..component.core import CoreModule, core_module
 from ..component.decode import World, embedded_worlds
 from ..component.layout import flatten_functype
 from ..component.lift import StringEncoding
-from ..component.types import FuncType, InterfaceType, describe_mismatch
-from ..engine import HostFunction, core_type, current
+from ..component.names import canonical_name
+from ..component.rewrite import ALLOCATORS
+from ..component.types import FuncType, InterfaceType, ResourceType, describe_mismatch
+from ..engine import HostFunction, Program, core_type, current
 from ..errors import HostError, LinkError, UnsupportedError
 from ..host.application import Hosts, MissingDriver
 from ..host.base import HostContext
 from ..host.wasi_preview1 import FUNCTIONS as WASI_FUNCTIONS
 from ..host.wasi_preview1 import Preview1
 from . import legacy_flat
+from .guest import LiftedFunction
 
 log = logging.getLogger("wasm_gateway")
 
 WASI = "wasi_snapshot_preview1"
 
 # Interfaces through which a guest may run another one in its own thread (Spin: http, 10.3).
-RUNS_GUESTS = frozenset({"fermyon:spin/http"})
+RUNS_GUESTS = frozenset(
+    {
+        "fermyon:spin/http",
+        "wasi:http/outgoing-handler@0.2",
+        "wasi:http/outgoing-handler@0.2.0-rc-2023-10-18",
+        "wasi:http/outgoing-handler@0.2.0-rc-2023-11-10",
+    }
+)
+# Functions of a module that stand for canonical built-ins of a resource.
+RESOURCE_DROP = "[resource-drop]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +67,13 @@ class Linkage:
         """How the guest wants its strings."""
         return "utf8" if self.world is None else self.world.encoding
 
-    def exported(self, interface: str, function: str) -> FuncType | None:
-        """The type of a function that the module's embedded world exports, None when it does not."""
-        found = self.world.exports.get(interface) if self.world else None
-        return found.funcs.get(function) if isinstance(found, InterfaceType) else None
+    def exported(self, interface: str, function: str) -> tuple[str, FuncType] | None:
+        """The export and the type of a function that the embedded world has under this canonical name."""
+        for name, found in (self.world.exports if self.world else {}).items():
+            if canonical_name(name) == interface and isinstance(found, InterfaceType):
+                type_ = found.funcs.get(function)
+                return None if type_ is None else (f"{name}#{function}", type_)
+        return None
 
 
 def link(wasm: bytes, hosts: Hosts) -> Linkage:
@@ -82,7 +105,7 @@ def link(wasm: bytes, hosts: Hosts) -> Linkage:
                 missing[item.module] = error
                 functions[key] = _missing(*key, *item.signature, error)
     for name, reason in missing.items():
-        log.warning("%s is imported, and a call of it would fail: %s", name, reason)
+        warn_of(name, reason)
     return Linkage(module, world, tuple(functions.values()))
 
 
@@ -112,6 +135,13 @@ def _interface(
         raise LinkError(str(missing), missing.interface) from missing
     if offered is None:
         raise LinkError(f"imports {module}.{name}, which this gateway does not offer", interface)
+    if function.startswith(RESOURCE_DROP):
+        rt = offered.type.types.get(function.removeprefix(RESOURCE_DROP))
+        if not isinstance(rt, ResourceType):
+            raise LinkError(f"imports {module}.{name}, a resource that {interface} does not have", interface)
+        _same(module, name, (params, results), ("i", ""))
+        callback = resource_import("drop", f"{interface}#{function}", rt, current)
+        return HostFunction(module, name, params, results, callback)
     declared = offered.type.funcs.get(function)
     if declared is None:
         raise LinkError(f"imports {module}.{name}, a function that {interface} does not have", interface)
@@ -129,12 +159,12 @@ def _interface(
     callback = lower_import(
         name_, declared, host, current, encoding="utf8" if world is None else world.encoding
     )
-    if interface in RUNS_GUESTS:
-        callback = _noting_stack(callback)
+    if canonical_name(interface) in RUNS_GUESTS:
+        callback = noting_stack(callback)
     return HostFunction(module, name, params, results, callback)
 
 
-def _noting_stack(callback: Callback) -> Callback:
+def noting_stack(callback: Callback) -> Callback:
     """The same callback; the instance knows how far down the native stack it was called."""
 
     def noting(env: int, caller: int, raw: int, nargs: int) -> int | None:
@@ -144,13 +174,21 @@ def _noting_stack(callback: Callback) -> Callback:
     return noting
 
 
-def _missing(module: str, name: str, params: str, results: str, missing: MissingDriver) -> HostFunction:
+def refusing(missing: MissingDriver) -> Callable[..., int]:
     """A function that fails when it is called: most SDKs import every interface, whatever the guest uses."""
 
     def refuse(ctx: HostContext, *_: object) -> int:
         raise HostError(str(missing))
 
-    callback = raw_import(f"{module}.{name}", params, results, refuse, current)
+    return refuse
+
+
+def warn_of(interface: str, missing: MissingDriver) -> None:
+    log.warning("%s is imported, and a call of it would fail: %s", interface, missing)
+
+
+def _missing(module: str, name: str, params: str, results: str, missing: MissingDriver) -> HostFunction:
+    callback = raw_import(f"{module}.{name}", params, results, refusing(missing), current)
     return HostFunction(module, name, params, results, callback)
 
 
@@ -160,3 +198,34 @@ def _same(module: str, name: str, guest: tuple[str, str], host: tuple[str, str])
             f"imports {module}.{name} with the core type {core_type(*guest)}, but it is {core_type(*host)}",
             module,
         )
+
+
+# Made once for all guests that export the same function.
+_lift = lru_cache(lift_export)
+
+
+def lift(program: Program, linkage: Linkage, export: str, type_: FuncType) -> LiftedFunction:
+    """The export `export` of a core module as a function of `type_`; LinkError where it cannot be one.
+
+    A reactor's `_initialize` is called before it, as it is for any component made of such a module.
+    """
+    flat = flatten_functype(type_, "lift")
+    post_return = f"cabi_post_{export}"
+    if not program.exports(export, *flat):
+        raise LinkError(f"exports no function {export}", export)
+    frees = program.exports(post_return, flat.results, "")
+    initializes = program.exports("_initialize", "", "")
+    needs_allocator = any(uses_memory(t) for t in type_.param_types())
+    if needs_allocator and not any(program.exports(name, "iiii", "i") for name in ALLOCATORS):
+        raise LinkError(f"exports no allocator ({' or '.join(ALLOCATORS)}), which {export} needs", export)
+    if ("memory", "memory") not in {(item.name, item.kind) for item in linkage.module.exports}:
+        raise LinkError("exports no memory, which its host has to share with it")
+    core = program.signature(export)
+    assert core is not None
+    return LiftedFunction(
+        type_,
+        _lift(export, type_, 0, linkage.encoding),
+        core,
+        program.signature(post_return) if frees else None,
+        program.signature("_initialize") if initializes else None,
+    )

@@ -7,20 +7,51 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import stack
-from ..component.lift import StringEncoding
-from ..engine import Program, current
+from ..component.types import FuncType
+from ..engine import CoreSignature, Program, current
 from ..errors import BodyTooLarge, GuestError, LimitExceeded, RequestError
 from ..host.base import Deadline, Grants
 from ..host.wasi_state import WasiState, WasiTemplate
 from ..instance import Instance, Limits, Services
+from ..linked import LinkedProgram
 from ..manifest import ComponentOptions
 from ..messages import Headers, Request, Response
 from ..router import RouteMatch
+
+
+class LiftedFunction:
+    """A function that a guest exports: called with an instance and Python values (component/values.py).
+
+    `initialize` is a core function that is called before, as for a reactor.
+    """
+
+    __slots__ = ("_core", "_initialize", "_lift", "_post_return", "type")
+
+    def __init__(
+        self,
+        type: FuncType,
+        lift: Callable[..., Any],
+        core: CoreSignature,
+        post_return: CoreSignature | None = None,
+        initialize: CoreSignature | None = None,
+    ) -> None:
+        self.type = type
+        self._lift = lift
+        self._core = core
+        self._post_return = post_return
+        self._initialize = initialize
+
+    def __call__(self, instance: Instance, *arguments: Any) -> Any:
+        """The lifted result; Err where the function's `result` is an error."""
+        if self._initialize is not None:
+            instance.core(self._initialize)()
+        post_return = None if self._post_return is None else instance.core(self._post_return)
+        return self._lift(instance, instance.core(self._core), post_return, *arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +61,9 @@ class Guest:
     grants: Grants
     options: ComponentOptions
     limits: Limits
-    program: Program
+    program: Program | LinkedProgram
     wasi: WasiTemplate
     services: Services
-    encoding: StringEncoding = "utf8"  # of strings in the guest's memory
 
     def instantiate(self, wasi: WasiState | None = None) -> Instance:
         """A fresh instance whose deadline starts now; use it with `with`.

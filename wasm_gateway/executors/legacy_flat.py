@@ -9,10 +9,6 @@
 
 from __future__ import annotations
 
-from ..component.types import FuncType
-from .guest import Guest
-from .spin import SpinExecutor, SpinRedisExecutor
-
 HTTP_EXPORT = "handle-http-request"
 REDIS_EXPORT = "handle-redis-message"
 
@@ -29,17 +25,3 @@ INTERFACES = {
     "llm": "fermyon:spin/llm",
 }
 RENAMED = {("wasi-outbound-http", "request"): "send-request"}
-
-
-class LegacyFlatExecutor(SpinExecutor):
-    dialect = "legacy-flat"
-
-    def __init__(self, guest: Guest, function: FuncType) -> None:
-        super().__init__(guest, function, HTTP_EXPORT)
-
-
-class LegacyFlatRedisExecutor(SpinRedisExecutor):
-    dialect = "legacy-flat-redis"
-
-    def __init__(self, guest: Guest, function: FuncType) -> None:
-        super().__init__(guest, function, REDIS_EXPORT)

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
+from ..component.values import Err
+from ..engine import Program
 from ..errors import GuestError, GuestExit, LimitExceeded, LinkError
+from ..instance import Instance
 from ..messages import Headers, Request, Response
 from ..router import RouteMatch, wagi_variables
-from .guest import Guest, checked_headers, complete, whole_body
+from .guest import Guest, LiftedFunction, checked_headers, complete, whole_body
 
 DEFAULT_ARGV = "${SCRIPT_NAME} ${ARGS}"
 # Headers that CGI keeps from scripts (RFC 3875, 4.1.18).
@@ -22,16 +25,21 @@ INSUFFICIENT = b"Exactly one of 'location' or 'content-type' must be specified"
 
 
 class WagiExecutor:
-    """Runs `_start` once per request; `argv` is the trigger's pattern."""
+    """Runs a WASI command once per request; `argv` is the trigger's pattern.
+
+    The command is `run` (wasi:cli/run of a component), or the export _start of a core module.
+    """
 
     dialect = "wagi"
     injects_headers = False  # the same facts come as variables
 
-    def __init__(self, guest: Guest, argv: str = DEFAULT_ARGV) -> None:
+    def __init__(self, guest: Guest, argv: str = DEFAULT_ARGV, run: LiftedFunction | None = None) -> None:
         self.guest = guest
         self.argv = argv
-        if not guest.program.exports("_start", "", ""):
-            raise LinkError("exports no _start, which a WAGI guest needs", "wasi:cli/run")
+        self.run = run
+        program = guest.program
+        if run is None and not (isinstance(program, Program) and program.exports("_start", "", "")):
+            raise LinkError("exports no _start and no wasi:cli/run, which a WAGI guest needs", "wasi:cli/run")
 
     def execute(self, request: Request, match: RouteMatch) -> Response:
         guest = self.guest
@@ -45,14 +53,20 @@ class WagiExecutor:
             stdout=output.write,
         )
         with guest.instantiate(wasi) as instance:
-            start = instance.function("_start")
-            assert start is not None
             try:
-                start()
+                self._run(instance)
             except GuestExit as exit_:
                 if exit_.code:
                     raise
         return response(output.data(), limits.max_response_body)
+
+    def _run(self, instance: Instance) -> None:
+        if self.run is None:
+            start = instance.function("_start")
+            assert start is not None
+            start()
+        elif isinstance(self.run(instance), Err):
+            raise GuestExit(1)
 
 
 class Output:

@@ -1,0 +1,164 @@
+# A component -> a program and the functions that it exports: decoded, resolved against
+# this host, its modules compiled and linked.
+#
+# Rule 1: an import is met by name and by type, when the guest is loaded (resolve.py);
+# what is left for a request is to carry out the plan.
+# Rule 2: linking never depends on what a component is granted; grants are checked at
+# each call (Spin: host interfaces, 1).
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..component.assemble import HostDefinition, assemble, simplify
+from ..component.canon import Callback, fuse, lift_export, lower_import, raw_import, resource_import
+from ..component.layout import flatten_functype
+from ..component.names import canonical_name
+from ..component.parse import parse_component
+from ..component.plan import HostFunction as HostCall
+from ..component.plan import Lifted, Lowered, Plan, ResourceBuiltin
+from ..component.resolve import resolve
+from ..component.types import FuncType, InterfaceType
+from ..engine import CompileCache, Engine, HostFunction, current
+from ..host.application import Hosts, MissingDriver
+from ..linked import LinkedProgram, compile_all
+from .core_module import RUNS_GUESTS, noting_stack, refusing, warn_of
+from .guest import LiftedFunction
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A component ready to be instantiated. `functions` are its exports by canonical interface and name.
+
+    The interface is "" for a function that it exports by itself.
+    """
+
+    plan: Plan
+    program: LinkedProgram
+    functions: Mapping[tuple[str, str], LiftedFunction]
+
+
+class Offers:
+    """What the host has for a component's imports."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+
+    def __call__(self, name: str) -> InterfaceType | FuncType | None:
+        """The type of the interface `name`, None when this host has no such thing."""
+        offered = self._hosts.interface(name)
+        return None if offered is None else offered.type
+
+    def function(self, interface: str, name: str) -> tuple[FuncType, Callable[..., Any]]:
+        offered = self._hosts.interface(interface)
+        assert offered is not None, interface
+        return offered.type.funcs[name], offered.functions[name]
+
+
+def read(wasm: bytes, hosts: Hosts) -> Plan:
+    """The plan of a component, its imports found at this host.
+
+    Raises DecodeError, UnsupportedError or LinkError.
+    """
+    return simplify(resolve(parse_component(wasm), Offers(hosts)))
+
+
+def link_component(wasm: bytes, engine: Engine, cache: CompileCache | None, hosts: Hosts) -> Linked:
+    """Decode, compile and link the component `wasm`.
+
+    Raises DecodeError for malformed bytes, LinkError for an import that nobody offers, or that is offered
+    with another type, UnsupportedError for features that are not there yet.
+    """
+    return link_plan(read(wasm, hosts), engine, cache, hosts)
+
+
+def link_plan(plan: Plan, engine: Engine, cache: CompileCache | None, hosts: Hosts) -> Linked:
+    assembly = assemble(plan)
+    modules = compile_all(assembly, engine, cache)
+    binder = _Binder(hosts)
+    functions = [
+        HostFunction("h", str(i), params, results, binder.callback(definition, params, results))
+        for i, (definition, params, results) in enumerate(assembly.hosts)
+    ]
+    program = LinkedProgram(engine, assembly, modules, functions)
+    binder.program = program
+    for resource in plan.resources:
+        if resource.dtor is not None:
+            object.__setattr__(resource.rt, "dtor", _destructor(program, resource.dtor))
+    exported: dict[tuple[str, str], LiftedFunction] = {}
+    for name, lifted in plan.functions.items():
+        if isinstance(lifted, Lifted):
+            exported["", name] = binder.lifted(name, lifted)
+    for interface, items in plan.exports.items():
+        for name, item in items.items():
+            if isinstance(item, Lifted):
+                exported[canonical_name(interface), name] = binder.lifted(f"{interface}#{name}", item)
+    return Linked(plan, program, exported)
+
+
+class _Binder:
+    """Makes the callbacks of a component's host functions."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._offers = Offers(hosts)
+        self.program: LinkedProgram | None = None  # known once all callbacks are
+        self._lifted: dict[int, LiftedFunction] = {}
+
+    def callback(self, definition: HostDefinition, params: str, results: str) -> Callback:
+        match definition:
+            case ResourceBuiltin(kind, rt, part):
+                return resource_import(kind, f"[resource-{kind}]{rt}", rt, current, part)
+            case Lowered(HostCall() as callee):
+                return self._host(callee, definition, params, results)
+            case Lowered(Lifted() as callee):
+                return self._guest(callee, definition)
+        raise AssertionError(definition)
+
+    def _host(self, callee: HostCall, lowered: Lowered, params: str, results: str) -> Callback:
+        name = f"{callee.interface}#{callee.name}"
+        try:
+            type_, function = self._offers.function(callee.interface, callee.name)
+        except MissingDriver as missing:
+            warn_of(callee.interface, missing)
+            return raw_import(name, params, results, refusing(missing), current)
+        flat = tuple("".join(letters) for letters in flatten_functype(type_, "lower"))
+        assert flat == (params, results), (name, flat, params, results)
+        options = lowered.options
+        callback = lower_import(name, type_, function, current, options.slot, options.encoding, lowered.part)
+        if canonical_name(callee.interface) in RUNS_GUESTS:
+            return noting_stack(callback)
+        return callback
+
+    def _guest(self, callee: Lifted, lowered: Lowered) -> Callback:
+        """One component instance of the guest calls another one."""
+        name = f"component instance {callee.part}"
+        function: LiftedFunction | None = None
+
+        def call(instance: Any, *arguments: Any) -> Any:
+            nonlocal function
+            if function is None:
+                function = self.lifted(name, callee)
+            return function(instance, *arguments)
+
+        options = lowered.options
+        return fuse(
+            name, callee.type, call, current, options.slot, options.encoding, lowered.part, callee.part
+        )
+
+    def lifted(self, name: str, lifted: Lifted) -> LiftedFunction:
+        program = self.program
+        assert program is not None
+        options = lifted.options
+        return LiftedFunction(
+            lifted.type,
+            lift_export(name, lifted.type, options.slot, options.encoding, lifted.part),
+            program.core(lifted.core),
+            None if options.post_return is None else program.core(options.post_return),
+        )
+
+
+def _destructor(program: LinkedProgram, definition: object) -> Callable[[Any, Any], Any]:
+    signature = program.core(definition)
+    return lambda instance, rep: instance.core(signature)(rep)

@@ -71,6 +71,7 @@ class DecodeError(ComponentError):
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(f"{message} at byte {offset:#x}")
+        self.reason = message
         self.offset = offset
 
 

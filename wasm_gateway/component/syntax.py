@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .core import CoreModule
+from .core import CoreImport, CoreModule
 
 CoreSort = Literal["func", "table", "memory", "global", "tag", "type", "module", "instance"]
 # A sort of the component level, or "core func", "core module", ... for one of the core level.
@@ -209,6 +209,24 @@ class CoreInlineExports:
 
     offset: int
     exports: tuple[tuple[str, SortIndex], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OuterCoreType:
+    """(alias outer count index (type)) inside a module type."""
+
+    offset: int
+    count: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleType:
+    """What a core module has to import and export: (name, (kind, type)) for each export."""
+
+    imports: tuple[CoreImport, ...]
+    exports: tuple[tuple[str, tuple[str, object]], ...]
+    types: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

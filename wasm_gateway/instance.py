@@ -119,6 +119,7 @@ class Instance(HostContext):
         "called_from",
         "context",
         "depth",
+        "entered",
         "may_leave",
         "parts",
         "program",
@@ -147,6 +148,7 @@ class Instance(HostContext):
         self.called_from = 0
         self._handles: HandleTable | None = None
         self.may_leave = True
+        self.entered = False
         # The state of each component instance of a guest that has several; the first one's is here.
         self.parts: list[Any] = []
         # Many calls of the allocator in one crossing, where the module has been given that.
@@ -219,6 +221,8 @@ class Instance(HostContext):
             from .component.handles import Part
 
             self.parts = [self, *(Part() for _ in range(1, program.parts))]
+            for part in self.parts[1:]:
+                self.on_close(partial(part.handles.close, self))
         linker = program.take_linker()
         try:
             for step in program.steps:

@@ -453,7 +453,7 @@ def test_borrows_in_lists_and_variants_are_returned(new_instance, current) -> No
 
 
 def test_export_borrows_end_with_the_call(new_instance) -> None:
-    rt, own_rt = ResourceType("r", "test:x/y"), ResourceType("g", guest=True)
+    rt, own_rt = ResourceType("r", "test:x/y"), ResourceType("g", part=0)
     inst = new_instance()
     lifted = lift_export("f", function([BorrowType(rt), BorrowType(own_rt)]))
 
@@ -474,7 +474,7 @@ def test_export_borrows_end_with_the_call(new_instance) -> None:
 
 def test_resource_imports(new_instance, current) -> None:
     dropped = []
-    rt = ResourceType("r", guest=True, dtor=lambda inst, rep: dropped.append(rep))
+    rt = ResourceType("r", part=0, dtor=lambda inst, rep: dropped.append(rep))
     inst = new_instance()
     handle = inst.call(resource_import("new", "n", rt, current), ("i", "i"), 42)
     assert inst.call(resource_import("rep", "p", rt, current), ("i", "i"), handle) == 42

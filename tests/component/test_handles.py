@@ -74,7 +74,7 @@ def test_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_new_rep_drop() -> None:
     dropped: list[Any] = []
-    rt = ResourceType("r", guest=True, dtor=lambda inst, rep: dropped.append((inst, rep)))
+    rt = ResourceType("r", part=0, dtor=lambda inst, rep: dropped.append((inst, rep)))
     inst = Instance()
     index = canon_resource_new(inst, rt, 42)
     assert canon_resource_rep(inst, rt, index) == 42
@@ -106,7 +106,7 @@ def test_guest_must_be_able_to_leave() -> None:
 def test_close_destroys_what_is_left() -> None:
     dropped: list[Any] = []
     host = ResourceType("h", "test:x/y", dtor=lambda inst, rep: dropped.append(rep))
-    guest = ResourceType("g", guest=True, dtor=lambda inst, rep: dropped.append("never: its code is gone"))
+    guest = ResourceType("g", part=0, dtor=lambda inst, rep: dropped.append("never: its code is gone"))
     inst = Instance()
     table = inst.handles
     for rt, rep in [(host, 1), (guest, 2), (host, 3), (A, 4)]:

@@ -101,6 +101,7 @@ def lower_import(
     current: Any,
     slot: int = 0,
     encoding: StringEncoding = "utf8",
+    part: int = 0,
 ) -> Callback:
     """canon lower of a host function, as the body of a core callback (env, caller, raw, nargs).
 
@@ -112,13 +113,19 @@ def lower_import(
     UnsupportedError: the signature needs something that is not implemented.
     """
     check_supported(name, ft)
-    return lazy(name, "lower", current, lambda: write_import(name, ft, host, current, slot, encoding))
+    return lazy(name, "lower", current, lambda: write_import(name, ft, host, current, slot, encoding, part))
 
 
 def write_import(
-    name: str, ft: FuncType, host: Callable[..., Any], current: Any, slot: int, encoding: StringEncoding
+    name: str,
+    ft: FuncType,
+    host: Callable[..., Any],
+    current: Any,
+    slot: int,
+    encoding: StringEncoding,
+    part: int = 0,
 ) -> tuple[str, dict[str, Any]]:
-    out = Writer()
+    out = Writer(part)
     lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
     emit, block = out.emit, out.block
     ts, t = ft.param_types(), ft.result
@@ -161,7 +168,7 @@ def write_import(
     with block("def lower(env, caller, raw, nargs):"):
         with block("try:"):
             emit("inst = current.instance")
-            with block("if not inst.may_leave:"):
+            with block(f"if not {out.state}.may_leave:"):
                 emit('raise Trap("the component instance cannot be left now")')
             out.lines += body
         with block("except BaseException as exc:"):
@@ -181,7 +188,7 @@ def lower_result(lowering: Lowering, t: ValType, spilled: bool) -> None:
     """What a host function returned, to `ret` or into `core`; a bare value counts as the Ok of a `result`."""
     emit, bare = lowering.out.emit, isinstance(t, ResultType)
     if uses_memory(t):
-        emit("realloc = inst.realloc; inst.may_leave = False")
+        emit(f"realloc = inst.realloc; {lowering.out.state}.may_leave = False")
     if spilled:
         check_pointer(lowering.out, "ret", t)
         if bare:
@@ -197,11 +204,11 @@ def lower_result(lowering: Lowering, t: ValType, spilled: bool) -> None:
             letter = CORE_LETTER[flatten_type(t)[0]]
         emit(f"{lowering.out.struct('pack_into', letter)}(core, 0, {value})")
     if uses_memory(t):
-        emit("inst.may_leave = True")
+        emit(f"{lowering.out.state}.may_leave = True")
 
 
 def lift_export(
-    name: str, ft: FuncType, slot: int = 0, encoding: StringEncoding = "utf8"
+    name: str, ft: FuncType, slot: int = 0, encoding: StringEncoding = "utf8", part: int = 0
 ) -> Callable[..., Any]:
     """canon lift of a guest's function: (inst, core_call, post_return, *args) -> result.
 
@@ -212,12 +219,14 @@ def lift_export(
     UnsupportedError: the signature needs something that is not implemented.
     """
     check_supported(name, ft)
-    text, constants = write_export(name, ft, slot, encoding)
+    text, constants = write_export(name, ft, slot, encoding, part)
     return build(name, "lift", text, constants)
 
 
-def write_export(name: str, ft: FuncType, slot: int, encoding: StringEncoding) -> tuple[str, dict[str, Any]]:
-    out = Writer()
+def write_export(
+    name: str, ft: FuncType, slot: int, encoding: StringEncoding, part: int = 0
+) -> tuple[str, dict[str, Any]]:
+    out = Writer(part)
     lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
     emit, block = out.emit, out.block
     ts, t = ft.param_types(), ft.result
@@ -233,7 +242,7 @@ def write_export(name: str, ft: FuncType, slot: int, encoding: StringEncoding) -
         if borrows:
             emit("scope = BorrowScope()")
         if reallocs:
-            emit("realloc = inst.realloc; inst.may_leave = False")
+            emit(f"realloc = inst.realloc; {out.state}.may_leave = False")
         if spilled_params:
             pointee = TupleType(ts)
             args = [lowering.allocate(str(elem_size(pointee)), alignment(pointee))]
@@ -243,7 +252,7 @@ def write_export(name: str, ft: FuncType, slot: int, encoding: StringEncoding) -
             for u, param in zip(ts, params, strict=True):
                 args += map(out.bind, lowering.lower_flat(u, param))
         if reallocs:
-            emit("inst.may_leave = True")
+            emit(f"{out.state}.may_leave = True")
     with out.aside(3) as lift:
         if t is not None:
             carried: FlatValue = ("flat", None if spilled_result else flatten_type(t)[0])
@@ -275,7 +284,7 @@ def write_export(name: str, ft: FuncType, slot: int, encoding: StringEncoding) -
             with block("except Trap as exc:"):
                 emit("raise named(exc, NAME)")
         with block("if post_return is not None:"):
-            emit(f"inst.may_leave = False; post_return({flat_result}); inst.may_leave = True")
+            emit(f"{out.state}.may_leave = False; post_return({flat_result}); {out.state}.may_leave = True")
         if t is not None:
             emit("return result")
     return out.text(), {**SUPPORT, **out.constants, "NAME": name, "TYPE": ft}
@@ -322,7 +331,7 @@ def emit_lift(lifting: Lifting, lines: list[tuple[int, str]], memory: bool) -> N
     if memory:
         out.emit("view = mem.view; size = mem.size")
     if any("handles" in line for _, line in lines):
-        out.emit("handles = inst.handles")
+        out.emit(f"handles = {out.state}.handles")
     if lifting.lenders:
         out.emit("lenders = []")
     if any(".decode(" in line for _, line in lines + lifting.helpers):
@@ -414,13 +423,46 @@ def write_raw(
 
 
 def resource_import(
-    kind: Literal["new", "drop", "rep"], name: str, rt: ResourceType, current: Any
+    kind: Literal["new", "drop", "rep"], name: str, rt: ResourceType, current: Any, part: int = 0
 ) -> Callback:
-    """The callback of a canon resource.new, resource.drop or resource.rep of `rt`."""
+    """The callback of a canon resource.new, resource.drop or resource.rep of `rt` for the instance `part`."""
+
+    def state(inst: Any) -> Any:
+        return inst.parts[part] if part else inst
+
     match kind:
         case "new":
-            return raw_import(name, "i", "i", lambda inst, rep: canon_resource_new(inst, rt, rep), current)
+            return raw_import(
+                name, "i", "i", lambda inst, rep: canon_resource_new(state(inst), rt, rep), current
+            )
         case "drop":
-            return raw_import(name, "i", "", lambda inst, i: canon_resource_drop(inst, rt, i), current)
+            return raw_import(
+                name, "i", "", lambda inst, i: canon_resource_drop(inst, rt, i, state(inst)), current
+            )
         case "rep":
-            return raw_import(name, "i", "i", lambda inst, i: canon_resource_rep(inst, rt, i), current)
+            return raw_import(name, "i", "i", lambda inst, i: canon_resource_rep(state(inst), rt, i), current)
+
+
+def fuse(
+    name: str,
+    ft: FuncType,
+    call: Callable[..., Any],
+    current: Any,
+    slot: int,
+    encoding: StringEncoding,
+    part: int,
+    callee: int,
+) -> Callback:
+    """canon lower of a function that another component instance, `callee`, lifts; for the code of `part`.
+
+    `call(inst, *args)` is the lifted function. Traps when `callee` is being run already
+    (CanonicalABI.md, lifting: no reentrance).
+    """
+
+    def guarded(inst: Any, *args: Any) -> Any:
+        state = inst.parts[callee] if callee else inst
+        if state.entered:
+            raise Trap("cannot enter the component instance, which is running already")
+        return call(inst, *args)
+
+    return lower_import(name, ft, guarded, current, slot, encoding, part)

@@ -18,7 +18,8 @@ from .reader import Reader
 
 MAGIC = b"\0asm"
 
-KINDS = ("func", "table", "memory", "global", "tag")
+Kind = Literal["func", "table", "memory", "global", "tag"]
+KINDS: tuple[Kind, ...] = ("func", "table", "memory", "global", "tag")
 SECTIONS = {1: "type", 2: "import", 3: "function", 4: "table", 5: "memory", 6: "global", 7: "export"}
 SECTIONS |= {8: "start", 9: "element", 10: "code", 11: "data", 12: "data count", 13: "tag"}
 LETTERS = {0x7F: "i", 0x7E: "l", 0x7D: "f", 0x7C: "d", 0x7B: "v"}
@@ -45,7 +46,7 @@ class CoreExport:
     """The export of the item `index` of its kind; `type` is that of a func."""
 
     name: str
-    kind: str
+    kind: Kind
     index: int
     type: CoreFuncType | None = None
 
@@ -63,6 +64,10 @@ class CoreModule:
     has_start: bool = False
     type_count: int = 0
     func_count: int = 0
+
+    def export(self, name: str) -> CoreExport | None:
+        """The export `name`, None where there is none."""
+        return next((item for item in self.exports if item.name == name), None)
 
     @property
     def has_world(self) -> bool:
@@ -107,7 +112,7 @@ def sections(wasm: bytes | memoryview) -> Iterator[tuple[int, str, Reader]]:
         yield number, section.name() if number == 0 else "", section
 
 
-def core_module(wasm: bytes) -> CoreModule:
+def core_module(wasm: bytes | memoryview) -> CoreModule:
     """What the core module `wasm` imports, exports and carries.
 
     Raises DecodeError for malformed bytes, UnsupportedError for a component.

@@ -1,7 +1,7 @@
 # Writing Python text and turning it into functions, for canon.py.
 #
 # Rule 1: this file knows no type of the Component Model; it knows lines, names,
-# constants and struct formats.
+# constants and struct formats, and the number of a component instance.
 # Rule 2: a generated function can be read: its text is in `linecache`, so that
 # tracebacks and `inspect` show it, and `source` returns it.
 #
@@ -36,7 +36,10 @@ Slot = tuple[int, str]  # offset, struct letter
 class Writer:
     """Lines of Python, names for temporaries, and the constants that the text refers to."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: int = 0) -> None:
+        # The component instance that the code belongs to, and where its state is.
+        self.part = part
+        self.state = f"inst.parts[{part}]" if part else "inst"
         self.lines: list[tuple[int, str]] = []
         self.indent = 0
         self.temps = 0

@@ -105,8 +105,22 @@ class HandleTable:
         """Drop what the guest left behind: the host's destructors run, newest handle first."""
         array, self.array, self.free = self.array, [None], []
         for h in reversed(array):
-            if h is not None and h.own and not h.rt.guest and h.rt.dtor is not None:
+            if h is not None and h.own and h.rt.part is None and h.rt.dtor is not None:
                 h.rt.dtor(inst, h.rep)
+
+
+class Part:
+    """The state of a component instance behind the first, which an instance keeps itself.
+
+    `may_leave`, `entered`: CanonicalABI.md, Component Instance State.
+    """
+
+    __slots__ = ("entered", "handles", "may_leave")
+
+    def __init__(self) -> None:
+        self.handles = HandleTable()
+        self.may_leave = True
+        self.entered = False
 
 
 def canon_resource_new(inst: Any, rt: ResourceType, rep: int) -> int:
@@ -117,13 +131,22 @@ def canon_resource_new(inst: Any, rt: ResourceType, rep: int) -> int:
     return table.add(ResourceHandle(rt, rep, True))
 
 
-def canon_resource_drop(inst: Any, rt: ResourceType, i: int) -> None:
-    """A guest drops a handle; the destructor of an owned resource runs."""
-    if not inst.may_leave:
+def canon_resource_drop(inst: Any, rt: ResourceType, i: int, state: Any = None) -> None:
+    """A guest drops a handle; the destructor of an owned resource runs.
+
+    `state` is that of the component instance that drops it, `inst` itself where there is one alone.
+    """
+    if state is None:
+        state = inst
+    if not state.may_leave:
         raise Trap("resource.drop: cannot leave the component instance")
-    h = inst.handles.remove(i, rt)
+    h = state.handles.remove(i, rt)
     if h.own:
         if rt.dtor is not None:
+            if rt.part is not None:
+                defining = inst.parts[rt.part] if rt.part else inst
+                if defining is not state and defining.entered:
+                    raise Trap("resource.drop: cannot enter the component instance that defines the resource")
             rt.dtor(inst, h.rep)
     elif h.borrow_scope is not None:
         h.borrow_scope.num_borrows -= 1

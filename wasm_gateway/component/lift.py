@@ -223,7 +223,7 @@ class Lifting:
         helper = self.out.temp("load_")
         loops, self.loops = self.loops, 1  # its caller's budget pays
         with self.out.aside(0) as lines, self.out.block(f"def {helper}(inst, mem, left, lenders, base):"):
-            self.out.emit("view = mem.view; size = mem.size; handles = inst.handles")
+            self.out.emit(f"view = mem.view; size = mem.size; handles = {self.out.state}.handles")
             self.out.emit(f"return {self.load(t, 'base', 0)}, left")
         self.loops = loops
         self.helpers += lines

@@ -199,11 +199,13 @@ class Lowering:
                 return f"{self.out.constant('INDEX', index, labels)}[{value}]"
             case OwnType(rt):
                 h = self.out.temp("h")
-                self.out.emit(f"{h} = inst.handles.lower_own({self.resource(rt)}, {value})")
+                self.out.emit(f"{h} = {self.out.state}.handles.lower_own({self.resource(rt)}, {value})")
                 return h
-            case BorrowType(rt) if not rt.guest:
+            case BorrowType(rt) if rt.part != self.out.part:
                 h = self.out.temp("h")
-                self.out.emit(f"{h} = inst.handles.lower_borrow({self.resource(rt)}, {value}, scope)")
+                self.out.emit(
+                    f"{h} = {self.out.state}.handles.lower_borrow({self.resource(rt)}, {value}, scope)"
+                )
                 return h
             case _:
                 return value

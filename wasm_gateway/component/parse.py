@@ -233,9 +233,12 @@ class _Parser:
                     raise DecodeError(f"there is no type {index}", start)
                 return "func", types[index]
             case 1:
-                return "table", (value_type(r), limits(r))
+                value_type(r)
+                limits(r)
+                return "table", None
             case 2:
-                return "memory", limits(r)
+                limits(r)
+                return "memory", None
             case 3:
                 return "global", (value_type(r), r.expect("mutability", 0, 1))
             case _:

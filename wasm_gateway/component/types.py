@@ -150,14 +150,15 @@ class ResourceType:
     """A resource type.
 
     Equal when both come from the same named interface, in compatible versions; one that has no interface
-    (defined by a guest) is equal to itself alone. `dtor(inst, rep)` runs when its last owner drops it. `guest` is set where
-    the guest itself defines it, so that a borrow of it is lowered as its bare representation.
+    (defined by a guest) is equal to itself alone. `dtor(inst, rep)` runs when its last owner drops it.
+    `part` is the number of the component instance that defines it, None for one of the host: that instance
+    is lent its bare representation.
     """
 
     name: str
     interface: str | None = None
     dtor: Callable[[Any, Any], Any] | None = None
-    guest: bool = False
+    part: int | None = None
 
     def __post_init__(self) -> None:
         if self.interface is not None:

@@ -156,6 +156,7 @@ class _Binder:
             lift_export(name, lifted.type, options.slot, options.encoding, lifted.part),
             program.core(lifted.core),
             None if options.post_return is None else program.core(options.post_return),
+            part=lifted.part,
         )
 
 

@@ -30,7 +30,7 @@ class LiftedFunction:
     `initialize` is a core function that is called before, as for a reactor.
     """
 
-    __slots__ = ("_core", "_initialize", "_lift", "_post_return", "type")
+    __slots__ = ("_core", "_initialize", "_lift", "_part", "_post_return", "type")
 
     def __init__(
         self,
@@ -39,8 +39,10 @@ class LiftedFunction:
         core: CoreSignature,
         post_return: CoreSignature | None = None,
         initialize: CoreSignature | None = None,
+        part: int = 0,
     ) -> None:
         self.type = type
+        self._part = part
         self._lift = lift
         self._core = core
         self._post_return = post_return
@@ -51,7 +53,12 @@ class LiftedFunction:
         if self._initialize is not None:
             instance.core(self._initialize)()
         post_return = None if self._post_return is None else instance.core(self._post_return)
-        return self._lift(instance, instance.core(self._core), post_return, *arguments)
+        state = instance.parts[self._part] if self._part else instance
+        state.entered = True
+        try:
+            return self._lift(instance, instance.core(self._core), post_return, *arguments)
+        finally:
+            state.entered = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,6 @@ class Instance(HostContext):
         "program",
         "realloc_each",
         "services",
-        "wasi",
     )
 
     def __init__(

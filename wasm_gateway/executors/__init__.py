@@ -129,7 +129,7 @@ def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None
         if handler is not None:
             from .wasi_http import WasiHttpExecutor
 
-            return WasiHttpExecutor(guest, handler, name)
+            return WasiHttpExecutor(guest, handler)
     handler = find(*spin.HTTP)
     if handler is not None:
         return SpinExecutor(guest, _checked(handler, *spin.HTTP))

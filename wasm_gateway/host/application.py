@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import forks
-from ..component.types import InterfaceType
-from ..component.wit import parse_interface
+from ..component.names import canonical_name
+from ..component.types import InterfaceType, ResourceType, World
+from ..component.wit import parse
 from ..errors import HostError, LinkError, ManifestError
 from ..runtime_config import RuntimeConfig
 
@@ -26,7 +28,8 @@ DEFAULT = "default"
 KEY_VALUE_FILE = "sqlite_key_value.db"
 SQLITE_FILE = "sqlite_db.db"
 
-# interface -> (module of its family, attribute of Hosts that makes the family)
+# Canonical name of an interface (component/names.py) -> module of its family, which a method
+# _make_... of Hosts makes.
 FAMILIES = {
     "fermyon:spin/key-value": "key_value",
     "fermyon:spin/sqlite": "sqlite",
@@ -36,10 +39,34 @@ FAMILIES = {
     "fermyon:spin/postgres": "postgres",
     "fermyon:spin/mysql": "mysql",
     "fermyon:spin/llm": "llm",
+    "wasi:io/error@0.2": "wasi_io",
+    "wasi:io/poll@0.2": "wasi_io",
+    "wasi:io/streams@0.2": "wasi_io",
+    "wasi:clocks/monotonic-clock@0.2": "wasi_clocks",
+    "wasi:clocks/wall-clock@0.2": "wasi_clocks",
+    "wasi:random/random@0.2": "wasi_clocks",
+    "wasi:random/insecure@0.2": "wasi_clocks",
+    "wasi:random/insecure-seed@0.2": "wasi_clocks",
+    "wasi:cli/environment@0.2": "wasi_cli",
+    "wasi:cli/exit@0.2": "wasi_cli",
+    "wasi:cli/stdin@0.2": "wasi_cli",
+    "wasi:cli/stdout@0.2": "wasi_cli",
+    "wasi:cli/stderr@0.2": "wasi_cli",
+    "wasi:cli/terminal-input@0.2": "wasi_cli",
+    "wasi:cli/terminal-output@0.2": "wasi_cli",
+    "wasi:cli/terminal-stdin@0.2": "wasi_cli",
+    "wasi:cli/terminal-stdout@0.2": "wasi_cli",
+    "wasi:cli/terminal-stderr@0.2": "wasi_cli",
+    "wasi:http/types@0.2": "wasi_http",
+    "wasi:http/outgoing-handler@0.2": "wasi_http",
+    "wasi:http/incoming-handler@0.2": "wasi_http",
 }
 
 # Families that need a driver, and the extra that brings it.
 EXTRAS = {"redis": "redis", "postgres": "postgres", "mysql": "mysql"}
+
+# Interfaces of other packages that a WIT text refers to.
+USED = re.compile(r"\buse ([\w-]+:[\w-]+/[\w-]+(?:@[\w.-]*\w)?)\.\{")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +105,7 @@ class Hosts:
         self.after_fork()
         self._families: dict[str, Any] = {}
         self._offered: dict[str, Offered] = {}
+        self._parsed: dict[str, Mapping[str, InterfaceType]] = {}  # by WIT text
         self._network: Any = None
         forks.watch(self)
 
@@ -85,16 +113,37 @@ class Hosts:
         self._lock = threading.RLock()  # guards families and offered
 
     def interface(self, name: str) -> Offered | None:
-        """The interface `name`, None when this host has no such thing; LinkError when a driver is missing."""
+        """The interface `name`, in this or a compatible version; None when this host has no such thing.
+
+        LinkError when a driver is missing.
+        """
+        name = canonical_name(name)
         if name not in FAMILIES:
             return None
         with self._lock:
             offered = self._offered.get(name)
             if offered is None:
                 module, family = self._family(FAMILIES[name])
-                type_ = parse_interface(name, module.INTERFACES[name])
-                offered = self._offered[name] = Offered(type_, family.functions(name))
+                type_ = self._type(name, module.INTERFACES[name])
+                functions = family.functions(name)
+                for key, rt in type_.types.items():
+                    if isinstance(rt, ResourceType) and rt.interface == name:
+                        object.__setattr__(rt, "dtor", functions.get(f"[resource-drop]{key}"))
+                offered = self._offered[name] = Offered(type_, functions)
             return offered
+
+    def _type(self, name: str, text: str) -> InterfaceType:
+        """The interface `name` of a WIT text, which is parsed once for all interfaces in it."""
+        interfaces = self._parsed.get(text)
+        if interfaces is None:
+            known: dict[str, InterfaceType | World] = {}
+            for used in USED.findall(text):
+                offered = self.interface(used)
+                assert offered is not None, used
+                known[used] = offered.type
+            found = parse(text, known).interfaces
+            interfaces = self._parsed[text] = {canonical_name(key): type_ for key, type_ in found.items()}
+        return interfaces[name]
 
     def _module(self, name: str) -> Any:
         """The module of a family; LinkError says which extra brings its driver when that is missing."""
@@ -188,6 +237,19 @@ class Hosts:
                     options.get("path"), allow_attach_file=options.get("allow_attach_file", False)
                 )
         return module.Sqlite(databases)
+
+    def _make_wasi_io(self, module: Any) -> Any:
+        return module.WasiIo()
+
+    def _make_wasi_clocks(self, module: Any) -> Any:
+        return module.WasiClocks()
+
+    def _make_wasi_cli(self, module: Any) -> Any:
+        return module.WasiCli()
+
+    def _make_wasi_http(self, module: Any) -> Any:
+        _, outbound = self._family("outbound_http")
+        return module.WasiHttp(outbound)
 
     def _make_config(self, module: Any) -> Any:
         return module.Config()

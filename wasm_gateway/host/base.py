@@ -79,13 +79,14 @@ class HostContext:
     The engine's Instance extends this class; tests use it as it is.
     """
 
-    __slots__ = ("_closers", "component", "deadline", "memories", "state")
+    __slots__ = ("_closers", "component", "deadline", "memories", "state", "wasi")
 
     def __init__(self, component: Grants, deadline: Deadline) -> None:
         self.component = component
         self.deadline = deadline
         self.memories: list[Memory] = []
         self.state: dict[Any, Any] = {}
+        self.wasi: Any = None  # what a guest of WASI finds around itself (wasi_state.py)
         self._closers: list[Callable[[], object]] = []
 
     def on_close(self, callback: Callable[[], object]) -> None:

@@ -105,12 +105,16 @@ class HttpFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A request on its way out; `target` is an absolute URL, or a path of the application itself."""
+    """A request on its way out; `target` is an absolute URL, or a path of the application itself.
+
+    `plain`: nothing is asked for, or unpacked, that the guest has not asked for itself.
+    """
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...]
     body: bytes | None
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ class Client:
             timeout=None,
         )
         try:
-            return self._receive(response)
+            return self._receive(response, request.plain)
         except BaseException:
             response.close()
             raise
@@ -208,13 +212,13 @@ class Client:
             response.release_conn()
 
     @staticmethod
-    def _receive(response: urllib3.BaseHTTPResponse) -> Incoming:
+    def _receive(response: urllib3.BaseHTTPResponse, plain: bool) -> Incoming:
         headers = [(name.lower(), value) for name, value in response.headers.items()]
         budget = Budget()
         for name, value in headers:
             budget.spend(VALUE_OVERHEAD + len(name) + len(value))
         chunks: Iterable[bytes] = response.stream(_CHUNK, decode_content=False)
-        if response.headers.get("content-encoding", "").strip().lower() == "gzip":
+        if not plain and response.headers.get("content-encoding", "").strip().lower() == "gzip":
             # as Spin's client: unpacked, and nothing left that tells of it
             chunks = _gunzip(chunks)
             headers = [pair for pair in headers if pair[0] not in ("content-encoding", "content-length")]
@@ -287,7 +291,7 @@ def _wire_headers(request: Outgoing, address: Address) -> urllib3.HTTPHeaderDict
         names.add(name)
     if "accept-encoding" not in names:
         # as Spin's client: a part of a packed body could not be unpacked
-        headers.add("accept-encoding", SKIP_HEADER if "range" in names else "gzip")
+        headers.add("accept-encoding", SKIP_HEADER if request.plain or "range" in names else "gzip")
     if "user-agent" not in names:
         headers.add("user-agent", SKIP_HEADER)
     if address.user is not None and "authorization" not in names:

@@ -96,8 +96,22 @@ class _NoMemory(list[Memory]):
 _NO_MEMORY = _NoMemory()
 
 
-def _missing_memory() -> memoryview:
-    raise Trap("the guest's memory is not there yet")
+class _MissingMemory(Memory):
+    """Of a module that is still to be instantiated."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(lambda: memoryview(bytearray()))
+
+    def ensure(self, end: int) -> None:
+        raise Trap("the guest's memory is not there yet")
+
+    def close(self) -> None:
+        pass  # there is one for all
+
+
+_MISSING = _MissingMemory()
 
 
 class Instance(HostContext):
@@ -215,7 +229,8 @@ class Instance(HostContext):
         """Carry out the steps of a guest of several modules."""
         address, buffer, context = self._address, self._buffer, self.context
         trap = address + TRAP
-        memories = self.memories = [Memory(_missing_memory) for _ in program.allocators]
+        memories: list[Memory] = [_MISSING] * len(program.allocators)
+        self.memories = memories
         if program.parts > 1:
             from .component.handles import Part
 

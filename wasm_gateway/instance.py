@@ -121,10 +121,11 @@ class Instance(HostContext):
     the pool has no slot left, Trap when a start function traps.
     """
 
+    handles: HandleTable
+
     __slots__ = (
         "_address",
         "_buffer",
-        "_handles",
         "_has_each",
         "_has_realloc",
         "_log",
@@ -134,6 +135,7 @@ class Instance(HostContext):
         "context",
         "depth",
         "entered",
+        "handles",
         "may_leave",
         "parts",
         "program",
@@ -159,7 +161,6 @@ class Instance(HostContext):
         # guest last called a function that may run another one.
         self.depth = 0
         self.called_from = 0
-        self._handles: HandleTable | None = None
         self.may_leave = True
         self.entered = False
         # The state of each component instance of a guest that has several; the first one's is here.
@@ -276,15 +277,15 @@ class Instance(HostContext):
         if raised:
             raise raised[0]
 
-    @property
-    def handles(self) -> HandleTable:
-        """The resources that the guest holds; made when the first one is."""
-        if self._handles is None:
-            from .component.handles import HandleTable
+    def __getattr__(self, name: str) -> Any:
+        """`handles`, the resources that the guest holds: made when the first one is."""
+        if name != "handles":
+            raise AttributeError(name)
+        from .component.handles import HandleTable
 
-            self._handles = HandleTable()
-            self.on_close(partial(self._handles.close, self))
-        return self._handles
+        table = self.handles = HandleTable()
+        self.on_close(partial(table.close, self))
+        return table
 
     # Memory
 

@@ -57,6 +57,8 @@ FAMILIES = {
     "wasi:cli/terminal-stdin@0.2": "wasi_cli",
     "wasi:cli/terminal-stdout@0.2": "wasi_cli",
     "wasi:cli/terminal-stderr@0.2": "wasi_cli",
+    "wasi:filesystem/types@0.2": "wasi_filesystem",
+    "wasi:filesystem/preopens@0.2": "wasi_filesystem",
     "wasi:http/types@0.2": "wasi_http",
     "wasi:http/outgoing-handler@0.2": "wasi_http",
     "wasi:http/incoming-handler@0.2": "wasi_http",
@@ -246,6 +248,9 @@ class Hosts:
 
     def _make_wasi_cli(self, module: Any) -> Any:
         return module.WasiCli()
+
+    def _make_wasi_filesystem(self, module: Any) -> Any:
+        return module.WasiFilesystem()
 
     def _make_wasi_http(self, module: Any) -> Any:
         _, outbound = self._family("outbound_http")

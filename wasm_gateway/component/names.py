@@ -28,3 +28,62 @@ def canonical_name(name: str) -> str:
     else:
         version = f"0.0.{patch}"
     return f"{match['name']}@{version}"
+
+
+_WORD = r"(?:[a-z][a-z0-9]*|[A-Z][A-Z0-9]*)"
+_LATER = r"(?:-(?:[a-z0-9]+|[A-Z0-9]+))*"
+_LABEL = _WORD + _LATER
+_PACKAGE = r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
+_IDENTIFIERS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
+_NUMBER = r"(?:0|[1-9]\d*)"
+_VERSION = (
+    rf"(?:{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_IDENTIFIERS})?(?:\+{_IDENTIFIERS})?"
+    rf"|0\.0\.{_NUMBER}|0\.{_NUMBER}|[1-9]\d*)"
+)
+_LABEL_PATTERN = re.compile(_LABEL)
+_PLAIN = re.compile(
+    rf"(?:\[constructor\](?P<constructed>{_LABEL})"
+    rf"|\[(?P<kind>method|static)\](?P<resource>{_LABEL})\.(?P<function>{_LABEL})"
+    rf"|(?P<label>{_LABEL}))"
+)
+_INTERFACE = re.compile(rf"{_PACKAGE}:{_PACKAGE}/{_LABEL}(?:@{_VERSION})?")
+_HASH = r"sha(?:256|384|512)-[A-Za-z0-9+/]+={0,2}"
+_OTHER = re.compile(
+    rf"(?:url=<[^<>]*>(?:,integrity=<{_HASH}>)?|integrity=<{_HASH}>"
+    rf"|locked-dep=<{_PACKAGE}:{_PACKAGE}(?:@{_VERSION})?>(?:,integrity=<{_HASH}>)?"
+    rf"|unlocked-dep=<{_PACKAGE}:{_PACKAGE}(?:@(?:\*|\{{[^{{}}<>]*\}}))?>)"
+)
+
+
+def is_label(name: str) -> bool:
+    """Whether `name` is in kebab case: words all lower or all upper case, beginning with a letter."""
+    return _LABEL_PATTERN.fullmatch(name) is not None
+
+
+def is_interface_name(name: str) -> bool:
+    return _INTERFACE.fullmatch(name) is not None
+
+
+def annotated(name: str) -> tuple[str, str, str] | None:
+    """(kind, resource, function) of "[method]r.f", "[static]r.f" and "[constructor]r" (function "")."""
+    match = _PLAIN.fullmatch(name)
+    if match is None or match["label"] is not None:
+        return None
+    if match["constructed"] is not None:
+        return "constructor", match["constructed"], ""
+    return match["kind"], match["resource"], match["function"]
+
+
+def unique_key(name: str, imported: bool) -> str | None:
+    """What has to be unique among the names of a side ("strongly-unique"); None where `name` is no name."""
+    match = _PLAIN.fullmatch(name)
+    if match is None:
+        if _INTERFACE.fullmatch(name) is None and not (imported and _OTHER.fullmatch(name)):
+            return None
+        return name.lower()
+    if match["label"] is not None:
+        return name.lower()
+    if match["constructed"] is not None:
+        return name.lower()
+    resource, function = match["resource"].lower(), match["function"].lower()
+    return resource if resource == function else f"{resource}.{function}"

@@ -121,6 +121,7 @@ class Plan:
 
     `imports` holds what it imports of the host, by the names that it uses; `functions` are the functions
     that it exports by themselves; `exports` are those of each interface, whose types are in `interfaces`.
+    `owners` says for each part whose it is: 0 the component itself, k the k-th that it depends on.
     """
 
     modules: tuple[PlanModule, ...] = ()
@@ -132,3 +133,4 @@ class Plan:
     functions: Mapping[str, Lifted] = field(default_factory=dict)
     exports: Mapping[str, Mapping[str, Lifted | HostFunction]] = field(default_factory=dict)
     interfaces: Mapping[str, InterfaceType] = field(default_factory=dict)
+    owners: tuple[int, ...] = (0,)

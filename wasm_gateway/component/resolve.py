@@ -1,30 +1,26 @@
 # Definitions of a component -> its link plan: every index, alias, nested component
 # and instance resolved, once.
 #
-# Rule 1: a component is evaluated as it would be instantiated: definitions in order,
-# each into the next place of its index space. What comes out of the core parts is
-# not run but written down (plan.py).
-# Rule 2: types of imports are closures. Each use evaluates their declarations again,
-# with the resources of whatever meets the import in the places of `sub resource`; so
-# two types are compatible when they are equal afterwards.
+# Rule 1: a component is evaluated as it would be instantiated (evaluate.py), its imports
+# met by the host, or by exports of other components. What comes out of the core parts
+# is not run but written down (plan.py).
+# Rule 2: types of imports are matched with what meets them: resource types that they
+# bring become the host's own, all the rest has to be equal.
 # Rule 3: foreign definitions raise DecodeError (invalid, with the offset), LinkError
 # (the host, or another component, does not offer what is imported) or
-# UnsupportedError, and take bounded time: `Budget` counts what is evaluated.
+# UnsupportedError, and take bounded time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
 
 from ..errors import DecodeError, LinkError, UnsupportedError
 from . import syntax as s
-from .layout import CoreFuncType, flatten_functype
+from .evaluate import CoreInstance, CoreItem, Evaluator, Scope
+from .items import Component, Func, Instance, Item, Mismatch, Module, instance_of, root_of, sort_of
 from .names import canonical_name
 from .plan import (
     CoreDefinition,
-    CoreItem,
     GuestResource,
     HostFunction,
     Lifted,
@@ -36,167 +32,35 @@ from .plan import (
     Slot,
     Step,
 )
-from .types import (
-    PRIMITIVES,
-    BorrowType,
-    CaseType,
-    EnumType,
-    FieldType,
-    FlagsType,
-    FuncType,
-    FutureType,
-    InterfaceType,
-    ListType,
-    OptionType,
-    OwnType,
-    RecordType,
-    ResourceType,
-    ResultType,
-    StreamType,
-    TupleType,
-    ValType,
-    VariantType,
-    bounded,
-)
+from .plan import CoreItem as CoreExport
+from .subtype import Matching, same_functions, same_values
+from .types import FuncType, InterfaceType, ResourceType, ValType, describe_mismatch
 
-# What a component of today has: 14 core modules and 2,400 definitions (Python).
-MAX_DEFINITIONS = 200_000
+# What a component of today has: 14 core modules (Python).
 MAX_STEPS = 64
 MAX_PARTS = 256
 
 Offered = Callable[[str], "InterfaceType | FuncType | None"]
+# What meets an import of a component instance: (name, what it is expected to be, the resource types that
+# this binds, offset) -> item
+Supply = Callable[[str, Item, list[ResourceType], int], Item]
+Provided = Mapping[str, tuple[s.ComponentDef, "str | None"]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class InstanceT:
-    """An instance type: its declarations, and where they were made."""
+def validate(component: s.ComponentDef) -> None:
+    """Check everything that the specification asks of a component (Binary.md, Explainer.md).
 
-    declarations: tuple[s.Definition, ...]
-    scope: Scope
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ComponentT:
-    declarations: tuple[s.Definition, ...]
-    scope: Scope
+    Whatever is valid passes, asynchronous functions and values included, unless it is too large
+    (UnsupportedError). Core modules' code is left to the engine. Raises DecodeError.
+    """
+    Evaluator().evaluate(component, None)
 
 
-Type = ValType | FuncType | ResourceType | InstanceT | ComponentT
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Func:
-    """A function: its type, and who it is; None where only its type is known."""
-
-    type: FuncType
-    target: HostFunction | Lifted | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Instance:
-    """An instance: what it exports, by name."""
-
-    exports: Mapping[str, Item]
-    interface: InterfaceType | None = None  # of the host, where it comes from there
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Component:
-    """A component that can be instantiated: its definitions, and where they are."""
-
-    definition: s.ComponentDef
-    scope: Scope | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CoreFunc:
-    definition: CoreDefinition
-    type: CoreFuncType
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CoreInstance:
-    """A core instance: the step that makes it, or items by name."""
-
-    step: int | None
-    module: PlanModule | None
-    items: Mapping[str, tuple[str, Any]]
-
-
-# What an index space, an export or an argument holds.
-Item = Func | Type | Instance | Component | PlanModule
-I = TypeVar("I")  # noqa: E741
-
-
-class Budget:
-    """What may be evaluated for one guest."""
-
-    def __init__(self) -> None:
-        self.left = MAX_DEFINITIONS
-
-    def spend(self, count: int) -> None:
-        self.left -= count
-        if self.left < 0:
-            raise UnsupportedError(
-                f"more than {MAX_DEFINITIONS} definitions, instantiations counted", "large components"
-            )
-
-
-@dataclass(slots=True, eq=False)
-class Scope:
-    """The index spaces of a component, a component type or an instance type."""
-
-    parent: Scope | None
-    types: list[Type] = field(default_factory=list)
-    funcs: list[Func] = field(default_factory=list)
-    instances: list[Instance] = field(default_factory=list)
-    components: list[Component | ComponentT] = field(default_factory=list)
-    core_types: list[object] = field(default_factory=list)
-    core_modules: list[PlanModule] = field(default_factory=list)
-    core_instances: list[CoreInstance] = field(default_factory=list)
-    core_funcs: list[CoreFunc] = field(default_factory=list)
-    core_items: dict[str, list[CoreItem]] = field(
-        default_factory=lambda: {"table": [], "memory": [], "global": [], "tag": []}
-    )
-    part: int | None = None  # of a component, once it has core code
-    resources: list[ResourceType] = field(default_factory=list)
-
-    def add(self, sort: str, item: Any) -> None:
-        self.space(sort).append(item)
-
-    def space(self, sort: str) -> list[Any]:
-        match sort:
-            case "type":
-                return self.types
-            case "func":
-                return self.funcs
-            case "instance":
-                return self.instances
-            case "component":
-                return self.components
-            case "core module":
-                return self.core_modules
-            case "core func":
-                return self.core_funcs
-            case "core instance":
-                return self.core_instances
-            case "core type":
-                return self.core_types
-            case "value":
-                raise UnsupportedError("values at the level of components are not supported", "values")
-        return self.core_items[sort.removeprefix("core ")]
-
-
-def resolve(
-    component: s.ComponentDef,
-    offered: Offered,
-    provided: Mapping[str, tuple[s.ComponentDef, str | None]] | None = None,
-) -> Plan:
+def resolve(component: s.ComponentDef, offered: Offered, provided: Provided | None = None) -> Plan:
     """The link plan of `component`, its imports met by what the host offers.
 
     `offered(name)` gives the type of the interface or function that the host has under an imported name,
-    None for none. `provided` meets imports with an export of another component, or with the export of
-    the same name (None); each of these is instantiated once, its own imports met by the host.
+    None for none. `provided` meets imports with exports of other components, as `compose` says.
 
     Raises DecodeError where `component` is not valid, LinkError where an import is not met, or with
     another type, UnsupportedError for what is not implemented.
@@ -204,38 +68,48 @@ def resolve(
     return Resolver(offered).plan(component, provided or {})
 
 
-class Resolver:
+def compose(main: s.ComponentDef, provided: Provided, offered: Offered) -> Plan:
+    """The link plan of `main` together with the components that it depends on.
+
+    `provided` maps a dependency name to a component and the name of its export (None: that of the
+    import). A dependency name is an import of `main`, with or without its version, or a package
+    ("a:b", "a:b@1.2.0") whose interfaces are all meant (Spin: manifest, 9). Each component is instantiated
+    once; what it imports itself is met by the host. `Plan.owners` says to whom each part belongs.
+
+    Raises LinkError where a dependency name matches no import, a component has no such export, or one of
+    another type, and for `main` and its dependencies whatever `resolve` raises.
+    """
+    return resolve(main, offered, provided)
+
+
+class Resolver(Evaluator):
+    """Evaluates components and writes down what their instances come to."""
+
+    strict = False
+
     def __init__(self, offered: Offered) -> None:
+        super().__init__()
         self.offered = offered
-        self.budget = Budget()
         self.modules: list[PlanModule] = []
+        self.module_numbers: dict[int, int] = {}
         self.steps: list[Step] = []
         self.slots: list[list[CoreDefinition | None]] = []  # memory, realloc
+        self.slot_numbers: dict[CoreDefinition, list[int]] = {}
         self.resources: list[GuestResource] = []
         self.imports: dict[str, InterfaceType | FuncType] = {}
-        self.parts = 0
-        self.depth = 0
+        self.owners: list[int] = []
+        self.owner = 0
+        self._supplies: dict[int, tuple[Scope, Supply]] = {}
 
-    def plan(
-        self, component: s.ComponentDef, provided: Mapping[str, tuple[s.ComponentDef, str | None]]
-    ) -> Plan:
-        dependencies: dict[int, Instance] = {}
-        arguments: dict[str, Item] = {}
-        for name, (dependency, export) in provided.items():
-            instance = dependencies.get(id(dependency))
-            if instance is None:
-                instance = dependencies[id(dependency)] = self.component(dependency, None, self.host_argument)
-            wanted = canonical_name(export or name)
-            found = next((i for n, i in instance.exports.items() if canonical_name(n) == wanted), None)
-            if found is None:
-                raise LinkError(f"the component that is to provide {name} exports no {export or name}", name)
-            arguments[canonical_name(name)] = found
+    def validator(self) -> Evaluator:
+        evaluator = Evaluator()
+        evaluator.budget, evaluator.facts, evaluator.depth = self.budget, self.facts, self.depth
+        return evaluator
 
-        def argument(name: str, scope: Scope, desc: s.ExternDesc, offset: int) -> Item:
-            found = arguments.get(canonical_name(name))
-            return self.host_argument(name, scope, desc, offset) if found is None else found
-
-        instance = self.component(component, None, argument)
+    def plan(self, component: s.ComponentDef, provided: Provided) -> Plan:
+        supply = self.dependencies(component, provided) if provided else self.host
+        self.owner = 0
+        instance = self.instantiated(component, None, supply)
         functions: dict[str, Lifted] = {}
         exports: dict[str, dict[str, Lifted | HostFunction]] = {}
         interfaces: dict[str, InterfaceType] = {}
@@ -253,504 +127,319 @@ class Resolver:
             modules=tuple(self.modules),
             steps=tuple(self.steps),
             slots=tuple(Slot(memory, realloc) for memory, realloc in self.slots),
-            parts=max(self.parts, 1),
+            parts=max(len(self.owners), 1),
             resources=tuple(self.resources),
             imports=self.imports,
             functions=functions,
             exports=exports,
             interfaces=interfaces,
+            owners=tuple(self.owners) or (0,),
         )
 
-    # Imports that the host meets.
+    def instantiated(self, definition: s.ComponentDef, parent: Scope | None, supply: Supply) -> Instance:
+        """An instance of a component, its imports met by `supply`."""
+        scope = Scope("component", parent)
+        self._supplies[id(scope)] = scope, supply
+        self.run(scope, definition)
+        return instance_of(scope.exports.items)
 
-    def host_argument(self, name: str, scope: Scope, desc: s.ExternDesc, offset: int) -> Item:
-        """What the host has for an import of the outermost component."""
-        match desc.sort:
-            case "instance":
-                declared = self.at(scope, "type", desc.index, offset)
-                offer = self.offered(name)
-                if not isinstance(offer, InterfaceType):
-                    offer = InterfaceType(name) if self.needs_nothing(declared) else None
-                if offer is None:
-                    raise LinkError(f"imports {name}, which this gateway does not offer", name)
-                self.imports[name] = offer
-                return host_instance(name, offer)
-            case "func":
+    # Imports.
+
+    def import_(self, scope: Scope, d: s.Import) -> None:
+        variables: list[ResourceType] = []
+        expected = self.declared(scope, d.desc, d.offset, variables)
+        _, supply = self._supplies[id(scope)]
+        self.add_import(scope, d, supply(d.name.name, expected, variables, d.offset))
+
+    def host(self, name: str, expected: Item, variables: list[ResourceType], offset: int) -> Item:
+        """What the host has for an import of an outermost component."""
+        match expected:
+            case Instance(exports):
+                return self.host_instance(name, exports, variables)
+            case Func(ft):
                 offer = self.offered(name)
                 if not isinstance(offer, FuncType):
                     raise LinkError(f"imports a function {name}, which this gateway does not offer", name)
+                self.check_function("", name, ft, offer)
                 self.imports[name] = offer
-                return Func(offer, HostFunction("", name, offer))
-            case "type" if desc.bound == "eq":
-                found: Item = self.at(scope, "type", desc.index, offset)
-                return found
-        raise LinkError(f"imports the {desc.sort} {name}, which no host can offer", name)
+                return Func(ft, HostFunction("", name, ft))
+            case ValType():
+                return expected
+        raise LinkError(f"imports the {sort_of(expected)} {name}, which no host can offer", name)
 
-    def needs_nothing(self, declared: Type) -> bool:
-        """Whether an instance type declares no function and no resource, so that any instance will do."""
-        if not isinstance(declared, InstanceT):
-            return False
-        return not any(
-            isinstance(d, s.Export)
-            and d.desc is not None
-            and (d.desc.sort != "type" or d.desc.bound == "sub resource")
-            for d in declared.declarations
-        )
-
-    # Components.
-
-    def component(
-        self,
-        definition: s.ComponentDef,
-        parent: Scope | None,
-        argument: Callable[[str, Scope, s.ExternDesc, int], Item],
+    def host_instance(
+        self, name: str, expected: Mapping[str, Item], variables: list[ResourceType]
     ) -> Instance:
-        """An instance of a component, its imports met by `argument(name, scope, desc, offset)`."""
-        self.depth += 1
-        if self.depth > 64:
-            raise UnsupportedError("components instantiated more than 64 deep", "deep nesting")
-        self.budget.spend(1 + len(definition.definitions))
-        scope = Scope(parent)
+        """An instance of the host's interface `name`, with what is expected of it.
+
+        Value types are what they are: whether the host knows their names does not matter, but those that
+        it knows have to be the same.
+        """
+        offer = self.offered(name)
+        if not isinstance(offer, InterfaceType):
+            if any(not isinstance(item, ValType) for item in expected.values()):
+                raise LinkError(f"imports {name}, which this gateway does not offer", name)
+            offer = InterfaceType(name)
+        self.imports[name] = offer
+        matching = self.matching(variables)
         exports: dict[str, Item] = {}
-        for d in definition.definitions:
-            match d:
-                case s.Import(offset, name, desc):
-                    item = argument(name.name, scope, desc, offset)
-                    scope.add(desc.sort, self.conform(name.name, item, desc, scope, offset, parent is None))
-                case s.Export(offset, name, item_index, desc):
-                    assert item_index is not None
-                    item = self.item(scope, item_index, offset)
-                    if name.name in exports:
-                        raise DecodeError(f"{name.name!r} is exported twice", offset)
-                    if desc is not None:
-                        item = self.conform(name.name, item, desc, scope, offset, False)
-                    exports[name.name] = item = named(item, name.name)
-                    scope.add(item_index.sort, item)
+        for key, item in expected.items():
+            match item:
+                case ResourceType():
+                    known = offer.types.get(key)
+                    if isinstance(known, ResourceType):
+                        try:
+                            matching.match(known, item)
+                        except Mismatch:
+                            raise LinkError(
+                                f"{name} {key}: the guest declares the resource {item} of "
+                                f"{item.interface or 'its own'}, the host offers that of {known.interface}",
+                                name,
+                            ) from None
+                        exports[key] = known
+                    elif root_of(item) in matching.variables:
+                        raise LinkError(
+                            f"imports the resource {key} of {name}, which the host does not have", name
+                        )
+                    else:
+                        exports[key] = item
+                case ValType():
+                    declared = matching.substitution.val(item)
+                    known = offer.types.get(key)
+                    if known is not None and (
+                        not isinstance(known, ValType) or not same_values(known, declared, self.budget)
+                    ):
+                        raise LinkError(
+                            f"{name} {key}: the guest declares {declared}, the host offers {known}", name
+                        )
+                    exports[key] = declared
+                case Func(ft):
+                    declared_ft = matching.substitution.func(ft)
+                    offered = offer.funcs.get(key)
+                    if offered is None:
+                        raise LinkError(
+                            f"imports {key} of {name} ({declared_ft}), which the host does not have", name
+                        )
+                    self.check_function(name, key, declared_ft, offered)
+                    exports[key] = Func(declared_ft, HostFunction(name, key, declared_ft))
                 case _:
-                    self.definition(scope, d)
-        self.depth -= 1
+                    raise LinkError(
+                        f"imports the {sort_of(item)} {key} of {name}, which no host can offer", name
+                    )
         return Instance(exports)
 
-    def definition(self, scope: Scope, d: s.Definition) -> None:
-        """Any definition of a component that is neither import nor export."""
-        match d:
-            case s.CoreModuleDef(_, code, module):
-                scope.core_modules.append(PlanModule(code, module))
-            case s.CoreInstantiate():
-                scope.core_instances.append(self.core_instantiate(scope, d))
-            case s.CoreInlineExports(offset, exports):
-                items: dict[str, tuple[str, Any]] = {}
-                for key, index in exports:
-                    if key in items:
-                        raise DecodeError(f"{key!r} is exported twice", offset)
-                    kind = index.sort.removeprefix("core ")
-                    items[key] = kind, self.at(scope, index.sort, index.index, offset)
-                scope.core_instances.append(CoreInstance(None, None, items))
-            case s.CoreTypeDef(_, what):
-                scope.core_types.append(what)
-            case s.ComponentDef():
-                scope.components.append(Component(d, scope))
-            case s.Instantiate():
-                scope.instances.append(self.instantiate(scope, d))
-            case s.InlineExports(offset, inline):
-                named_items: dict[str, Item] = {}
-                for name, index in inline:
-                    if name.name in named_items:
-                        raise DecodeError(f"{name.name!r} is exported twice", offset)
-                    named_items[name.name] = self.item(scope, index, offset)
-                scope.instances.append(Instance(named_items))
-            case s.AliasCoreExport(offset, sort, index, key):
-                instance: CoreInstance = self.at(scope, "core instance", index, offset)
-                kind = sort.removeprefix("core ")
-                scope.add(sort, self.core_export(instance, kind, key, offset))
-            case s.CanonLift():
-                scope.funcs.append(self.lift(scope, d))
-            case s.CanonLower():
-                scope.core_funcs.append(self.lower(scope, d))
-            case s.CanonResource(offset, kind, index, async_):
-                rt = self.at(scope, "type", index, offset)
-                if not isinstance(rt, ResourceType):
-                    raise DecodeError(f"type {index} is no resource", offset)
-                if async_:
-                    raise UnsupportedError("resource.drop that is async is not supported yet", "async drop")
-                if kind != "drop" and rt.part != self.part(scope):
-                    raise DecodeError(f"resource.{kind} of a resource that is not defined here", offset)
-                type_ = CoreFuncType("i", "" if kind == "drop" else "i")
-                scope.core_funcs.append(CoreFunc(ResourceBuiltin(kind, rt, self.part(scope)), type_))
-            case s.CanonBuiltin(_, name):
-                raise UnsupportedError(f"needs the built-in {name}, which is not supported yet", name)
-            case s.Start():
-                raise UnsupportedError("start functions of components are not supported", "start")
-            case s.ValueDef():
-                raise UnsupportedError("values at the level of components are not supported", "values")
-            case s.TypeDef() | s.AliasExport() | s.AliasOuter():
-                self.type_definition(scope, d)
-            case _:
-                raise DecodeError(f"{type(d).__name__} cannot stand here", 0)
+    def check_function(self, interface: str, name: str, guest: FuncType, host: FuncType) -> None:
+        if not same_functions(guest, host, self.budget, names=False):
+            text = f"{interface} {name}".strip()
+            problem = describe_mismatch(text, guest, host)
+            raise LinkError(problem or f"{text}: a resource of another interface", interface or name)
+
+    # Components that main depends on.
+
+    def dependencies(self, main: s.ComponentDef, provided: Provided) -> Supply:
+        """Instances of the components that `main` depends on, as what meets its imports."""
+        wanted = [d.name.name for d in main.definitions if isinstance(d, s.Import)]
+        instances: dict[int, tuple[Instance, int]] = {}
+        meets: dict[str, tuple[str, Item]] = {}
+        for key, (component, export) in provided.items():
+            if id(component) not in instances:
+                self.owner = len(instances) + 1
+                instances[id(component)] = self.instantiated(component, None, self.host), self.owner
+            instance = instances[id(component)][0]
+            matching = [name for name in wanted if meant(key, name)]
+            if not matching:
+                raise LinkError(f"does not import {key}, which a dependency of that name is to provide", key)
+            for name in matching:
+                if name in meets:
+                    raise LinkError(
+                        f"two dependencies are to provide {name}: {meets[name][0]} and {key}", name
+                    )
+                found = find_export(instance, export or name)
+                if found is None:
+                    has = ", ".join(instance.exports) or "nothing"
+                    raise LinkError(
+                        f"the dependency {key} exports no {export or name} to provide the import {name}; "
+                        f"it exports {has}",
+                        name,
+                    )
+                meets[name] = key, found
+
+        def supply(name: str, expected: Item, variables: list[ResourceType], offset: int) -> Item:
+            if name not in meets:
+                return self.host(name, expected, variables, offset)
+            key, found = meets[name]
+            matching = self.matching(variables)
+            try:
+                matching.match(found, expected)
+            except Mismatch as mismatch:
+                raise LinkError(
+                    f"imports {name}, which the dependency {key} exports with another type: {mismatch}", name
+                ) from None
+            return matching.view(found, expected)
+
+        return supply
+
+    # Instances.
+
+    def nested(self, scope: Scope, d: s.ComponentDef) -> None:
+        scope.components.append(Component(None, d, scope))
+
+    def instance(
+        self, scope: Scope, component: Component, arguments: Mapping[str, Item], offset: int
+    ) -> Instance:
+        if component.definition is None:
+            raise UnsupportedError(
+                "instantiating a component that the host is to bring", "imported components"
+            )
+
+        def supply(name: str, expected: Item, variables: list[ResourceType], _: int) -> Item:
+            if name not in arguments:
+                raise DecodeError(f"no argument is given for the import {name!r}", offset)
+            matching = self.matching(variables)
+            try:
+                matching.match(arguments[name], expected)
+            except Mismatch as mismatch:
+                raise DecodeError(f"the argument {name!r}: {mismatch}", offset) from None
+            return matching.view(arguments[name], expected)
+
+        return self.instantiated(component.definition, component.scope, supply)
+
+    def seen_as(
+        self, scope: Scope, matching: Matching, found: Item, expected: Item, variables: list[ResourceType]
+    ) -> Item:
+        return matching.view(found, expected)
 
     def part(self, scope: Scope) -> int:
         """The number of the component instance that `scope` is."""
         if scope.part is None:
-            if self.parts == MAX_PARTS:
+            if len(self.owners) == MAX_PARTS:
                 raise UnsupportedError(f"more than {MAX_PARTS} component instances", "large components")
-            scope.part, self.parts = self.parts, self.parts + 1
+            scope.part = len(self.owners)
+            self.owners.append(self.owner)
         return scope.part
 
-    def instantiate(self, scope: Scope, d: s.Instantiate) -> Instance:
-        component = self.at(scope, "component", d.component, d.offset)
-        if not isinstance(component, Component):
-            raise UnsupportedError("instantiating a component that is imported", "imported components")
-        arguments: dict[str, Item] = {}
-        for name, index in d.args:
-            if name in arguments:
-                raise DecodeError(f"{name!r} is given twice", d.offset)
-            arguments[name] = self.item(scope, index, d.offset)
+    # What core code is there.
 
-        def argument(name: str, inner: Scope, desc: s.ExternDesc, offset: int) -> Item:
-            if name not in arguments:
-                raise DecodeError(f"no argument is given for the import {name!r}", d.offset)
-            return arguments[name]
+    def resource(self, scope: Scope, what: s.ResourceDef, offset: int) -> ResourceType:
+        dtor = self.destructor(scope, what, offset)
+        if what.async_dtor:
+            raise UnsupportedError("destructors that are async are not supported", "async destructors")
+        part = self.part(scope)
+        rt = ResourceType("", part=part)
+        self.resources.append(GuestResource(rt, part, None if dtor is None else dtor.definition))
+        return rt
 
-        return self.component(component.definition, component.scope, argument)
-
-    # References.
-
-    def at(self, scope: Scope, sort: str, index: int | None, offset: int) -> Any:
-        space = scope.space(sort)
-        if index is None or index >= len(space):
-            raise DecodeError(f"there is no {sort} {index}", offset)
-        return space[index]
-
-    def item(self, scope: Scope, index: s.SortIndex, offset: int) -> Any:
-        if index.sort.startswith("core") and index.sort != "core module":
-            raise DecodeError(f"a {index.sort} where only items of components can stand", offset)
-        return self.at(scope, index.sort, index.index, offset)
-
-    # Types.
-
-    def type_definition(self, scope: Scope, d: s.TypeDef | s.AliasExport | s.AliasOuter) -> None:
-        """What components and types may both have."""
-        match d:
-            case s.TypeDef(offset, what):
-                scope.types.append(self.type(scope, what, offset))
-            case s.AliasExport(offset, sort, index, key):
-                instance: Instance = self.at(scope, "instance", index, offset)
-                item = instance.exports.get(key)
-                if item is None or sort_of(item) != sort:
-                    raise DecodeError(f"the instance exports no {sort} {key!r}", offset)
-                scope.add(sort, item)
-            case s.AliasOuter(offset, sort, count, index):
-                target: Scope | None = scope
-                for _ in range(count):
-                    target = None if target is None else target.parent
-                if target is None:
-                    raise DecodeError("alias reaches out too far", offset)
-                if sort not in ("type", "component", "core module", "core type"):
-                    raise DecodeError(f"a {sort} cannot be aliased from outside", offset)
-                scope.add(sort, self.at(target, sort, index, offset))
-
-    def type(self, scope: Scope, what: s.DefType, offset: int) -> Type:
-        match what:
-            case s.InstanceTypeDef(declarations):
-                return InstanceT(declarations, scope)
-            case s.ComponentTypeDef(declarations):
-                return ComponentT(declarations, scope)
-            case s.FuncDef(params, result, async_):
-                unique([label for label, _ in params], offset)
-                ft = FuncType(
-                    tuple((label, self.valtype(scope, t, offset)) for label, t in params),
-                    None if result is None else self.valtype(scope, result, offset),
-                    async_,
-                )
-                if ft.result is not None and ft.result.borrows:
-                    raise DecodeError("a function cannot return a borrow", offset)
-                return ft
-            case s.ResourceDef(rep, dtor, async_):
-                if rep != "i":
-                    raise DecodeError("a resource is represented by an i32", offset)
-                if async_:
-                    raise UnsupportedError(
-                        "destructors that are async are not supported", "async destructors"
-                    )
-                part = self.part(scope)
-                rt = ResourceType("resource", part=part)
-                found = None
-                if dtor is not None:
-                    func: CoreFunc = self.at(scope, "core func", dtor, offset)
-                    if func.type != CoreFuncType("i", ""):
-                        raise DecodeError("a destructor takes one i32 and returns nothing", offset)
-                    found = func.definition
-                self.resources.append(GuestResource(rt, part, found))
-                return rt
-        return bounded(self.value_type(scope, what, offset))
-
-    def value_type(self, scope: Scope, what: s.DefType, offset: int) -> ValType:
-        def of(t: s.ValTypeRef) -> ValType:
-            return self.valtype(scope, t, offset)
-
-        def optional(t: s.ValTypeRef | None) -> ValType | None:
-            return None if t is None else of(t)
-
-        match what:
-            case s.PrimitiveDef(name):
-                return PRIMITIVES[name]
-            case s.RecordDef(fields):
-                unique([label for label, _ in fields], offset, "record")
-                return RecordType(tuple(FieldType(label, of(t)) for label, t in fields))
-            case s.VariantDef(cases):
-                unique([label for label, _ in cases], offset, "variant")
-                return VariantType(tuple(CaseType(label, optional(t)) for label, t in cases))
-            case s.ListDef(t, length):
-                if length == 0:
-                    raise DecodeError("list of length 0", offset)
-                return ListType(of(t), length)
-            case s.TupleDef(ts):
-                if not ts:
-                    raise DecodeError("tuple of nothing", offset)
-                return TupleType(tuple(map(of, ts)))
-            case s.FlagsDef(labels):
-                unique(labels, offset, "flags")
-                if len(labels) > 32:
-                    raise DecodeError("more than 32 flags", offset)
-                return FlagsType(labels)
-            case s.EnumDef(labels):
-                unique(labels, offset, "enum")
-                return EnumType(labels)
-            case s.OptionDef(t):
-                return OptionType(of(t))
-            case s.ResultDef(ok, err):
-                return ResultType(optional(ok), optional(err))
-            case s.OwnDef(index):
-                return OwnType(self.resource(scope, index, offset))
-            case s.BorrowDef(index):
-                return BorrowType(self.resource(scope, index, offset))
-            case s.StreamDef(t):
-                return StreamType(optional(t))
-            case s.FutureDef(t):
-                return FutureType(optional(t))
-        raise DecodeError(f"{type(what).__name__} is no value type", offset)
-
-    def valtype(self, scope: Scope, t: s.ValTypeRef, offset: int) -> ValType:
-        if isinstance(t, str):
-            return PRIMITIVES[t]
-        found = self.at(scope, "type", t, offset)
-        if not isinstance(found, ValType):
-            raise DecodeError(f"type {t} is not that of a value", offset)
-        return found
-
-    def resource(self, scope: Scope, index: int, offset: int) -> ResourceType:
-        found = self.at(scope, "type", index, offset)
-        if not isinstance(found, ResourceType):
-            raise DecodeError(f"type {index} is no resource", offset)
-        return found
-
-    # Does an item conform to what is said of it?
-
-    def conform(
-        self, name: str, item: Item, desc: s.ExternDesc, scope: Scope, offset: int, of_host: bool
-    ) -> Any:
-        """`item` seen as `desc` (in `scope`) says; LinkError for an import that the host meets otherwise."""
-        problem = f"{name!r} is a {sort_of(item)}, and has to be a {desc.sort}"
-        if sort_of(item) == desc.sort:
-            match desc.sort:
-                case "type":
-                    if desc.bound == "sub resource":
-                        if isinstance(item, ResourceType):
-                            return item
-                        problem = f"{name!r} has to be a resource"
-                    else:
-                        declared = self.at(scope, "type", desc.index, offset)
-                        if isinstance(declared, InstanceT | ComponentT) or declared == item:
-                            return named(declared, name)
-                        problem = f"{name!r} is the type {item}, and has to be {declared}"
-                case "func":
-                    declared = self.at(scope, "type", desc.index, offset)
-                    assert isinstance(item, Func)
-                    if not isinstance(declared, FuncType):
-                        raise DecodeError(f"type {desc.index} is not that of a function", offset)
-                    if same_functions(declared, item.type):
-                        return item
-                    problem = f"{name!r} is {item.type}, and has to be {declared}"
-                case "instance":
-                    declared = self.at(scope, "type", desc.index, offset)
-                    if not isinstance(declared, InstanceT):
-                        raise DecodeError(f"type {desc.index} is not that of an instance", offset)
-                    assert isinstance(item, Instance)
-                    return self.instance(name, item, declared, offset, of_host)
-                case _:
-                    return item
-        if of_host:
-            raise LinkError(problem, name)
-        raise DecodeError(problem, offset)
-
-    def instance(
-        self, name: str, item: Instance, declared: InstanceT, offset: int, of_host: bool
-    ) -> Instance:
-        """What of `item` the instance type declares, checked; in the names and types of the declarer."""
-        self.budget.spend(1 + len(declared.declarations))
-        scope = Scope(declared.scope)
-        exports: dict[str, Item] = {}
-        for d in declared.declarations:
-            match d:
-                case s.Export(at, export, _, desc):
-                    assert desc is not None
-                    key = export.name
-                    if key in exports:
-                        raise DecodeError(f"{key!r} is there twice", at)
-                    found = item.exports.get(key)
-                    if found is None:
-                        if desc.sort == "type" and desc.bound == "eq":
-                            # records and the like are what they are, whoever declares them
-                            found = self.at(scope, "type", desc.index, at)
-                        elif of_host:
-                            text = self.said(scope, desc, at)
-                            raise LinkError(
-                                f"imports {key} of {name}{text}, which the host does not have", name
-                            )
-                        else:
-                            raise DecodeError(f"the instance {name!r} exports no {key!r}", offset)
-                    elif of_host and desc.bound != "sub resource":
-                        self.agree(name, key, self.at(scope, "type", desc.index, at), found)
-                    found = self.conform(key, found, desc, scope, at, of_host)
-                    exports[key] = named(found, key)
-                    scope.add(desc.sort, exports[key])
-                case _:
-                    self.declaration(scope, d)
-        return Instance(exports, item.interface)
-
-    def agree(self, name: str, key: str, declared: Type, offered: Item) -> None:
-        """LinkError, with both types, where the host offers `key` of `name` as another one than declared."""
-        match declared, offered:
-            case FuncType(), Func(ft, _):
-                agreed, text = same_functions(declared, ft), str(ft)
-            case ValType(), _:
-                agreed, text = declared == offered, str(offered)
-            case _:
-                return
-        if not agreed:
-            raise LinkError(f"{name} {key}: the guest declares {declared}, the host offers {text}", name)
-
-    def said(self, scope: Scope, desc: s.ExternDesc, offset: int) -> str:
-        if desc.sort != "func":
-            return ""
-        declared = self.at(scope, "type", desc.index, offset)
-        return f" ({declared})"
-
-    def declaration(self, scope: Scope, d: s.Definition) -> None:
-        """A declaration of a type that is neither import nor export."""
-        match d:
-            case s.TypeDef(offset, s.ResourceDef()):
-                raise DecodeError("a resource cannot be defined in a type", offset)
-            case s.TypeDef() | s.AliasExport() | s.AliasOuter():
-                self.type_definition(scope, d)
-            case s.CoreTypeDef(_, what):
-                scope.core_types.append(what)
-            case _:
-                raise DecodeError(f"{type(d).__name__} cannot stand in a type", getattr(d, "offset", 0))
-
-    # Core definitions.
-
-    def core_instantiate(self, scope: Scope, d: s.CoreInstantiate) -> CoreInstance:
-        module: PlanModule = self.at(scope, "core module", d.module, d.offset)
-        arguments: dict[str, CoreInstance] = {}
-        for name, index in d.args:
-            if name in arguments:
-                raise DecodeError(f"{name!r} is given twice", d.offset)
-            arguments[name] = self.at(scope, "core instance", index, d.offset)
-        imports: dict[tuple[str, str], CoreDefinition] = {}
-        for item in module.module.imports:
-            given = arguments.get(item.module)
-            if given is None:
-                raise DecodeError(f"no argument is given for the core import {item.module!r}", d.offset)
-            found = self.core_export(given, item.kind, item.name, d.offset)
-            if isinstance(found, CoreFunc):
-                if found.type != item.signature:
-                    raise DecodeError(
-                        f"the core import {item.module}.{item.name} is a function of another type", d.offset
-                    )
-                imports[item.module, item.name] = found.definition
-            else:
-                imports[item.module, item.name] = found
+    def core_instance(
+        self, scope: Scope, module: Module, imports: Mapping[tuple[str, str], CoreItem]
+    ) -> CoreInstance:
+        if module.plan is None:
+            raise UnsupportedError(
+                "instantiating a core module that the host is to bring", "imported modules"
+            )
         if len(self.steps) == MAX_STEPS:
             raise UnsupportedError(f"more than {MAX_STEPS} core instances", "large components")
-        number = next((i for i, m in enumerate(self.modules) if m.code is module.code), None)
-        if number is None:
-            number = len(self.modules)
-            self.modules.append(module)
-        self.steps.append(Step(number, self.part(scope), imports))
-        return CoreInstance(len(self.steps) - 1, module, {})
+        number = self.module_numbers.setdefault(id(module.plan.code), len(self.modules))
+        if number == len(self.modules):
+            self.modules.append(module.plan)
+        definitions: dict[tuple[str, str], CoreDefinition] = {}
+        for key, item in imports.items():
+            assert item.definition is not None
+            definitions[key] = item.definition
+        step = len(self.steps)
+        self.steps.append(Step(number, self.part(scope), definitions))
+        exports = module.type.exports
 
-    def core_export(self, instance: CoreInstance, kind: str, name: str, offset: int) -> Any:
-        """A CoreFunc, or the CoreItem of another kind."""
-        if instance.step is None:
-            found = instance.items.get(name)
-            if found is None or found[0] != kind:
-                raise DecodeError(f"the core instance exports no {kind} {name!r}", offset)
-            return found[1]
-        assert instance.module is not None
-        export = instance.module.module.export(name)
-        if export is None or export.kind != kind:
-            raise DecodeError(f"the core instance exports no {kind} {name!r}", offset)
-        item = CoreItem(instance.step, name, export.kind)
-        return item if export.type is None else CoreFunc(item, export.type)
+        def export(name: str) -> CoreItem | None:
+            if name not in exports:
+                return None
+            kind, t = exports[name]
+            return CoreItem(kind, t, CoreExport(step, name, kind))  # type: ignore[arg-type]
 
-    def options(self, scope: Scope, options: s.CanonOptions, offset: int) -> Options:
-        if options.async_ or options.callback is not None:
-            raise UnsupportedError("asynchronous lifting and lowering is not supported yet", "async")
-        if options.others:
-            raise UnsupportedError(f"the canonical option {options.others[0]}", options.others[0])
-        memory = realloc = None
-        if options.memory is not None:
-            memory = self.at(scope, "core memory", options.memory, offset)
-        if options.realloc is not None:
-            func: CoreFunc = self.at(scope, "core func", options.realloc, offset)
-            if func.type != CoreFuncType("iiii", "i"):
-                raise DecodeError("realloc has another core type than (i32 i32 i32 i32) -> (i32)", offset)
-            realloc = func.definition
-        post_return = None
-        if options.post_return is not None:
-            func = self.at(scope, "core func", options.post_return, offset)
-            if not isinstance(func.definition, CoreItem):
-                raise UnsupportedError("post-return that is a host function", "lifted imports")
-            post_return = func.definition
-        return Options(options.encoding, self.slot(memory, realloc), post_return)
+        return CoreInstance(export)
+
+    def resolved(
+        self,
+        options: s.CanonOptions,
+        memory: CoreItem | None,
+        realloc: CoreItem | None,
+        post_return: CoreItem | None,
+    ) -> Options:
+        post = None if post_return is None else post_return.definition
+        if post is not None and not isinstance(post, CoreExport):
+            raise UnsupportedError("post-return that is a host function", "lifted imports")
+        slot = self.slot(
+            None if memory is None else memory.definition, None if realloc is None else realloc.definition
+        )
+        return Options(options.encoding, slot, post)
 
     def slot(self, memory: CoreDefinition | None, realloc: CoreDefinition | None) -> int:
         """The number of a memory with its allocator; who needs no allocator shares it."""
         if memory is None:
             return 0
-        for i, slot in enumerate(self.slots):
-            if slot[0] == memory and (realloc is None or slot[1] in (None, realloc)):
+        for i in self.slot_numbers.setdefault(memory, []):
+            slot = self.slots[i]
+            if realloc is None or slot[1] in (None, realloc):
                 slot[1] = realloc or slot[1]
                 return i
         self.slots.append([memory, realloc])
+        self.slot_numbers[memory].append(len(self.slots) - 1)
         return len(self.slots) - 1
 
-    def lift(self, scope: Scope, d: s.CanonLift) -> Func:
-        func: CoreFunc = self.at(scope, "core func", d.core_func, d.offset)
-        ft = self.at(scope, "type", d.type, d.offset)
-        if not isinstance(ft, FuncType):
-            raise DecodeError(f"type {d.type} is not that of a function", d.offset)
-        options = self.options(scope, d.options, d.offset)
-        if func.type != flatten_functype(ft, "lift"):
-            raise DecodeError(f"a core function of another type is lifted to {ft}", d.offset)
+    def lifted(self, scope: Scope, func: CoreItem, ft: FuncType, options: Options, d: s.CanonLift) -> Func:
+        if d.options.async_:
+            raise UnsupportedError("asynchronous exports are not supported yet", "async lift")
+        assert func.definition is not None
         return Func(ft, Lifted(func.definition, ft, options, self.part(scope)))
 
-    def lower(self, scope: Scope, d: s.CanonLower) -> CoreFunc:
-        func: Func = self.at(scope, "func", d.func, d.offset)
-        options = self.options(scope, d.options, d.offset)
-        if options.post_return is not None:
-            raise DecodeError("post-return cannot be given for canon lower", d.offset)
-        if func.target is None:
-            raise UnsupportedError("a function of a component that is imported", "imported components")
-        return CoreFunc(Lowered(func.target, options, self.part(scope)), flatten_functype(func.type, "lower"))
+    def lowered(self, scope: Scope, func: Func, options: Options, d: s.CanonLower) -> CoreDefinition | None:
+        if d.options.async_:
+            raise UnsupportedError("asynchronous calls of imports are not supported yet", "async lower")
+        assert func.target is not None
+        return Lowered(func.target, options, self.part(scope))
+
+    def is_local(self, scope: Scope, rt: ResourceType) -> bool:
+        return rt.part is not None and rt.part == scope.part
+
+    def resource_builtin(self, scope: Scope, rt: ResourceType, d: s.CanonResource) -> CoreDefinition | None:
+        if d.async_:
+            raise UnsupportedError("resource.drop that is async is not supported yet", "async drop")
+        return ResourceBuiltin(d.kind, rt, self.part(scope))
+
+    def builtin(self, scope: Scope, d: s.CanonBuiltin) -> None:
+        self.builtin_type(scope, d)
+        raise UnsupportedError(f"needs the built-in {d.name}, which is not supported yet", d.name)
+
+    def start(self, scope: Scope, d: s.Start) -> None:
+        raise UnsupportedError("start functions of components are not supported", "start")
+
+    def value(self, scope: Scope, d: s.ValueDef) -> None:
+        raise UnsupportedError("values at the level of components are not supported", "values")
 
 
-def host_instance(name: str, interface: InterfaceType) -> Instance:
-    exports: dict[str, Item] = dict(interface.types)
-    for key, ft in interface.funcs.items():
-        exports[key] = Func(ft, HostFunction(name, key, ft))
-    return Instance(exports, interface)
+def meant(key: str, name: str) -> bool:
+    """Whether the dependency name `key` means the import `name`; a version counts where `key` has one."""
+    wanted, _, version = key.partition("@")
+    base, _, _ = name.partition("@")
+    if wanted == base:
+        return not version or canonical_name(key) == canonical_name(name)
+    package, slash, interface = base.partition("/")
+    if not slash or wanted != package:
+        return False
+    return not version or canonical_name(f"{wanted}/{interface}@{version}") == canonical_name(name)
+
+
+def find_export(instance: Instance, wanted: str) -> Item | None:
+    """The export `wanted`, of a compatible version; of any one where `wanted` has none."""
+    if wanted in instance.exports:
+        return instance.exports[wanted]
+    for name, item in instance.exports.items():
+        if canonical_name(name) == canonical_name(wanted):
+            return item
+    if "@" not in wanted:
+        found = [item for name, item in instance.exports.items() if name.partition("@")[0] == wanted]
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
 def interface_of(name: str, instance: Instance) -> InterfaceType:
@@ -762,39 +451,3 @@ def interface_of(name: str, instance: Instance) -> InterfaceType:
         elif isinstance(item, ValType | ResourceType):
             types[key] = item
     return InterfaceType(name, types, funcs)
-
-
-def sort_of(item: Item) -> str:
-    match item:
-        case Func():
-            return "func"
-        case Instance():
-            return "instance"
-        case Component():
-            return "component"
-        case PlanModule():
-            return "core module"
-    return "type"
-
-
-def same_functions(a: FuncType, b: FuncType) -> bool:
-    """Whether they agree; names of parameters are not part of that."""
-    return a.async_ == b.async_ and a.param_types() == b.param_types() and a.result == b.result
-
-
-def named(item: Any, name: str) -> Any:
-    """A type under the name that it is exported or imported by, if it has none yet."""
-    if isinstance(item, RecordType | VariantType | EnumType | FlagsType) and item.name is None:
-        item = copy(item)
-        object.__setattr__(item, "name", name)
-    elif isinstance(item, ResourceType) and item.part is not None and item.name == "resource":
-        object.__setattr__(item, "name", name)
-    return item
-
-
-def unique(labels: Sequence[str], offset: int, what: str | None = None) -> None:
-    """`labels` of which none comes twice; `what` must have one at least."""
-    if what is not None and not labels:
-        raise DecodeError(f"a {what} of nothing", offset)
-    if len({label.lower() for label in labels}) < len(labels):
-        raise DecodeError("a label is there twice", offset)

@@ -354,8 +354,6 @@ class Evaluator:
         sort = sort_of(item)
         if sort == "type":
             item = under_name(item, key)
-        elif sort == "instance" and scope.kind == "component" and self.strict:
-            item = self.renamed(item)
         self.check_name(scope.exports, name, item, offset, False)
         if self.strict:
             if scope.kind != "instance type":
@@ -364,13 +362,6 @@ class Evaluator:
             self.show(item, [scope.exports.visible])
         scope.exports.items[key] = item
         self.add(scope, sort, item)
-
-    def renamed(self, instance: Any) -> Item:
-        """An instance whose types have names of their own, by which one can tell that they were exported."""
-        substitution = Renaming({}, self.facts, self.budget)
-        substitution.rename(instance)
-        item: Item = substitution.item(instance)
-        return item
 
     def check_name(self, side: Side, name: s.ExternName, item: Item, offset: int, imported: bool) -> None:
         """Names are well-formed and unique; those of a resource's functions say what they are."""
@@ -904,23 +895,7 @@ class Evaluator:
 
 
 class Renaming(Substitution):
-    """Puts types in the places of others that are equal, for the sake of their names outside."""
-
-    def stands_for(self, old: object, new: object) -> None:
-        self._done[id(old)] = old, new
-
-    def rename(self, item: Item) -> None:
-        """New names for all types that an instance exports."""
-        match item:
-            case Instance(exports):
-                self.budget.spend(1 + len(exports))
-                for name, each in exports.items():
-                    if isinstance(each, NAMED):
-                        self.stands_for(each, under_name(self._val(each), name))
-                    elif isinstance(each, AbstractResource):
-                        self.stands_for(each, under_name(each, name))
-                    else:
-                        self.rename(each)
+    """Puts arguments' types in the places of those imported, which are equal but have other names outside."""
 
     def identify(self, imported: Item, argument: Item) -> None:
         """The types of an import are those of the argument that meets it."""
@@ -930,7 +905,7 @@ class Renaming(Substitution):
                 for name, each in exports.items():
                     self.identify(each, found[name])
             case ValType(), ValType():
-                self.stands_for(imported, argument)
+                self._done[id(imported)] = imported, argument
 
     def val(self, t: ValType) -> ValType:
         if isinstance(t, PrimValType):

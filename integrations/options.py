@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from wasm_gateway.engine import EngineOptions
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.gateway import Gateway, GatewayOptions
+from wasm_gateway.host.site import HostInterface
 from wasm_gateway.runtime_config import RuntimeConfig, StoreConfig, load_runtime_config
 
 # Fields of GatewayOptions that are set otherwise.
@@ -53,6 +55,8 @@ def make_gateway(
     `cache_store(label, alias)` makes the stores of type django_cache.
     """
     options = {field: values[key] for key, field in _FIELDS.items() if values.get(key) is not None}
+    if "interfaces" in options:
+        options["interfaces"] = [_interface(value) for value in options["interfaces"]]
     options["engine"] = EngineOptions(
         pooling=values.get("POOLING", True), hardened=values.get("HARDENED", False)
     )
@@ -76,6 +80,21 @@ def make_gateway(
         stores=made,
         **options,
     )
+
+
+def _interface(value: Any) -> HostInterface:
+    """A HostInterface from one, from its class, or from the dotted name of its class."""
+    if isinstance(value, str):
+        module, _, name = value.rpartition(".")
+        try:
+            value = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ManifestError(f"{value!r} cannot be imported: {error}", key="INTERFACES") from error
+    if isinstance(value, type) and issubclass(value, HostInterface):
+        value = value()
+    if not isinstance(value, HostInterface):
+        raise ManifestError(f"{value!r} is no HostInterface", key="INTERFACES")
+    return value
 
 
 def stores(tables: Mapping[str, Any]) -> tuple[dict[str, StoreConfig], dict[str, Any]]:

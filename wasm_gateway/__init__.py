@@ -12,20 +12,26 @@ from .errors import GatewayError
 from .messages import Headers, Request, Response
 
 if TYPE_CHECKING:
+    from .component.values import Err, Ok, Some
     from .engine import EngineOptions
     from .gateway import Gateway, GatewayOptions
+    from .host.site import HostInterface
     from .loader import Statistics
 
 __version__ = "0.1.0"
 
 __all__ = [
     "EngineOptions",
+    "Err",
     "Gateway",
     "GatewayError",
     "GatewayOptions",
     "Headers",
+    "HostInterface",
+    "Ok",
     "Request",
     "Response",
+    "Some",
     "Statistics",
     "__version__",
 ]
@@ -41,6 +47,14 @@ def __getattr__(name: str) -> Any:
         from . import gateway
 
         return getattr(gateway, name)
+    if name == "HostInterface":
+        from .host.site import HostInterface
+
+        return HostInterface
+    if name in ("Err", "Ok", "Some"):
+        from .component import values
+
+        return getattr(values, name)
     if name == "Statistics":
         from .loader import Statistics
 

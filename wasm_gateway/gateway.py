@@ -37,6 +37,7 @@ from .executors.guest import checked_headers
 from .guest_logs import GuestLogs, InstanceLog, printable
 from .host.application import Hosts
 from .host.base import HostContext
+from .host.site import HostInterface
 from .loader import Entry, Loader, Statistics
 from .manifest import (
     Component,
@@ -62,7 +63,8 @@ class GatewayOptions:
 
     Names and meanings are those of `spin up`'s flags (Spin: command line, 3). `state_dir` and `log_dir`:
     None for the default (`.spin` beside the manifest, `logs` in it), "" for none. `limits` replaces
-    fields of every component's options. `stores` are key-value stores made by the site, by label.
+    fields of every component's options. `stores` are key-value stores made by the site, by label;
+    `interfaces` are what it lends to guests (HostInterface).
     """
 
     runtime_config: RuntimeConfig | str | Path | None = None
@@ -74,6 +76,7 @@ class GatewayOptions:
     key_value: Mapping[str, str] = field(default_factory=dict)
     sqlite: Sequence[str] = ()
     stores: Mapping[str, Any] = field(default_factory=dict)
+    interfaces: Sequence[HostInterface] = ()
     limits: Mapping[str, Any] = field(default_factory=dict)
     allow_transient_write: bool = False
     direct_mounts: bool = False

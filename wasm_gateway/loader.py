@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .assets import load_source, prepare_files
+from .component.names import canonical_name
 from .engine import CompileCache, Engine, wat2wasm
 from .errors import ComponentError, ManifestError, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, load_guest
@@ -108,6 +109,7 @@ class Loader:
                 key_value=options.key_value,
                 sqlite=options.sqlite,
                 stores=options.stores,
+                interfaces=options.interfaces,
             )
         self.hosts = gateway.hosts
 
@@ -131,6 +133,7 @@ class Loader:
             key_value_stores=frozenset(component.key_value_stores),
             sqlite_databases=frozenset(component.sqlite_databases),
             ai_models=frozenset(component.ai_models),
+            host_interfaces=frozenset(map(canonical_name, limits.host_interfaces)),
             environment={**component.environment, **options.environment},
             variables=self.variables.of(component),
             outbound=AllowedHosts.for_component(

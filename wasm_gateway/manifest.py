@@ -139,6 +139,7 @@ class ComponentOptions:
     max_concurrency: int = 64
     stream: bool = True
     mode: Literal["wasm"] = "wasm"
+    host_interfaces: tuple[str, ...] = ()  # of the site, lent to this component
 
     def updated(self, values: Mapping[str, object]) -> ComponentOptions:
         """These options with `values` as they stand in a manifest or in a site's settings.
@@ -441,6 +442,12 @@ def _mode(value: object) -> str:
     return "wasm"
 
 
+def _interfaces(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{value!r} is not a list of interface names")
+    return tuple(value)
+
+
 _OPTIONS: Final = {
     "timeout": parse_duration,
     "max_memory": parse_size,
@@ -450,6 +457,7 @@ _OPTIONS: Final = {
     "max_concurrency": _count,
     "stream": _flag,
     "mode": _mode,
+    "host_interfaces": _interfaces,
 }
 
 

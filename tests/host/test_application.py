@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from wasm_gateway.component.types import InterfaceType
+from wasm_gateway.component.names import canonical_name
+from wasm_gateway.component.types import InterfaceType, ResourceType
 from wasm_gateway.errors import HostError, ManifestError
 from wasm_gateway.host import key_value
 from wasm_gateway.host.application import DEFAULT, FAMILIES, Hosts
@@ -32,8 +33,11 @@ def test_every_interface_has_a_type_and_a_function_for_each_of_its_functions(nam
     offered = hosts.interface(name)
     assert offered is not None
     assert isinstance(offered.type, InterfaceType)
-    assert offered.type.name == name
-    assert offered.functions.keys() == offered.type.funcs.keys() != set()
+    assert canonical_name(offered.type.name) == name
+    types = offered.type.types
+    drops = {f"[resource-drop]{key}" for key, t in types.items() if isinstance(t, ResourceType)}
+    assert offered.type.funcs.keys() <= offered.functions.keys() <= offered.type.funcs.keys() | drops
+    assert offered.type.funcs or types
     assert all(map(callable, offered.functions.values()))
     hosts.close()
 

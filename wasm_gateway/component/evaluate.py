@@ -132,7 +132,8 @@ class Scope:
     fresh: list[ResourceType] = field(default_factory=list)  # those that are new with each instance
     local: dict[int, ResourceType] = field(default_factory=dict)  # those defined here
     unused: set[int] = field(default_factory=set)  # values that nothing has consumed yet
-    part: int | None = None
+    part: int | None = None  # of a component, once it has anything that runs
+    supply: Any = None  # what meets its imports, where somebody does (resolve.Supply)
 
     def space(self, sort: s.Sort) -> list[Any]:
         space: list[Any] = getattr(self, SPACES[sort])
@@ -198,7 +199,7 @@ class Evaluator:
         self.depth += 1
         if self.depth > MAX_NESTING:
             raise UnsupportedError(f"components nested more than {MAX_NESTING} deep", "deep nesting")
-        self.budget.spend(1 + len(definition.definitions))
+        self.budget.spend(50 + len(definition.definitions))
         handlers = self.handlers
         for d in definition.definitions:
             handlers[type(d)](self, scope, d)
@@ -210,7 +211,7 @@ class Evaluator:
         self, kind: Literal["component type", "instance type"], parent: Scope, ds: tuple[s.Definition, ...]
     ) -> Scope:
         scope = Scope(kind, parent)
-        self.budget.spend(1 + len(ds))
+        self.budget.spend(20 + len(ds))
         for d in ds:
             match d:
                 case s.TypeDef(offset, s.ResourceDef()):
@@ -298,7 +299,7 @@ class Evaluator:
 
     def opened(self, it: InstanceT, fresh: list[ResourceType]) -> Instance:
         """An instance of which nothing is known but its type."""
-        self.budget.spend(1 + len(it.exports) + len(it.fresh))
+        self.budget.spend(5 + 5 * len(it.fresh))
         new: dict[int, ResourceType] = {root_of(rt): AbstractResource(rt.name) for rt in it.fresh}
         fresh += new.values()
         if not new:
@@ -473,7 +474,7 @@ class Evaluator:
                 substitution.identify(expected, arguments[name])
             except Mismatch as mismatch:
                 raise DecodeError(f"the argument {name!r}: {mismatch}", offset) from None
-        self.budget.spend(len(ct.exports) + len(ct.fresh))
+        self.budget.spend(20 + 5 * len(ct.fresh))
         for rt in ct.fresh:
             new = AbstractResource(rt.name)
             scope.fresh.append(new)

@@ -393,6 +393,7 @@ class Substitution:
             case Func(ft, target):
                 return Func(self.func(ft), target)
             case Instance(exports, depth):
+                self.budget.spend(3 + len(exports))
                 return Instance(self.items(exports), depth)
             case InstanceT(exports, fresh, depth):
                 return InstanceT(self.items(exports), fresh, depth)

@@ -99,7 +99,6 @@ class Resolver(Evaluator):
         self.imports: dict[str, InterfaceType | FuncType] = {}
         self.owners: list[int] = []
         self.owner = 0
-        self._supplies: dict[int, tuple[Scope, Supply]] = {}
 
     def validator(self) -> Evaluator:
         evaluator = Evaluator()
@@ -138,8 +137,7 @@ class Resolver(Evaluator):
 
     def instantiated(self, definition: s.ComponentDef, parent: Scope | None, supply: Supply) -> Instance:
         """An instance of a component, its imports met by `supply`."""
-        scope = Scope("component", parent)
-        self._supplies[id(scope)] = scope, supply
+        scope = Scope("component", parent, supply=supply)
         self.run(scope, definition)
         return instance_of(scope.exports.items)
 
@@ -148,8 +146,7 @@ class Resolver(Evaluator):
     def import_(self, scope: Scope, d: s.Import) -> None:
         variables: list[ResourceType] = []
         expected = self.declared(scope, d.desc, d.offset, variables)
-        _, supply = self._supplies[id(scope)]
-        self.add_import(scope, d, supply(d.name.name, expected, variables, d.offset))
+        self.add_import(scope, d, scope.supply(d.name.name, expected, variables, d.offset))
 
     def host(self, name: str, expected: Item, variables: list[ResourceType], offset: int) -> Item:
         """What the host has for an import of an outermost component."""

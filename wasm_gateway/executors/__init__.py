@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from ..component.core import preamble
 from ..component.rewrite import exports, rewrite
-from ..component.types import describe_mismatch
+from ..component.types import FuncType, describe_mismatch
 from ..engine import CompileCache, Engine, Program
 from ..errors import LinkError
 from ..host.application import Hosts
@@ -69,13 +69,13 @@ def load_guest(
         # imported where it is needed: a worker without such guests starts faster
         from .component import link_component
 
-        linked = link_component(wasm, engine, cache, hosts)
+        linked = link_component(wasm, engine, cache, hosts, grants)
         program = linked.program
 
         def find(interface: str, function: str) -> LiftedFunction | None:
             return linked.functions.get((interface, function))
     else:
-        linkage = link(wasm, hosts)
+        linkage = link(wasm, hosts, grants)
         module = linkage.module
         program = core = Program(
             engine,
@@ -129,10 +129,12 @@ def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None
         if handler is not None:
             from .wasi_http import WasiHttpExecutor
 
-            return WasiHttpExecutor(guest, handler)
+            return WasiHttpExecutor(
+                guest, _checked(handler, f"{name} handle", hosts.exported(name).funcs["handle"])
+            )
     handler = find(*spin.HTTP)
     if handler is not None:
-        return SpinExecutor(guest, _checked(handler, *spin.HTTP))
+        return SpinExecutor(guest, _checked(handler, " ".join(spin.HTTP), spin.declared(*spin.HTTP)))
     handler = find("", legacy_flat.HTTP_EXPORT)
     if handler is not None:
         return SpinExecutor(guest, handler, "legacy-flat")
@@ -142,18 +144,18 @@ def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None
 def _message_executor(guest: Guest, find: Find) -> MessageExecutor:
     handler = find(*spin.REDIS)
     if handler is not None:
-        return SpinRedisExecutor(guest, _checked(handler, *spin.REDIS))
+        return SpinRedisExecutor(guest, _checked(handler, " ".join(spin.REDIS), spin.declared(*spin.REDIS)))
     handler = find("", legacy_flat.REDIS_EXPORT)
     if handler is not None:
         return SpinRedisExecutor(guest, handler, "legacy-flat-redis")
     raise LinkError("exports no handler of Redis messages: fermyon:spin/inbound-redis, handle-redis-message")
 
 
-def _checked(handler: LiftedFunction, interface: str, function: str) -> LiftedFunction:
+def _checked(handler: LiftedFunction, name: str, expected: FuncType) -> LiftedFunction:
     """`handler`, whose type has to be the one that this host calls."""
-    mismatch = describe_mismatch(f"{interface} {function}", handler.type, spin.declared(interface, function))
+    mismatch = describe_mismatch(name, handler.type, expected)
     if mismatch is not None:
-        raise LinkError(mismatch, interface)
+        raise LinkError(mismatch, name)
     return handler
 
 

@@ -23,8 +23,9 @@ from ..component.resolve import resolve
 from ..component.types import FuncType, InterfaceType
 from ..engine import CompileCache, Engine, HostFunction, current
 from ..host.application import Hosts, MissingDriver
+from ..host.base import Grants
 from ..linked import LinkedProgram, compile_all
-from .core_module import RUNS_GUESTS, noting_stack, refusing, warn_of
+from .core_module import RUNS_GUESTS, may_have, noting_stack, refusing, warn_of
 from .guest import LiftedFunction
 
 
@@ -43,13 +44,20 @@ class Linked:
 class Offers:
     """What the host has for a component's imports."""
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(self, hosts: Hosts, grants: Grants | None = None) -> None:
         self._hosts = hosts
+        self._grants = grants
 
     def __call__(self, name: str) -> InterfaceType | FuncType | None:
-        """The type of the interface `name`, None when this host has no such thing."""
+        """The type of the interface `name`, None when this host has no such thing.
+
+        LinkError when it is lent, and not to this component; without grants nobody is asked.
+        """
         offered = self._hosts.interface(name)
-        return None if offered is None else offered.type
+        if offered is None:
+            return None
+        may_have(offered, name, self._grants)
+        return offered.type
 
     def function(self, interface: str, name: str) -> tuple[FuncType, Callable[..., Any]]:
         offered = self._hosts.interface(interface)
@@ -57,21 +65,23 @@ class Offers:
         return offered.type.funcs[name], offered.functions[name]
 
 
-def read(wasm: bytes, hosts: Hosts) -> Plan:
+def read(wasm: bytes, hosts: Hosts, grants: Grants | None = None) -> Plan:
     """The plan of a component, its imports found at this host.
 
     Raises DecodeError, UnsupportedError or LinkError.
     """
-    return simplify(resolve(parse_component(wasm), Offers(hosts)))
+    return simplify(resolve(parse_component(wasm), Offers(hosts, grants)))
 
 
-def link_component(wasm: bytes, engine: Engine, cache: CompileCache | None, hosts: Hosts) -> Linked:
+def link_component(
+    wasm: bytes, engine: Engine, cache: CompileCache | None, hosts: Hosts, grants: Grants | None = None
+) -> Linked:
     """Decode, compile and link the component `wasm`.
 
     Raises DecodeError for malformed bytes, LinkError for an import that nobody offers, or that is offered
     with another type, UnsupportedError for features that are not there yet.
     """
-    return link_plan(read(wasm, hosts), engine, cache, hosts)
+    return link_plan(read(wasm, hosts, grants), engine, cache, hosts)
 
 
 def link_plan(plan: Plan, engine: Engine, cache: CompileCache | None, hosts: Hosts) -> Linked:

@@ -30,8 +30,8 @@ from ..component.rewrite import ALLOCATORS
 from ..component.types import FuncType, InterfaceType, ResourceType, describe_mismatch
 from ..engine import HostFunction, Program, core_type, current
 from ..errors import HostError, LinkError, UnsupportedError
-from ..host.application import Hosts, MissingDriver
-from ..host.base import HostContext
+from ..host.application import Hosts, MissingDriver, Offered
+from ..host.base import Grants, HostContext
 from ..host.wasi_preview1 import FUNCTIONS as WASI_FUNCTIONS
 from ..host.wasi_preview1 import Preview1
 from . import legacy_flat
@@ -76,7 +76,7 @@ class Linkage:
         return None
 
 
-def link(wasm: bytes, hosts: Hosts) -> Linkage:
+def link(wasm: bytes, hosts: Hosts, grants: Grants | None = None) -> Linkage:
     """Find a host function for each import of the core module `wasm`.
 
     Raises DecodeError for malformed bytes, LinkError for an import that nobody offers, or that is offered
@@ -100,7 +100,7 @@ def link(wasm: bytes, hosts: Hosts) -> Linkage:
             functions[key] = _wasi(item.name, wasi, *item.signature)
         else:
             try:
-                functions[key] = _interface(item.module, item.name, world, hosts, *item.signature)
+                functions[key] = _interface(item.module, item.name, world, hosts, grants, *item.signature)
             except MissingDriver as error:
                 missing[item.module] = error
                 functions[key] = _missing(*key, *item.signature, error)
@@ -119,7 +119,13 @@ def _wasi(name: str, family: dict[str, Callable[..., int | None]], params: str, 
 
 
 def _interface(
-    module: str, name: str, world: World | None, hosts: Hosts, params: str, results: str
+    module: str,
+    name: str,
+    world: World | None,
+    hosts: Hosts,
+    grants: Grants | None,
+    params: str,
+    results: str,
 ) -> HostFunction:
     """One function of a WIT interface, by the canonical ABI."""
     if world is None and module in legacy_flat.INTERFACES:
@@ -135,6 +141,7 @@ def _interface(
         raise LinkError(str(missing), missing.interface) from missing
     if offered is None:
         raise LinkError(f"imports {module}.{name}, which this gateway does not offer", interface)
+    may_have(offered, interface, grants)
     if function.startswith(RESOURCE_DROP):
         rt = offered.type.types.get(function.removeprefix(RESOURCE_DROP))
         if not isinstance(rt, ResourceType):
@@ -162,6 +169,16 @@ def _interface(
     if canonical_name(interface) in RUNS_GUESTS:
         callback = noting_stack(callback)
     return HostFunction(module, name, params, results, callback)
+
+
+def may_have(offered: Offered, interface: str, grants: Grants | None) -> None:
+    """LinkError when `offered` is the site's own and not lent to the component of these grants."""
+    if offered.lent and grants is not None and canonical_name(interface) not in grants.host_interfaces:
+        raise LinkError(
+            f"imports {interface}, which the site lends to components that name it: add it to "
+            f"`host_interfaces` in [component.{grants.id}.tool.wasm-gateway]",
+            interface,
+        )
 
 
 def noting_stack(callback: Callback) -> Callback:

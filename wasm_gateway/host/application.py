@@ -22,6 +22,7 @@ from ..component.types import InterfaceType, ResourceType, World
 from ..component.wit import parse
 from ..errors import HostError, LinkError, ManifestError
 from ..runtime_config import RuntimeConfig
+from .site import HostInterface, Lent
 
 DEFAULT = "default"
 # File names in the state folder (Spin: command line, 4).
@@ -61,8 +62,9 @@ FAMILIES = {
     "wasi:filesystem/preopens@0.2": "wasi_filesystem",
     "wasi:http/types@0.2": "wasi_http",
     "wasi:http/outgoing-handler@0.2": "wasi_http",
-    "wasi:http/incoming-handler@0.2": "wasi_http",
 }
+# Interfaces that guests export, and whose text is among a family's.
+EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http"}
 
 # Families that need a driver, and the extra that brings it.
 EXTRAS = {"redis": "redis", "postgres": "postgres", "mysql": "mysql"}
@@ -73,10 +75,14 @@ USED = re.compile(r"\buse ([\w-]+:[\w-]+/[\w-]+(?:@[\w.-]*\w)?)\.\{")
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """An interface that this host offers: its type, and the functions behind it."""
+    """An interface that this host offers: its type, and the functions behind it.
+
+    One that is `lent` by the site is for components that name it (Grants.host_interfaces).
+    """
 
     type: InterfaceType
     functions: Mapping[str, Callable[..., Any]]
+    lent: bool = False
 
 
 class MissingDriver(LinkError):
@@ -94,10 +100,12 @@ class Hosts:
         key_value: Mapping[str, str] | None = None,
         sqlite: Sequence[str] = (),
         stores: Mapping[str, Any] | None = None,
+        interfaces: Sequence[HostInterface] = (),
     ) -> None:
         """`key_value` presets the default store, `sqlite` are statements run at start; see `start`.
 
-        `stores` are key-value stores of the site, by label.
+        `stores` are key-value stores of the site, by label; `interfaces` what it lends to guests, a
+        LinkError where one does not fit its own text.
         """
         self.config = config
         self.state_dir = state_dir
@@ -109,7 +117,10 @@ class Hosts:
         self._offered: dict[str, Offered] = {}
         self._parsed: dict[str, Mapping[str, InterfaceType]] = {}  # by WIT text
         self._network: Any = None
+        self._lent: dict[str, Lent] = {}
         forks.watch(self)
+        for implementation in interfaces:
+            self._lend(implementation)
 
     def after_fork(self) -> None:
         self._lock = threading.RLock()  # guards families and offered
@@ -121,29 +132,49 @@ class Hosts:
         """
         name = canonical_name(name)
         if name not in FAMILIES:
-            return None
+            return self._offered.get(name)
         with self._lock:
             offered = self._offered.get(name)
             if offered is None:
                 module, family = self._family(FAMILIES[name])
                 type_ = self._type(name, module.INTERFACES[name])
-                functions = family.functions(name)
-                for key, rt in type_.types.items():
-                    if isinstance(rt, ResourceType) and rt.interface == name:
-                        object.__setattr__(rt, "dtor", functions.get(f"[resource-drop]{key}"))
-                offered = self._offered[name] = Offered(type_, functions)
+                offered = self._offer(name, type_, family.functions(name), lent=False)
             return offered
+
+    def exported(self, name: str) -> InterfaceType:
+        """The type of an interface in EXPORTED, by its canonical name."""
+        return self._type(name, self._module(EXPORTED[name]).INTERFACES[name])
+
+    def _lend(self, implementation: HostInterface) -> None:
+        lent = Lent(implementation, self._used(implementation.wit))
+        if lent.name in FAMILIES or lent.name in self._lent:
+            raise LinkError(f"{lent.title}: there is an interface {lent.name} already", lent.name)
+        self._lent[lent.name] = lent
+        self._offer(lent.name, lent.type, lent.functions, lent=True)
+
+    def _offer(
+        self, name: str, type_: InterfaceType, functions: Mapping[str, Callable[..., Any]], *, lent: bool
+    ) -> Offered:
+        for key, rt in type_.types.items():
+            if isinstance(rt, ResourceType) and rt.interface == name:
+                object.__setattr__(rt, "dtor", functions.get(f"[resource-drop]{key}"))
+        offered = self._offered[name] = Offered(type_, functions, lent)
+        return offered
+
+    def _used(self, text: str) -> dict[str, InterfaceType | World]:
+        """The interfaces of other packages that a WIT text refers to, as far as this host has them."""
+        known: dict[str, InterfaceType | World] = {}
+        for used in USED.findall(text):
+            offered = self.interface(used)
+            if offered is not None:
+                known[used] = offered.type
+        return known
 
     def _type(self, name: str, text: str) -> InterfaceType:
         """The interface `name` of a WIT text, which is parsed once for all interfaces in it."""
         interfaces = self._parsed.get(text)
         if interfaces is None:
-            known: dict[str, InterfaceType | World] = {}
-            for used in USED.findall(text):
-                offered = self.interface(used)
-                assert offered is not None, used
-                known[used] = offered.type
-            found = parse(text, known).interfaces
+            found = parse(text, self._used(text)).interfaces
             interfaces = self._parsed[text] = {canonical_name(key): type_ for key, type_ in found.items()}
         return interfaces[name]
 
@@ -192,8 +223,8 @@ class Hosts:
     def close(self) -> None:
         """Close every store and connection; HostError of the last one that could not be."""
         with self._lock:
-            families, self._families = list(self._families.values()), {}
-            self._offered = {}
+            families, self._families = [*self._families.values(), *self._lent.values()], {}
+            self._offered = {name: offered for name, offered in self._offered.items() if offered.lent}
             self._network = None
         failure: Exception | None = None
         for family in families:

@@ -68,6 +68,7 @@ class Grants:
     key_value_stores: frozenset[str] = frozenset()
     sqlite_databases: frozenset[str] = frozenset()
     ai_models: frozenset[str] = frozenset()
+    host_interfaces: frozenset[str] = frozenset()  # canonical names
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: VariableSource | None = None
     outbound: OutboundRules | None = None

@@ -1,0 +1,335 @@
+"""Components in text, whose imports are written down from what this host offers.
+
+A test names the functions that it calls and writes the core code that calls them; the types, the lowering
+and the core signatures come out of the host's own declarations. Fixture `components` is the Toolkit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from wasm_gateway.component.layout import flatten_functype
+from wasm_gateway.component.names import canonical_name
+from wasm_gateway.component.types import (
+    BorrowType,
+    EnumType,
+    FlagsType,
+    FuncType,
+    InterfaceType,
+    ListType,
+    OptionType,
+    OwnType,
+    PrimValType,
+    RecordType,
+    ResourceType,
+    ResultType,
+    TupleType,
+    ValType,
+    VariantType,
+)
+from wasm_gateway.engine import wat2wasm
+from wasm_gateway.host.application import Hosts
+from wasm_gateway.runtime_config import RuntimeConfig
+
+CORE = {"i": "i32", "l": "i64", "f": "f32", "d": "f64"}
+HTTP = "wasi:http/types@0.2.0"
+STREAMS = "wasi:io/streams@0.2.0"
+
+# Memory, an allocator that never frees, and helpers: `$main` has all of it. 0 to 4095 are the test's own.
+MEMORY = """
+  (core module $mem
+    (memory (export "memory") 4)
+    (global $top (mut i32) (i32.const 65536))
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+      (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
+      (global.get $top)
+      (global.set $top (i32.add (global.get $top) (local.get 3)))
+      (block (br_if 0 (i32.le_u (global.get $top) (i32.mul (memory.size) (i32.const 65536))))
+        (drop (memory.grow (i32.add (i32.shr_u (local.get 3) (i32.const 16)) (i32.const 1)))))))
+  (core instance $m (instantiate $mem))
+  (alias core export $m "memory" (core memory $memory))
+  (alias core export $m "realloc" (core func $realloc))"""
+
+# What a guest of wasi:http needs to answer: $answer(out, status, pointer, length).
+ANSWER = """
+    (func $answer (param $out i32) (param $status i32) (param $at i32) (param $size i32)
+      (local $response i32) (local $body i32) (local $stream i32) (local $chunk i32)
+      (local.set $response (call $outgoing-response (call $fields)))
+      (drop (call $outgoing-response.set-status-code (local.get $response) (local.get $status)))
+      (call $outgoing-response.body (local.get $response) (i32.const 4000))
+      (local.set $body (i32.load (i32.const 4004)))
+      (call $response-outparam.set (local.get $out) (i32.const 0) (local.get $response) (i32.const 0)
+        (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+      (call $outgoing-body.write (local.get $body) (i32.const 4000))
+      (local.set $stream (i32.load (i32.const 4004)))
+      (loop $more
+        (local.set $chunk (select (local.get $size) (i32.const 4096)
+          (i32.lt_u (local.get $size) (i32.const 4096))))
+        (call $output-stream.blocking-write-and-flush (local.get $stream) (local.get $at) (local.get $chunk)
+          (i32.const 4000))
+        (local.set $at (i32.add (local.get $at) (local.get $chunk)))
+        (local.set $size (i32.sub (local.get $size) (local.get $chunk)))
+        (br_if $more (local.get $size)))
+      (call $drop.output-stream (local.get $stream))
+      (call $outgoing-body.finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 4000)))"""
+ANSWERING = {
+    HTTP: (
+        *("[constructor]fields", "[constructor]outgoing-response", "[method]outgoing-response.body"),
+        *("[method]outgoing-response.set-status-code", "[static]response-outparam.set"),
+        *("[method]outgoing-body.write", "[static]outgoing-body.finish"),
+    ),
+    STREAMS: ("[method]output-stream.blocking-write-and-flush", "[resource-drop]output-stream"),
+}
+
+Uses = Mapping[str, Sequence[str]]
+
+
+class _Interface:
+    """An instance type as text: what `functions` of an interface need."""
+
+    def __init__(self, component: _Component, name: str, type_: InterfaceType) -> None:
+        self.component = component
+        self.name = name
+        self.type = type_
+        self.lines: list[str] = []
+        self.known: dict[Any, str] = {}
+
+    def resource(self, rt: ResourceType) -> str:
+        found = self.known.get(rt)
+        if found is not None:
+            return found
+        label = f"$r{len(self.known)}"
+        if rt.interface == canonical_name(self.name):
+            self.lines.append(f'(export "{rt.name}" (type {label} (sub resource)))')
+        else:
+            outer = self.component.resource(rt)
+            self.lines.append(f"(alias outer 1 {outer} (type {label}o))")
+            self.lines.append(f'(export "{rt.name}" (type {label} (eq {label}o)))')
+        self.known[rt] = label
+        return label
+
+    def valtype(self, t: ValType) -> str:
+        match t:
+            case PrimValType():
+                return str(t)
+            case ListType(u):
+                return f"(list {self.valtype(u)})"
+            case OptionType(u):
+                return f"(option {self.valtype(u)})"
+            case ResultType(ok, err):
+                inner = "" if ok is None else f" {self.valtype(ok)}"
+                return f"(result{inner}{'' if err is None else f' (error {self.valtype(err)})'})"
+            case TupleType(ts):
+                return f"(tuple {' '.join(map(self.valtype, ts))})"
+            case OwnType(rt):
+                return f"(own {self.resource(rt)})"
+            case BorrowType(rt):
+                return f"(borrow {self.resource(rt)})"
+        found = self.known.get(id(t))
+        if found is not None:
+            return found
+        match t:
+            case RecordType(fields, name):
+                text = "(record " + " ".join(f'(field "{f.label}" {self.valtype(f.t)})' for f in fields)
+            case VariantType(cases, name):
+                text = "(variant " + " ".join(
+                    f'(case "{c.label}"{"" if c.t is None else " " + self.valtype(c.t)})' for c in cases
+                )
+            case EnumType(labels, name):
+                text = "(enum " + " ".join(f'"{label}"' for label in labels)
+            case FlagsType(labels, name):
+                text = "(flags " + " ".join(f'"{label}"' for label in labels)
+            case _:
+                raise NotImplementedError(t)
+        label = f"$t{len(self.known)}"
+        self.lines.append(f"(type {label}o {text}))")
+        self.lines.append(f'(export "{name}" (type {label} (eq {label}o)))')
+        self.known[id(t)] = label
+        return label
+
+    def functype(self, ft: FuncType) -> str:
+        params = "".join(f' (param "{name}" {self.valtype(t)})' for name, t in ft.params)
+        return f"(func{params}{'' if ft.result is None else f' (result {self.valtype(ft.result)})'})"
+
+    def function(self, name: str) -> None:
+        self.lines.append(f'(export "{name}" {self.functype(self.type.funcs[name])})')
+
+
+class _Component:
+    def __init__(self, hosts: Hosts, uses: Uses) -> None:
+        self.hosts = hosts
+        self.uses = {name: list(functions) for name, functions in uses.items()}
+        self.imports: dict[str, _Interface] = {}
+        self.resources: dict[ResourceType, str] = {}
+        self.text: list[str] = []
+
+    def interface(self, name: str) -> _Interface:
+        """The import of an interface, with the functions that are used; once for compatible versions."""
+        canonical = canonical_name(name)
+        found = self.imports.get(canonical)
+        if found is None:
+            offered = self.hosts.interface(name)
+            assert offered is not None, name
+            found = self.imports[canonical] = _Interface(self, name, offered.type)
+            for key in self.uses.get(name, ()):
+                if key.startswith("[resource-drop]"):
+                    rt = offered.type.types[key.removeprefix("[resource-drop]")]
+                    assert isinstance(rt, ResourceType)
+                    found.resource(rt)
+                else:
+                    found.function(key)
+        return found
+
+    def resource(self, rt: ResourceType) -> str:
+        """The name of a resource type at the level of the component; its interface is imported before."""
+        found = self.resources.get(rt)
+        if found is None:
+            assert rt.interface is not None
+            name = next((n for n in self.uses if canonical_name(n) == rt.interface), f"{rt.interface}.0")
+            interface = self.interface(name)
+            interface.resource(rt)
+            found = self.resources[rt] = f"$res{len(self.resources)}"
+        return found
+
+    def emit(self, interface: _Interface, number: int) -> None:
+        lines = "\n    ".join(interface.lines)
+        self.text.append(f'  (import "{interface.name}" (instance $i{number}\n    {lines}))')
+        for rt, name in self.resources.items():
+            if rt.interface == canonical_name(interface.name):
+                self.text.append(f'  (alias export $i{number} "{rt.name}" (type {name}))')
+
+
+def core_label(function: str) -> str:
+    """The name of a lowered function in core text: `fields.get`, `drop.fields`."""
+    for prefix in ("[constructor]", "[method]", "[static]"):
+        function = function.removeprefix(prefix)
+    return "drop." + function.removeprefix("[resource-drop]") if "[resource-drop]" in function else function
+
+
+class Toolkit:
+    """Makes components; `interfaces` of the site are known to it too."""
+
+    def __init__(self, interfaces: Iterable[Any] = ()) -> None:
+        self.hosts = Hosts(RuntimeConfig(), interfaces=tuple(interfaces))
+
+    def with_interfaces(self, *interfaces: Any) -> Toolkit:
+        return Toolkit(interfaces)
+
+    def text(self, core: str, uses: Uses, export: str, *, resources: Sequence[ResourceType] = ()) -> str:
+        """A component around the core code `core`, which finds what it uses as `$fields.get` and the like.
+
+        `export` is what follows the instance `$core` of that code.
+        """
+        component = _Component(self.hosts, uses)
+        for rt in resources:
+            component.resource(rt)
+        for name in uses:
+            component.interface(name)
+        for name, functions in uses.items():
+            for function in functions:
+                if function.startswith("[resource-drop]"):
+                    found = component.interface(name).type.types[function.removeprefix("[resource-drop]")]
+                    assert isinstance(found, ResourceType)
+                    component.resource(found)
+        numbers = {name: number for number, name in enumerate(component.imports)}
+        for name in self._ordered(component):
+            component.emit(component.imports[name], numbers[name])
+        lowered, imported, given = [], [], []
+        for name, functions in uses.items():
+            interface = component.interface(name)
+            number = numbers[canonical_name(name)]
+            for function in functions:
+                label = core_label(function)
+                if function.startswith("[resource-drop]"):
+                    rt = interface.type.types[function.removeprefix("[resource-drop]")]
+                    assert isinstance(rt, ResourceType)
+                    lowered.append(f"(core func ${label} (canon resource.drop {component.resource(rt)}))")
+                    signature = "(param i32)"
+                else:
+                    options = "(memory $memory) (realloc $realloc)"
+                    lowered.append(
+                        f'(core func ${label} (canon lower (func $i{number} "{function}") {options}))'
+                    )
+                    flat = flatten_functype(interface.type.funcs[function], "lower")
+                    signature = "".join(f" (param {CORE[letter]})" for letter in flat.params)
+                    signature += "".join(f" (result {CORE[letter]})" for letter in flat.results)
+                imported.append(f'(import "h" "{label}" (func ${label} {signature}))')
+                given.append(f'(export "{label}" (func ${label}))')
+        new_line = "\n    "
+        return f"""(component
+{new_line.join(component.text)}
+{MEMORY}
+    {new_line.join(lowered)}
+  (core module $main
+    (import "h" "memory" (memory 1))
+    (import "h" "realloc" (func $realloc (param i32 i32 i32 i32) (result i32)))
+    {new_line.join(imported)}
+    {core})
+  (core instance $core (instantiate $main (with "h" (instance
+    (export "memory" (memory $memory)) (export "realloc" (func $realloc))
+    {new_line.join(given)}))))
+  {export.format(**{rt.name.replace("-", "_"): component.resource(rt) for rt in resources})}
+)"""
+
+    @staticmethod
+    def _ordered(component: _Component) -> list[str]:
+        """Imports after those whose resources they use."""
+        ordered: list[str] = []
+
+        def place(name: str) -> None:
+            if name not in ordered:
+                for rt in component.imports[name].known:
+                    if isinstance(rt, ResourceType) and rt.interface != name:
+                        assert rt.interface is not None
+                        place(rt.interface)
+                ordered.append(name)
+
+        for name in component.imports:
+            place(name)
+        return ordered
+
+    def http(self, body: str, uses: Uses | None = None, functions: str = "", data: str = "") -> bytes:
+        """A guest of wasi:http: `body` is the code of handle(request, out), which may call $answer.
+
+        `functions` are more core functions, `data` are data segments.
+        """
+        merged = {name: list(functions) for name, functions in ANSWERING.items()}
+        for name, more in (uses or {}).items():
+            for function in more:
+                if function not in merged.setdefault(name, []):
+                    merged[name].append(function)
+        types = self.hosts.interface(HTTP)
+        assert types is not None
+        request, out = types.type.types["incoming-request"], types.type.types["response-outparam"]
+        assert isinstance(request, ResourceType)
+        assert isinstance(out, ResourceType)
+        core = f"""{data}{ANSWER}
+    {functions}
+    (func (export "handle") (param $request i32) (param $out i32)
+      {body})"""
+        export = """(alias core export $core "handle" (core func $handle))
+  (type $handler (func
+    (param "request" (own {incoming_request})) (param "response-out" (own {response_outparam}))))
+  (func $lifted (type $handler) (canon lift (core func $handle)))
+  (component $shim
+    (import "in" (type $q (sub resource)))
+    (import "out" (type $o (sub resource)))
+    (type $f (func (param "request" (own $q)) (param "response-out" (own $o))))
+    (import "handle" (func $h (type $f)))
+    (export "incoming-request" (type $qe (eq $q)))
+    (export "response-outparam" (type $oe (eq $o)))
+    (type $fe (func (param "request" (own $qe)) (param "response-out" (own $oe))))
+    (export "handle" (func $h) (func (type $fe))))
+  (instance $shimmed (instantiate $shim
+    (with "in" (type {incoming_request})) (with "out" (type {response_outparam}))
+    (with "handle" (func $lifted))))
+  (export "wasi:http/incoming-handler@0.2.0" (instance $shimmed))"""
+        return wat2wasm(self.text(core, merged, export, resources=(request, out)).encode())
+
+
+@pytest.fixture(scope="session")
+def components() -> Toolkit:
+    return Toolkit()

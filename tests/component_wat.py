@@ -38,11 +38,12 @@ CORE = {"i": "i32", "l": "i64", "f": "f32", "d": "f64"}
 HTTP = "wasi:http/types@0.2.0"
 STREAMS = "wasi:io/streams@0.2.0"
 
-# Memory, an allocator that never frees, and helpers: `$main` has all of it. 0 to 4095 are the test's own.
+# Memory, an allocator that frees all at once ($reset): `$main` has both. 0 to 4095 are the test's own.
 MEMORY = """
   (core module $mem
     (memory (export "memory") 4)
     (global $top (mut i32) (i32.const 65536))
+    (func (export "reset") (global.set $top (i32.const 65536)))
     (func (export "realloc") (param i32 i32 i32 i32) (result i32)
       (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
       (global.get $top)
@@ -51,7 +52,8 @@ MEMORY = """
         (drop (memory.grow (i32.add (i32.shr_u (local.get 3) (i32.const 16)) (i32.const 1)))))))
   (core instance $m (instantiate $mem))
   (alias core export $m "memory" (core memory $memory))
-  (alias core export $m "realloc" (core func $realloc))"""
+  (alias core export $m "realloc" (core func $realloc))
+  (alias core export $m "reset" (core func $reset))"""
 
 # What a guest of wasi:http needs to answer: $answer(out, status, pointer, length).
 ANSWER = """
@@ -266,10 +268,11 @@ class Toolkit:
   (core module $main
     (import "h" "memory" (memory 1))
     (import "h" "realloc" (func $realloc (param i32 i32 i32 i32) (result i32)))
+    (import "h" "reset" (func $reset))
     {new_line.join(imported)}
     {core})
   (core instance $core (instantiate $main (with "h" (instance
-    (export "memory" (memory $memory)) (export "realloc" (func $realloc))
+    (export "memory" (memory $memory)) (export "realloc" (func $realloc)) (export "reset" (func $reset))
     {new_line.join(given)}))))
   {export.format(**{rt.name.replace("-", "_"): component.resource(rt) for rt in resources})}
 )"""
@@ -319,8 +322,8 @@ class Toolkit:
     (import "out" (type $o (sub resource)))
     (type $f (func (param "request" (own $q)) (param "response-out" (own $o))))
     (import "handle" (func $h (type $f)))
-    (export "incoming-request" (type $qe (eq $q)))
-    (export "response-outparam" (type $oe (eq $o)))
+    (export $qe "incoming-request" (type $q))
+    (export $oe "response-outparam" (type $o))
     (type $fe (func (param "request" (own $qe)) (param "response-out" (own $oe))))
     (export "handle" (func $h) (func (type $fe))))
   (instance $shimmed (instantiate $shim

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from asgiref.testing import ApplicationCommunicator
 
-from wasm_gateway import asgi
-from wasm_gateway.asgi import AsgiGateway, Exchange, Inbox, Workers, raw_path, to_request
+from wasm_gateway import asgi, workers
+from wasm_gateway.asgi import AsgiGateway, Exchange, Inbox, raw_path, to_request
 from wasm_gateway.errors import ComponentError, GuestError, RequestError, Saturated
-from wasm_gateway.messages import Headers, Request, Response
+from wasm_gateway.messages import Begin, Headers, Request, Response
 from wasm_gateway.router import RouteMatch, Router
+from wasm_gateway.workers import Workers
 
 SECONDS = 10  # what may never be reached
 
@@ -34,7 +35,7 @@ class Guests:
         self.calls: list[str] = []
         self.fail = fail
 
-    def handle(self, request: Request, match: RouteMatch) -> Response | None:
+    def handle(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response | None:
         guest: Any = match.route.target
         try:
             response: Response | None = guest(request)
@@ -371,7 +372,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body() -> None:
         return server
 
     assert run(main).sent == []
-    assert isinstance(seen[0], asgi.Disconnected)
+    assert isinstance(seen[0], workers.Disconnected)
 
 
 def test_inline_a_client_that_leaves_in_the_middle_of_its_body() -> None:
@@ -559,9 +560,9 @@ def test_a_slow_client_slows_the_guest() -> None:
 
         app = door(lambda request: Response(200, Headers(), Stream(chunks())))
         task = asyncio.ensure_future(app(http(), server.receive, send))
-        await until_async(lambda: made > asgi.OUTBOX_CHUNKS)
+        await until_async(lambda: made > workers.OUTBOX_CHUNKS)
         await asyncio.sleep(0.02)
-        assert made == asgi.OUTBOX_CHUNKS + 1
+        assert made == workers.OUTBOX_CHUNKS + 1
         go.set()
         await task
         return server
@@ -586,7 +587,7 @@ def test_a_client_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
         task = asyncio.ensure_future(door(guest)(http(), Server().receive, send))
         await until_async(lambda: stream.closed)
         go.set()
-        with pytest.raises(asgi.Stalled):
+        with pytest.raises(workers.Stalled):
             await task
 
     run(main)
@@ -708,7 +709,7 @@ def test_a_loop_that_is_closed_ends_the_stream() -> None:
 
 
 def test_at_most_size_threads_run_and_the_rest_wait() -> None:
-    workers = Workers(2)
+    pool = Workers(2)
     go = threading.Event()
     lock = threading.Lock()
     running = most = done = 0
@@ -724,7 +725,7 @@ def test_at_most_size_threads_run_and_the_rest_wait() -> None:
             done += 1
 
     for _ in range(6):
-        workers.submit(job)
+        pool.submit(job)
     until(lambda: running == 2)
     go.set()
     until(lambda: done == 6)
@@ -732,19 +733,19 @@ def test_at_most_size_threads_run_and_the_rest_wait() -> None:
 
 
 def test_threads_start_when_needed_and_end_when_idle() -> None:
-    workers = Workers(8, idle=0.05)
+    pool = Workers(8, idle=0.05)
     names: set[int] = set()
-    assert not workers._threads
+    assert not pool._threads
     for _ in range(5):
         done = threading.Event()
-        workers.submit(lambda done: (names.add(threading.get_ident()), done.set()), done)
+        pool.submit(lambda done: (names.add(threading.get_ident()), done.set()), done)
         assert done.wait(SECONDS)
-        until(lambda: not workers._busy)
-    assert len(workers._threads) == 1
+        until(lambda: not pool._busy)
+    assert len(pool._threads) == 1
     assert len(names) == 1
-    until(lambda: not workers._threads)
+    until(lambda: not pool._threads)
     done = threading.Event()
-    workers.submit(done.set)
+    pool.submit(done.set)
     assert done.wait(SECONDS)
 
 
@@ -773,14 +774,14 @@ def test_a_full_backlog_is_a_503() -> None:
 
 
 def test_a_job_that_fails_costs_no_thread(caplog: pytest.LogCaptureFixture) -> None:
-    workers = Workers(1)
+    pool = Workers(1)
 
     def fail() -> None:
         raise SystemExit
 
-    workers.submit(fail)
+    pool.submit(fail)
     done = threading.Event()
-    workers.submit(done.set)
+    pool.submit(done.set)
     assert done.wait(SECONDS)
     assert "a job of the thread pool failed" in caplog.text
 
@@ -794,29 +795,29 @@ def test_when_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    workers = Workers(2)
+    pool = Workers(2)
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(Saturated, match="can't start"):
-        workers.submit(print)
+        pool.submit(print)
     monkeypatch.undo()
     done = threading.Event()
-    workers.submit(done.set)
+    pool.submit(done.set)
     assert done.wait(SECONDS)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_child_has_threads_of_its_own() -> None:
-    workers = Workers(1)
+    pool = Workers(1)
     done = threading.Event()
-    workers.submit(done.set)
+    pool.submit(done.set)
     assert done.wait(SECONDS)
 
     pid = os.fork()
     if pid == 0:
         try:
             in_child = threading.Event()
-            workers.submit(in_child.set)
+            pool.submit(in_child.set)
             os._exit(0 if in_child.wait(5) else 1)
         finally:
             os._exit(2)

@@ -27,6 +27,7 @@ LEVELS: list[list[set[str]]] = [
         {"router"},
         {"runtime_config", "variables", "assets"},
         {"guest_logs"},
+        {"workers"},
     ],
     [{"engine"}],
     [{"linked"}],

@@ -18,7 +18,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from wasm_gateway.errors import GuestError, RequestError
-from wasm_gateway.messages import Headers, Request, Response
+from wasm_gateway.messages import Begin, Headers, Request, Response
 from wasm_gateway.router import RouteMatch, Router
 from wasm_gateway.wsgi import InputBody, WsgiGateway, outgoing, raw_path, status_line, to_request
 
@@ -29,7 +29,7 @@ class Guests:
     def __init__(self, routes: dict[str, Callable[[Request], Response | None]]) -> None:
         self.match = Router(routes.items()).match
 
-    def handle(self, request: Request, match: RouteMatch) -> Response | None:
+    def handle(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response | None:
         guest: Any = match.route.target
         return guest(request)
 

@@ -14,24 +14,19 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
-import os
-import queue
 import threading
-import time
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextvars import copy_context
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from .errors import RequestError, Saturated
-from .messages import Headers, Request, Response
-from .wsgi import Outgoing, checked_authority, content_length, outgoing, pick_path, visible
+from .errors import GuestError, RequestError, Saturated
+from .messages import STREAMED, Headers, Request, Response
+from .workers import OUTBOX_CHUNKS, STALL_SECONDS, Disconnected, Stalled, Workers, post
+from .wsgi import Meter, Outgoing, begun, checked_authority, content_length, outgoing, pick_path, visible
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -50,24 +45,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 # - asyncio: min(32, cpus + 4)
 THREADS = 32
 
-# Requests that wait for a thread; the next one is told to come back later.
-BACKLOG = 1024
-
-# Seconds after which a thread without work ends.
-IDLE_SECONDS = 10.0
-
 # Bytes of a request that wait for their guest; more is left to the server's flow control.
 # - uvicorn's high-water mark: 64 KiB
 INBOX_BYTES = 64 << 10
-
-# Chunks of a response that wait for the server; then the guest waits.
-# - a2wsgi: 10
-OUTBOX_CHUNKS = 8
-
-# Seconds that either side waits for the client to send or to take the next bytes.
-# - nginx client_body_timeout, send_timeout: 60
-# - Django, body_receive_timeout: 60
-STALL_SECONDS = 60.0
 
 # Seconds after which a guest is a long one, and a client that leaves is noticed.
 WATCH_SECONDS = 0.05
@@ -253,16 +233,6 @@ async def _send(send: Send, answer: Outgoing | AsyncAnswer) -> None:
 # Between the loop and the threads
 
 
-class Disconnected(RequestError):
-    """The client left, or nobody waits for the response any more."""
-
-
-class Stalled(RequestError):
-    """The client went on sending or reading nothing."""
-
-    status = 408
-
-
 class Inbox:
     """A request body on its way from `receive`, on the event loop, to the thread that iterates it.
 
@@ -375,7 +345,7 @@ class Inbox:
 
     def __next__(self) -> bytes:
         with self._ready:
-            if self._task is None and not self.left and not _post(self._loop, self.start):
+            if self._task is None and not self.left and not post(self._loop, self.start):
                 raise Disconnected("the event loop is closed")
             while not self._chunks:
                 if self._ended:
@@ -389,7 +359,7 @@ class Inbox:
             if self._full and self._size < INBOX_BYTES:
                 self._full = False
                 assert self._room is not None
-                _post(self._loop, self._room.set)
+                post(self._loop, self._room.set)
             return chunk
 
 
@@ -414,12 +384,12 @@ class Outbox:
         """Hand over a chunk; waits while too many are on their way. Disconnected when nobody wants it."""
         if not self._room.acquire(timeout=STALL_SECONDS):
             raise Stalled(f"client took nothing for {STALL_SECONDS:g} s")
-        if self.closed or not _post(self._loop, self._arrive, chunk):
+        if self.closed or not post(self._loop, self._arrive, chunk):
             raise Disconnected("client disconnected")
 
     def end(self, error: BaseException | None) -> None:
         """That was the last chunk, or what kept it from being made."""
-        _post(self._loop, self._arrive, error)
+        post(self._loop, self._arrive, error)
 
     # on the loop
 
@@ -464,7 +434,10 @@ class Exchange:
     that only computes runs on, unheard, to its deadline.
     """
 
-    __slots__ = ("_closed", "_gateway", "_head", "_inbox", "_loop", "_match", "_outbox", "_request", "_timer")
+    __slots__ = (
+        *("_closed", "_gateway", "_head", "_inbox", "_loop", "_match", "_meter", "_outbox", "_request"),
+        "_timer",
+    )
 
     def __init__(
         self, gateway: Gateway, request: Request, match: RouteMatch, inbox: Inbox | None = None
@@ -476,6 +449,7 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self._head: asyncio.Future[AsyncAnswer | None] = self._loop.create_future()
         self._outbox: Outbox | None = None
+        self._meter: Meter | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -524,25 +498,57 @@ class Exchange:
         if not self._head.done():
             self._head.set_exception(error)
 
+    def _begin(self, head: Response) -> Callable[[bytes], object]:
+        """messages.Begin, in the thread."""
+        status, fields, self._meter = begun(head, self._request.method)
+        outbox = self._outbox = Outbox(self._loop)
+        if self._closed or not post(self._loop, self._deliver, (status, fields, outbox)):
+            raise Disconnected("client disconnected")
+        return self._send
+
+    def _send(self, chunk: bytes) -> None:
+        meter, outbox = self._meter, self._outbox
+        if meter is not None and chunk:
+            assert outbox is not None
+            meter.count(chunk)
+            outbox.put(chunk)
+
+    def _end(self, response: Response) -> BaseException | None:
+        """What to tell the loop about a response that has gone out, all but its end."""
+        if response is not STREAMED:
+            return GuestError("the response was cut off")
+        try:
+            if self._meter is not None:
+                self._meter.end()
+        except GuestError as error:
+            return error
+        return None
+
     def _work(self) -> None:
         if self._closed:
             return
         try:
-            response = self._gateway.handle(self._request, self._match)
+            response = self._gateway.handle(self._request, self._match, self._begin)
             if response is None:
-                _post(self._loop, self._deliver, None)
+                post(self._loop, self._deliver, None)
+                return
+            if self._outbox is not None:
+                self._outbox.end(self._end(response))
                 return
             status, fields, body = outgoing(response, self._request.method)
         except Exception as error:
-            _post(self._loop, self._fail, error)
+            if self._outbox is not None:
+                self._outbox.end(error)
+            else:
+                post(self._loop, self._fail, error)
             return
         if isinstance(body, tuple):
-            _post(self._loop, self._deliver, (status, fields, body))
+            post(self._loop, self._deliver, (status, fields, body))
             return
         outbox = Outbox(self._loop)
         self._outbox = outbox
         try:
-            if not self._closed and _post(self._loop, self._deliver, (status, fields, outbox)):
+            if not self._closed and post(self._loop, self._deliver, (status, fields, outbox)):
                 for chunk in body:
                     outbox.put(chunk)
         except Exception as error:
@@ -551,112 +557,6 @@ class Exchange:
             outbox.end(None)
         finally:
             body.close()
-
-
-class Workers:
-    """At most `size` threads that run jobs, started when there is work and ended after a while without.
-
-    A forked child begins with none. Threads of a process that exits are given `LINGER_SECONDS` to finish.
-    """
-
-    LINGER_SECONDS = 5.0
-
-    def __init__(self, size: int, *, backlog: int = BACKLOG, idle: float = IDLE_SECONDS) -> None:
-        if size < 1:
-            raise ValueError("a pool has at least one thread")
-        self.size = size
-        self.backlog = backlog
-        self.idle = idle
-        self._start_over()
-        # A thread killed inside a guest, as daemons are at exit, would unwind through foreign frames.
-        atexit.register(_linger, weakref.ref(self))
-
-    def _start_over(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()  # guards the counts
-        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._threads: set[threading.Thread] = set()
-        self._busy = 0  # jobs that run or wait
-
-    def submit(self, function: Callable[..., object], *arguments: object) -> None:
-        """Run `function(*arguments)`, which handles its own errors; Saturated when too many wait."""
-        if self._pid != os.getpid():
-            self._start_over()
-        with self._lock:
-            if self._busy >= self.size + self.backlog:
-                raise Saturated(f"{self.backlog} requests wait for a thread")
-            if self._busy >= len(self._threads) and len(self._threads) < self.size:
-                thread = threading.Thread(target=self._run, name="wasm-guest", daemon=True)
-                self._threads.add(thread)
-                try:
-                    thread.start()
-                except RuntimeError as error:
-                    self._threads.discard(thread)
-                    if not self._threads:
-                        raise Saturated(f"no thread can be started: {error}") from error
-            self._busy += 1
-            self._jobs.put(partial(function, *arguments))
-
-    async def call(self, function: Callable[[], object]) -> None:
-        """Run `function` in a thread, and wait for it."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-
-        def job() -> None:
-            try:
-                function()
-            except Exception as error:
-                _post(loop, _settle, done, error)
-            else:
-                _post(loop, _settle, done, None)
-
-        self.submit(job)
-        await done
-
-    def _run(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get(timeout=self.idle)
-            except queue.Empty:
-                with self._lock:
-                    if not self._jobs.empty():
-                        continue
-                    self._threads.discard(threading.current_thread())
-                    return
-            try:
-                job()
-            except BaseException:
-                log.exception("a job of the thread pool failed")
-            del job
-            with self._lock:
-                self._busy -= 1
-
-
-def _linger(workers: weakref.ref[Workers]) -> None:
-    pool = workers()
-    if pool is None or pool._pid != os.getpid():
-        return
-    end = time.monotonic() + pool.LINGER_SECONDS
-    while pool._busy and time.monotonic() < end:
-        time.sleep(0.01)
-
-
-def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-
-
-def _post(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object) -> bool:
-    """Have the loop call `callback` soon; False when it has been closed meanwhile."""
-    try:
-        loop.call_soon_threadsafe(callback, *arguments)
-    except RuntimeError:
-        return False
-    return True
 
 
 # Life

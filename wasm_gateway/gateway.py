@@ -46,7 +46,7 @@ from .manifest import (
     StaticResponse,
     load_manifest,
 )
-from .messages import Headers, Request, Response
+from .messages import Begin, Headers, Request, Response
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
 
@@ -250,10 +250,14 @@ class Gateway:
             return _WELL_KNOWN_MATCH
         return self.router.match(path)
 
-    def handle(self, request: Request, match: RouteMatch | None = None) -> Response | None:
+    def handle(
+        self, request: Request, match: RouteMatch | None = None, begin: Begin | None = None
+    ) -> Response | None:
         """The response to `request`, None when no route matches. A guest's failure is a response too.
 
-        `match` is what `match(request.path)` said, when the caller has asked already.
+        `match` is what `match(request.path)` said, when the caller has asked already. With `begin` the
+        response may go out before it is whole: then the result is messages.STREAMED, or the failure that
+        kept the rest of it from being made.
         """
         if match is None:
             match = self.match(request.path)
@@ -265,9 +269,20 @@ class Gateway:
         assert isinstance(trigger, HttpTrigger)
         if trigger.component is None:
             return self._static[trigger.id]
-        return self._answer(trigger.component, request, match)
+        return self._answer(trigger.component, request, match, begin)
 
-    def _answer(self, component_id: str, request: Request, match: RouteMatch) -> Response:
+    def streams(self, match: RouteMatch) -> bool:
+        """Whether a response of this route may go out before it is whole, from whatever thread."""
+        component = getattr(match.route.target, "component", None)
+        if match is _WELL_KNOWN_MATCH or component is None:
+            return False
+        entry = self._entry(component)
+        # what the site lends may belong to the request's own thread, as Django's connections do
+        return entry.http is not None and entry.http.streams and not entry.options.host_interfaces
+
+    def _answer(
+        self, component_id: str, request: Request, match: RouteMatch, begin: Begin | None = None
+    ) -> Response:
         try:
             entry = self._entry(component_id)
             executor = entry.http
@@ -276,7 +291,8 @@ class Gateway:
             length = request.headers.get("content-length")
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
-            response: Response = entry.run(executor.execute, _for_guest(request, match, executor), match)
+            request_ = _for_guest(request, match, executor)
+            response: Response = entry.run(executor.execute, request_, match, begin)
             return response
         except GatewayError as error:
             return _failure(error, component_id, f"{request.method} {request.path!r}")

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -110,3 +110,12 @@ class Response:
         close = getattr(self.body, "close", None)
         if close is not None:
             close()
+
+
+# What a door gives that can send a response before it is whole. It is called once at the most, with a
+# response that has no body yet, in the thread that asked for the response; what it gives takes each chunk,
+# in order, and may block. Either raises GatewayError when the client cannot get it.
+Begin = Callable[[Response], Callable[[bytes], object]]
+
+# Stands for a response that has gone through a Begin whole.
+STREAMED = Response(200)

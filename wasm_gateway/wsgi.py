@@ -17,11 +17,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
 from .errors import GatewayError, GuestError, RequestError
-from .messages import Headers, Request, Response
+from .messages import STREAMED, Headers, Request, Response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -61,10 +61,12 @@ class WsgiGateway:
         self.app = app
         self.host = host
         self._match = gateway.match
+        self._writes = True  # whether the server's start_response gives a `write`, as PEP 3333 wants
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = raw_path(environ)
         match = None if path is None else self._match(path)
+        push: Push | None = None
         if match is None:
             response = None
         else:
@@ -72,7 +74,9 @@ class WsgiGateway:
             try:
                 authority = None if self.host is None else self.host(environ)
                 request = to_request(environ, path, authority=authority)
-                response = self.gateway.handle(request, match)
+                if self._writes:
+                    push = Push(start_response, request.method)
+                response = self.gateway.handle(request, match, push)
             except RequestError as error:
                 log.info("%s %r: %s", environ["REQUEST_METHOD"], path, error)
                 response = Response(error.status)
@@ -80,6 +84,10 @@ class WsgiGateway:
             if self.app is not None:
                 return self.app(environ, start_response)
             response = Response(404)
+        if push is not None and push.begun:
+            if push.kept is not None:
+                self._writes = False
+            return push.end(response)
         status, headers, body = outgoing(response, environ["REQUEST_METHOD"])
         start_response(status_line(status), headers)
         return body
@@ -365,38 +373,108 @@ def _outgoing(response: Response, method: str) -> Outgoing:
     return status, fields, OutputBody(response, length)
 
 
+class Meter:
+    """Counts a body against the length that its head promised, if any; GuestError for a broken promise."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, length: int | None) -> None:
+        self._left = length
+
+    def count(self, chunk: bytes) -> None:
+        if self._left is not None:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise GuestError("guest's body is longer than its content-length")
+
+    def end(self) -> None:
+        if self._left:
+            raise GuestError(f"guest's body ended {self._left} bytes before its content-length")
+
+
 class OutputBody:
     """The body of a response that is still being made; `length` is what its head promises, if anything.
 
     A guest that breaks the promise raises GuestError where it does, and the server breaks the connection.
     """
 
-    __slots__ = ("_left", "_next", "_response")
+    __slots__ = ("_next", "_response", "meter")
 
     def __init__(self, response: Response, length: int | None) -> None:
         self._response = response
         self._next = iter(response.body).__next__
-        self._left = length
+        self.meter = Meter(length)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        left = self._left
         try:
             chunk = self._next()
         except StopIteration:
-            if left:
-                raise GuestError(f"guest's body ended {left} bytes before its content-length") from None
+            self.meter.end()
             raise
         except GatewayError as error:
             log.error("response cut off: %s", error)
             raise
-        if left is not None:
-            self._left = left = left - len(chunk)
-            if left < 0:
-                raise GuestError("guest's body is longer than its content-length")
+        self.meter.count(chunk)
         return chunk
 
     def close(self) -> None:
         self._response.close()
+
+
+def begun(head: Response, method: str) -> tuple[int, list[tuple[str, str]], Meter | None]:
+    """Status, fields and the meter of a body that follows in pieces; None where HTTP has none.
+
+    GuestError for a head that HTTP cannot carry.
+    """
+    status, fields, body = _outgoing(Response(head.status, head.headers, iter(())), method)
+    return status, fields, body.meter if isinstance(body, OutputBody) else None
+
+
+class Push:
+    """Sends a response while it is made, in the same thread, through the `write` of PEP 3333.
+
+    With a server that has none, the chunks are `kept` for it to iterate.
+    """
+
+    __slots__ = ("_meter", "_method", "_start", "_write", "begun", "kept")
+
+    def __init__(self, start_response: StartResponse, method: str) -> None:
+        self._start = start_response
+        self._method = method
+        self._meter: Meter | None = None
+        self._write: Callable[[bytes], object] | None = None
+        self.begun = False
+        self.kept: list[bytes] | None = None
+
+    def __call__(self, head: Response) -> Callable[[bytes], object]:
+        status, fields, self._meter = begun(head, self._method)
+        self.begun = True
+        write: Any = self._start(status_line(status), fields)
+        if not callable(write):
+            self.kept = []
+            write = self.kept.append
+        self._write = write
+        return self._send
+
+    def _send(self, chunk: bytes) -> None:
+        meter = self._meter
+        if meter is None or not chunk:
+            return
+        meter.count(chunk)
+        assert self._write is not None
+        try:
+            self._write(chunk)
+        except Exception as error:
+            # Every server has its own exceptions for a client that left.
+            raise RequestError(f"the response could not be sent: {error!r}") from error
+
+    def end(self, response: Response) -> Iterable[bytes]:
+        """What is left for the server; GuestError, at which it breaks the connection, for a failure."""
+        if response is not STREAMED:
+            raise GuestError("the response was cut off")
+        if self._meter is not None:
+            self._meter.end()
+        return self.kept or ()

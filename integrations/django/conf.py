@@ -21,10 +21,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.connection import ConnectionProxy
 
-from wasm_gateway.asgi import THREADS, Workers
+from wasm_gateway.asgi import THREADS
 from wasm_gateway.errors import GatewayError, ManifestError
 from wasm_gateway.gateway import Gateway
 from wasm_gateway.host.key_value import CacheStore
+from wasm_gateway.workers import Workers
 
 from .. import options
 

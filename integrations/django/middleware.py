@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
@@ -12,6 +13,7 @@ from django.http import HttpRequest, HttpResponseBase
 from wasm_gateway.asgi import Exchange, refusal
 from wasm_gateway.errors import GatewayError, RequestError, Saturated
 from wasm_gateway.messages import Request, Response
+from wasm_gateway.workers import relay
 from wasm_gateway.wsgi import OutputBody, outgoing
 
 from .convert import raw_path, to_request, to_response
@@ -33,7 +35,9 @@ class WasmGatewayMiddleware:
     true, and neither ATOMIC_REQUESTS nor login_required apply.
 
     ALLOWED_HOSTS applies. DATA_UPLOAD_MAX_MEMORY_SIZE does not: a component has `max_request_body`.
-    In an async site guests run in WASM_GATEWAY["THREADS"] threads of the gateway's own.
+    In an async site guests run in WASM_GATEWAY["THREADS"] threads of the gateway's own. In a synchronous
+    one a guest that may stream does, since Django takes a response as an iterator only (`stream = false`
+    in the manifest keeps it in the server's thread).
     """
 
     sync_capable = True
@@ -74,7 +78,7 @@ class WasmGatewayMiddleware:
         if isinstance(message, Response):
             response: Response | None = message
         else:
-            response = self.owner.gateway().handle(message, match)
+            response = self.answer(request, message, match)
         if response is None:
             native: HttpResponseBase = self.get_response(request)
             return native
@@ -87,6 +91,16 @@ class WasmGatewayMiddleware:
             finally:
                 response.close()
         return to_response((status, fields, body))
+
+    def answer(self, request: HttpRequest, message: Request, match: RouteMatch) -> Response | None:
+        gateway = self.owner.gateway()
+        if hasattr(request, "environ") and gateway.streams(match):
+            try:
+                return relay(self.owner.workers(), partial(gateway.handle, message, match))
+            except Saturated as error:
+                log.warning("%s %r: %s", request.method, message.path, error)
+                return refusal(error)
+        return gateway.handle(message, match)
 
     async def serve_async(self, request: HttpRequest, path: str, match: RouteMatch) -> HttpResponseBase:
         """The same, with the guest in a thread of ours."""

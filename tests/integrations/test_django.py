@@ -319,7 +319,10 @@ class Streams:
     def match(self, path: str) -> object:
         return path.startswith("/stream") or None
 
-    def handle(self, request: messages.Request, match: object) -> messages.Response:
+    def streams(self, match: object) -> bool:
+        return False
+
+    def handle(self, request: messages.Request, match: object, begin: object = None) -> messages.Response:
         return messages.Response(200, messages.Headers([("x", "y")]), self)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -338,6 +341,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
     gateway = Streams()
     monkeypatch.setattr(owner.gateway(), "match", gateway.match)
     monkeypatch.setattr(owner.gateway(), "handle", gateway.handle)
+    monkeypatch.setattr(owner.gateway(), "streams", gateway.streams)
     return gateway
 
 
@@ -412,7 +416,7 @@ def test_a_stream_that_a_sync_only_middleware_hides_from_asgi() -> None:
     middleware = WasmGatewayMiddleware(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            gateway, "handle", lambda request, match: messages.Response(200, messages.Headers(), body)
+            gateway, "handle", lambda *_: messages.Response(200, messages.Headers(), body)
         )
         response = middleware(AsyncRequestFactory().get("/wasm/hello"))
     assert isinstance(response, HttpResponse)
@@ -451,7 +455,7 @@ def test_async_a_full_pool_is_a_503(site: dict[str, Any]) -> None:
 def test_what_the_gateway_declines_is_the_views(ask: Ask) -> None:
     gateway = owner.gateway().open()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gateway, "handle", lambda request, match: None)
+        patch.setattr(gateway, "handle", lambda *_: None)
         assert ask("post", "/wasm/hello", data=b"x", content_type="text/plain").content == b"native POST"
 
 

@@ -20,7 +20,7 @@ from ..host.wasi_state import WasiState, WasiTemplate
 from ..instance import Instance, Limits, Services
 from ..linked import LinkedProgram
 from ..manifest import ComponentOptions
-from ..messages import Headers, Request, Response
+from ..messages import Begin, Headers, Request, Response
 from ..router import RouteMatch
 
 
@@ -112,7 +112,8 @@ def _deeper(outer: Instance) -> int:
 class Executor(Protocol):
     """One dialect of guests that answer HTTP requests (Spin: http, 7 and 8).
 
-    `injects_headers` says whether its guests are told of the match in `spin-*` headers.
+    `injects_headers` says whether its guests are told of the match in `spin-*` headers, `streams` whether
+    it has any use for a Begin.
     """
 
     @property
@@ -121,8 +122,14 @@ class Executor(Protocol):
     @property
     def injects_headers(self) -> bool: ...
 
-    def execute(self, request: Request, match: RouteMatch) -> Response:
-        """Answer `request` with a fresh instance; raises a GatewayError for what goes wrong."""
+    @property
+    def streams(self) -> bool: ...
+
+    def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
+        """Answer `request` with a fresh instance; raises a GatewayError for what goes wrong.
+
+        The response is whole, or STREAMED when it went out through `begin`.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ from ..component.types import FuncType
 from ..component.values import Err
 from ..component.wit import parse_interface
 from ..errors import GuestError
-from ..messages import Request, Response
+from ..messages import Begin, Request, Response
 from ..router import RouteMatch
 from .guest import Guest, LiftedFunction, checked_headers, complete, decoded, whole_body
 
@@ -55,13 +55,14 @@ class SpinExecutor:
     """Calls `handler`, a function of type `handle-request: func(req: request) -> response`."""
 
     injects_headers = True
+    streams = False
 
     def __init__(self, guest: Guest, handler: LiftedFunction, dialect: str = "spin") -> None:
         self.guest = guest
         self.handler = handler
         self.dialect = dialect
 
-    def execute(self, request: Request, match: RouteMatch) -> Response:
+    def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options
         method = METHODS.get(request.method)

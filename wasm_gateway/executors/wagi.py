@@ -14,7 +14,7 @@ from ..component.values import Err
 from ..engine import Program
 from ..errors import GuestError, GuestExit, LimitExceeded, LinkError
 from ..instance import Instance
-from ..messages import Headers, Request, Response
+from ..messages import Begin, Headers, Request, Response
 from ..router import RouteMatch, wagi_variables
 from .guest import Guest, LiftedFunction, checked_headers, complete, whole_body
 
@@ -32,6 +32,7 @@ class WagiExecutor:
 
     dialect = "wagi"
     injects_headers = False  # the same facts come as variables
+    streams = False
 
     def __init__(self, guest: Guest, argv: str = DEFAULT_ARGV, run: LiftedFunction | None = None) -> None:
         self.guest = guest
@@ -41,7 +42,7 @@ class WagiExecutor:
         if run is None and not (isinstance(program, Program) and program.exports("_start", "", "")):
             raise LinkError("exports no _start and no wasi:cli/run, which a WAGI guest needs", "wasi:cli/run")
 
-    def execute(self, request: Request, match: RouteMatch) -> Response:
+    def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options
         body = whole_body(request, limits.max_request_body)

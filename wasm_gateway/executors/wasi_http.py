@@ -1,16 +1,24 @@
 # Guests of wasi:http 0.2: they export incoming-handler (Spin: http, 8.2).
+#
+# Rule: the guest runs in the thread that asked for the response. A short one is given
+# back whole; a long one, and one that waits, goes out through the door's Begin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from ..component.values import Err
 from ..errors import BodyTooLarge, GuestError, GuestExit, LimitExceeded
 from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
-from ..messages import Headers, Request, Response
+from ..messages import STREAMED, Begin, Headers, Request, Response
 from ..router import RouteMatch
 from .guest import MAX_RESPONSE_HEADERS, Guest, LiftedFunction
+
+# Bytes of a response that are kept together, and seconds that they wait, before they go out.
+CHUNK_BYTES = 64 << 10
+CHUNK_SECONDS = 0.02
 
 
 class WasiHttpExecutor:
@@ -22,19 +30,21 @@ class WasiHttpExecutor:
     def __init__(self, guest: Guest, handler: LiftedFunction) -> None:
         self.guest = guest
         self.handler = handler
+        self.streams = guest.options.stream
 
-    def execute(self, request: Request, match: RouteMatch) -> Response:
+    def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options
-        answer = Answer(limits.max_response_body)
+        answer = Answer(limits.max_response_body, begin if self.streams else None)
         incoming = IncomingRequest(
             request.method,
             request.target,
             request.authority,
             request.headers,
-            request_body(request, limits.max_request_body),
+            request_body(request, limits.max_request_body, answer.pass_on),
         )
         with guest.instantiate() as instance:
+            instance.before_wait = answer.pass_on
             try:
                 self.handler(instance, incoming, ResponseOutparam(answer.set))
             except GuestExit as exit_:
@@ -43,7 +53,7 @@ class WasiHttpExecutor:
         return answer.response()
 
 
-def request_body(request: Request, limit: int) -> InputStream:
+def request_body(request: Request, limit: int, before_wait: Callable[[], object]) -> InputStream:
     """The body as it comes; BodyTooLarge once it is longer than `limit` bytes."""
     body = request.body
     if isinstance(body, tuple) and len(body) < 2:
@@ -56,7 +66,13 @@ def request_body(request: Request, limit: int) -> InputStream:
 
     def bounded() -> Iterator[bytes]:
         size = 0
-        for chunk in body:
+        chunks = iter(body)
+        while True:
+            if size:
+                before_wait()
+            chunk = next(chunks, None)
+            if chunk is None:
+                return
             size += len(chunk)
             if size > limit:
                 raise BodyTooLarge(limit)
@@ -66,18 +82,25 @@ def request_body(request: Request, limit: int) -> InputStream:
 
 
 class Answer:
-    """What a guest gives to its response-outparam, and the body that it writes."""
+    """What a guest gives to its response-outparam, and the body that it writes; `limit` is in bytes."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, begin: Begin | None = None) -> None:
         self.limit = limit
         self.size = 0
         self.chunks: list[bytes] = []
         self.head: OutgoingResponse | Err | None = None
         self.done = False
+        self._begin = begin
+        self._send: Callable[[bytes], object] | None = None
+        self._kept = 0
+        self._since = 0.0
 
     def set(self, response: OutgoingResponse | Err) -> None:
+        if self.head is not None:
+            return  # the handle is gone with the first call; nobody comes here twice
         self.head = response
         if isinstance(response, OutgoingResponse):
+            self._since = time.monotonic()
             response.body.connect(self.take, self.finish)
             if not response.taken:
                 response.body.end(True)
@@ -87,12 +110,33 @@ class Answer:
         if self.size > self.limit:
             raise LimitExceeded(f"response body is longer than {self.limit} bytes", "max_response_body")
         self.chunks.append(data)
+        if self._begin is not None:
+            self._kept += len(data)
+            if self._kept >= CHUNK_BYTES or time.monotonic() - self._since >= CHUNK_SECONDS:
+                self.pass_on()
 
     def finish(self, well: bool) -> None:
         self.done = well
 
+    def pass_on(self) -> None:
+        """Send what there is, if that is possible: the guest is about to wait, or has written a lot."""
+        begin, head = self._begin, self.head
+        if begin is None or not isinstance(head, OutgoingResponse):
+            return
+        if self._send is None:
+            self._send = begin(Response(head.status, _headers(head)))
+        if self.chunks:
+            self._flush()
+
+    def _flush(self) -> None:
+        chunks, self.chunks = self.chunks, []
+        self._kept = 0
+        self._since = time.monotonic()
+        assert self._send is not None
+        self._send(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
     def response(self) -> Response:
-        """The whole response; GuestError when there is none."""
+        """The whole response, or STREAMED; GuestError when there is none."""
         head = self.head
         if head is None:
             raise GuestError("guest returned without setting a response")
@@ -100,11 +144,18 @@ class Answer:
             raise GuestError(f"guest answered with the error-code {head.value[0]}")
         if not self.done:
             raise GuestError("guest did not finish its response body")
-        size = 0
-        pairs = []
-        for name, value in head.fields.pairs:
-            size += len(name) + len(value)
-            pairs.append((name, value.decode("latin-1")))
-        if size > MAX_RESPONSE_HEADERS:
-            raise LimitExceeded(f"response headers of {size} bytes", "headers")
-        return Response(head.status, Headers.trusted(tuple(pairs)), tuple(self.chunks))
+        if self._send is not None:
+            self.pass_on()
+            return STREAMED
+        return Response(head.status, _headers(head), tuple(self.chunks))
+
+
+def _headers(head: OutgoingResponse) -> Headers:
+    size = 0
+    pairs = []
+    for name, value in head.fields.pairs:
+        size += len(name) + len(value)
+        pairs.append((name, value.decode("latin-1")))
+    if size > MAX_RESPONSE_HEADERS:
+        raise LimitExceeded(f"response headers of {size} bytes", "headers")
+    return Headers.trusted(tuple(pairs))

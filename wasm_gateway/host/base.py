@@ -80,7 +80,7 @@ class HostContext:
     The engine's Instance extends this class; tests use it as it is.
     """
 
-    __slots__ = ("_closers", "component", "deadline", "memories", "state", "wasi")
+    __slots__ = ("_closers", "before_wait", "component", "deadline", "memories", "state", "wasi")
 
     def __init__(self, component: Grants, deadline: Deadline) -> None:
         self.component = component
@@ -88,6 +88,8 @@ class HostContext:
         self.memories: list[Memory] = []
         self.state: dict[Any, Any] = {}
         self.wasi: Any = None  # what a guest of WASI finds around itself (wasi_state.py)
+        # Called before a host function waits for somebody else, with nothing left to do for the guest.
+        self.before_wait: Callable[[], object] | None = None
         self._closers: list[Callable[[], object]] = []
 
     def on_close(self, callback: Callable[[], object]) -> None:

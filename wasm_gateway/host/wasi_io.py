@@ -177,6 +177,8 @@ def wait_any(ctx: HostContext, pollables: Sequence[Pollable]) -> None:
             woken.clear()
         if any(pollable.ready() for pollable in pollables):
             return
+        if ctx.before_wait is not None:
+            ctx.before_wait()
         left = ctx.deadline.remaining()
         dues = [pollable.due for pollable in pollables if pollable.due is not None]
         if dues:

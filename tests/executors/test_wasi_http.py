@@ -1,0 +1,338 @@
+"""Components of wasi:http: a whole response, one that is sent while it is made, and none at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from wasm_gateway import Gateway
+from wasm_gateway.errors import GuestError, RequestError
+from wasm_gateway.executors.wasi_http import CHUNK_BYTES
+from wasm_gateway.messages import STREAMED, Headers, Request, Response
+from wasm_gateway.workers import Workers, relay
+from wasm_gateway.wsgi import Push
+
+HTTP = "wasi:http/types@0.2.0"
+STREAMS = "wasi:io/streams@0.2.0"
+CLOCK = "wasi:clocks/monotonic-clock@0.2.0"
+POLL = "wasi:io/poll@0.2.0"
+
+# Reads a chunk, writes it, forgets it.
+ECHO_USES = {
+    HTTP: ("[method]incoming-request.consume", "[method]incoming-body.stream"),
+    STREAMS: (
+        *("[method]input-stream.blocking-read", "[method]output-stream.check-write"),
+        *("[method]output-stream.write", "[resource-drop]input-stream"),
+    ),
+}
+BEGIN = """
+  (local.set $response (call $outgoing-response (call $fields)))
+  (call $outgoing-response.body (local.get $response) (i32.const 16))
+  (local.set $body (i32.load (i32.const 20)))
+  (call $response-outparam.set (local.get $out) (i32.const 0) (local.get $response) (i32.const 0)
+    (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+  (call $outgoing-body.write (local.get $body) (i32.const 16))
+  (local.set $sink (i32.load (i32.const 20)))"""
+LOCALS = "(local $response i32) (local $body i32) (local $sink i32) (local $in i32)"
+END = """
+  (call $drop.output-stream (local.get $sink))
+  (call $outgoing-body.finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 16))"""
+ECHO = f"""{LOCALS}
+  (call $incoming-request.consume (local.get $request) (i32.const 16))
+  (call $incoming-body.stream (i32.load (i32.const 20)) (i32.const 16))
+  (local.set $in (i32.load (i32.const 20)))
+  {BEGIN}
+  (block $done (loop $more
+    (call $input-stream.blocking-read (local.get $in) (i64.const 65536) (i32.const 16))
+    (br_if $done (i32.load (i32.const 16)))
+    (call $output-stream.check-write (local.get $sink) (i32.const 32))
+    (if (i64.lt_u (i64.load (i32.const 40)) (i64.extend_i32_u (i32.load (i32.const 24))))
+      (then (unreachable)))
+    (call $output-stream.write (local.get $sink) (i32.load (i32.const 20)) (i32.load (i32.const 24))
+      (i32.const 32))
+    (call $reset)
+    (br $more)))
+  {END}"""
+
+WRITES = {STREAMS: ("[method]output-stream.check-write", "[method]output-stream.write")}
+
+
+def writes(count: int, then: str) -> str:
+    """Writes `count` bytes, whatever they are, then does `then`."""
+    return f"""{LOCALS}{BEGIN}
+  (call $output-stream.check-write (local.get $sink) (i32.const 32))
+  (call $output-stream.write (local.get $sink) (i32.const 0) (i32.const {count}) (i32.const 32))
+  {then}"""
+
+
+Serve = Callable[..., Gateway]
+
+
+@pytest.fixture
+def serve(application: Any, components: Any) -> Serve:
+    """`serve(body, uses)` is a gateway whose component `a` runs that code; see Toolkit.http."""
+
+    def serve(body: str, uses: Any = None, *, data: str = "", **settings: Any) -> Gateway:
+        wasm = components.http(body, uses, data=data)
+        gateway: Gateway = application(a=application.part(wasm, **settings) if settings else wasm)
+        return gateway
+
+    return serve
+
+
+def request(body: Any = (), method: str = "GET", **headers: str) -> Request:
+    return Request(method, "/a", None, Headers(headers.items()), body, authority="x")
+
+
+class Door:
+    """A Begin that notes what it gets."""
+
+    def __init__(self) -> None:
+        self.head: Response | None = None
+        self.chunks: list[bytes] = []
+
+    def __call__(self, head: Response) -> Callable[[bytes], object]:
+        assert self.head is None
+        self.head = head
+        return self.chunks.append
+
+
+def test_a_short_answer_is_whole(serve: Serve) -> None:
+    gateway = serve(
+        "(call $answer (local.get $out) (i32.const 201) (i32.const 0) (i32.const 5))",
+        data='(data (i32.const 0) "hello")',
+    )
+    door = Door()
+    response = gateway.handle(request(), begin=door)
+    assert response is not None
+    assert (response.status, response.body, door.head) == (201, (b"hello",), None)
+
+
+def test_what_comes_in_goes_out(serve: Serve) -> None:
+    gateway = serve(ECHO, ECHO_USES)
+    for body in ((), (b"x",), (b"one", b"two", b""), (bytes(range(256)) * 2000,)):
+        response = gateway.handle(request(body, "POST"))
+        assert response is not None
+        assert (response.status, b"".join(response.body)) == (200, b"".join(body))
+
+
+def test_a_chunk_is_answered_before_the_next_one_is_asked_for(serve: Serve) -> None:
+    gateway, door = serve(ECHO, ECHO_USES), Door()
+
+    def body() -> Iterator[bytes]:
+        for number in range(5):
+            assert len(door.chunks) == number
+            yield b"%d" % number
+
+    assert gateway.handle(request(body(), "POST"), begin=door) is STREAMED
+    assert door.head is not None
+    assert (door.head.status, door.chunks) == (200, [b"0", b"1", b"2", b"3", b"4"])
+
+
+def test_large_bodies_pass_through_in_constant_memory(serve: Serve) -> None:
+    count, size = 2000, 64 << 10
+    gateway = serve(
+        ECHO,
+        ECHO_USES,
+        tool={"max_request_body": "1GiB", "max_response_body": "1GiB", "max_memory": "1MiB"},
+    )
+    got = most = 0
+
+    def take(chunk: bytes) -> None:
+        nonlocal got, most
+        got += len(chunk)
+        most = max(most, len(chunk))
+
+    response = gateway.handle(request((bytes(size) for _ in range(count)), "POST"), begin=lambda head: take)
+    assert response is STREAMED
+    assert got == count * size
+    assert most <= 2 * CHUNK_BYTES
+
+
+def test_a_guest_that_waits_sends_what_it_has_before(serve: Serve) -> None:
+    uses = WRITES | {CLOCK: ("subscribe-duration",), POLL: ("[method]pollable.block",)}
+    gateway = serve(
+        writes(3, f"(call $pollable.block (call $subscribe-duration (i64.const 1000000))) {END}"), uses
+    )
+    door = Door()
+    assert gateway.handle(request(), begin=door) is STREAMED
+    assert door.chunks == [bytes(3)]
+
+
+def test_without_stream_nothing_is_sent_early(serve: Serve) -> None:
+    gateway, door = serve(ECHO, ECHO_USES, tool={"stream": False}), Door()
+    match = gateway.match("/a")
+    assert match is not None
+    assert not gateway.streams(match)
+    response = gateway.handle(request(iter([b"a", b"b"]), "POST"), begin=door)
+    assert response is not None
+    assert (b"".join(response.body), door.head) == (b"ab", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("", "guest returned without setting a response"),
+        (writes(3, ""), "guest did not finish its response body"),
+        (writes(3, "unreachable"), "unreachable"),
+        (
+            """(call $response-outparam.set (local.get $out) (i32.const 1) (i32.const 33) (i32.const 0)
+            (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))""",
+            "guest answered with the error-code",
+        ),
+    ],
+)
+def test_no_answer(serve: Serve, caplog: pytest.LogCaptureFixture, code: str, reason: str) -> None:
+    gateway = serve(code, WRITES)
+    with caplog.at_level(logging.ERROR):
+        response = gateway.handle(request())
+    assert response is not None
+    assert (response.status, response.body) == (500, ())
+    assert reason in caplog.text
+
+
+LONG = """(local $i i32) (loop $again
+  (call $output-stream.check-write (local.get $sink) (i32.const 32))
+  (call $output-stream.write (local.get $sink) (i32.const 0) (i32.const 65536) (i32.const 32))
+  (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 10))))"""
+
+
+def long(then: str) -> str:
+    loop = LONG.replace("(local $i i32)", "")
+    return f"(local $i i32) {LOCALS}{BEGIN}{loop}{then}"
+
+
+def test_a_failure_after_the_head_is_told_to_the_door(serve: Serve) -> None:
+    gateway, door = serve(long("unreachable"), WRITES), Door()
+    response = gateway.handle(request(), begin=door)
+    assert door.head is not None
+    assert response is not None
+    assert response is not STREAMED
+    assert response.status == 500
+
+
+def test_a_response_that_is_too_long(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    gateway = serve(long(END), WRITES, tool={"max_response_body": "128KiB"})
+    response = gateway.handle(request())
+    assert response is not None
+    assert response.status == 500
+    assert "longer than 131072 bytes" in caplog.text
+
+
+def test_a_door_that_nobody_listens_at_ends_the_guest(serve: Serve) -> None:
+    gateway = serve(long(END), WRITES)
+
+    def begin(head: Response) -> Callable[[bytes], object]:
+        def send(chunk: bytes) -> None:
+            raise RequestError("the client left")
+
+        return send
+
+    response = gateway.handle(request(), begin=begin)
+    assert response is not None
+    assert response.status == 400
+
+
+# Doors
+
+
+class Server:
+    """What a WSGI server is to an application."""
+
+    def __init__(self, writes: bool = True) -> None:
+        self.writes = writes
+        self.status = ""
+        self.headers: dict[str, str] = {}
+        self.sent: list[bytes] = []
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Any:
+        assert not self.status
+        self.status, self.headers = status, dict(headers)
+        return self.sent.append if self.writes else None
+
+    def run(self, app: Any, method: str = "GET") -> bytes:
+        environ = {
+            "REQUEST_METHOD": method,
+            "PATH_INFO": "/a",
+            "SCRIPT_NAME": "",
+            "HTTP_HOST": "x",
+            "wsgi.url_scheme": "http",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+        }
+        self.sent += app(environ, self)
+        return b"".join(self.sent)
+
+
+def test_the_wsgi_door_writes(serve: Serve) -> None:
+    app = serve(long(END), WRITES).wsgi()
+    server = Server()
+    assert len(server.run(app)) == 655360
+    assert len(server.sent) == 10
+    assert (server.status, "content-length" in server.headers) == ("200 OK", False)
+    assert Server().run(app, "HEAD") == b""
+
+
+def test_the_wsgi_door_without_write_gives_an_iterable(serve: Serve) -> None:
+    app = serve(long(END), WRITES).wsgi()
+    lengths = []
+    for _ in range(2):
+        server = Server(writes=False)
+        assert len(server.run(app)) == 655360
+        lengths.append(server.headers.get("content-length"))
+    assert lengths == [None, "655360"]  # it has learned that this server takes nothing early
+
+
+def test_the_wsgi_door_breaks_off(serve: Serve) -> None:
+    server = Server()
+    with pytest.raises(GuestError, match="cut off"):
+        server.run(serve(long("unreachable"), WRITES).wsgi())
+    assert server.status == "200 OK"
+
+
+def test_a_promise_of_a_length_is_kept() -> None:
+    server = Server()
+    push = Push(server, "GET")
+    send = push(Response(200, Headers([("content-length", "3")])))
+    send(b"ab")
+    with pytest.raises(GuestError, match="1 bytes before"):
+        push.end(STREAMED)
+    with pytest.raises(GuestError, match="longer"):
+        send(b"cd")
+
+
+def test_a_response_read_in_another_thread(serve: Serve) -> None:
+    gateway, workers = serve(long(END), WRITES), Workers(2)
+    response = relay(workers, lambda begin: gateway.handle(request(), begin=begin))
+    assert response is not None
+    assert response.status == 200
+    assert sum(map(len, response.body)) == 655360
+    response.close()
+
+
+def test_a_reader_that_leaves_ends_the_guest(serve: Serve) -> None:
+    gateway, workers = serve(long("(br 0)"), WRITES), Workers(1)
+    response = relay(workers, lambda begin: gateway.handle(request(), begin=begin))
+    assert response is not None
+    next(iter(response.body))
+    response.close()
+    # the only thread is free again
+    again = relay(workers, lambda begin: Response(204))
+    assert again is not None
+    assert again.status == 204
+
+
+def test_a_failure_is_known_where_it_is_read(serve: Serve) -> None:
+    gateway, workers = serve(long("unreachable"), WRITES), Workers(1)
+    response = relay(workers, lambda begin: gateway.handle(request(), begin=begin))
+    assert response is not None
+    with pytest.raises(GuestError, match="cut off"):
+        list(response.body)
+
+    def fail(begin: object) -> Response:
+        raise RequestError("no")
+
+    with pytest.raises(RequestError, match="no"):
+        relay(workers, fail)

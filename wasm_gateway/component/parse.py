@@ -160,6 +160,8 @@ class _Parser:
         start = self.r.pos
         code = _view(self.r.take(self.r.left))
         try:
+            if preamble(code) != "module":
+                raise DecodeError("these are the first bytes of a component", 0)
             return s.CoreModuleDef(start, code, core_module(code))
         except DecodeError as error:
             raise DecodeError(f"core module: {error.reason}", start + error.offset) from None

@@ -5,7 +5,17 @@ import random
 import pytest
 import wasmtime
 
-from wasm_gateway.component.core import CoreExport, CoreImport, core_module, preamble, producers
+from wasm_gateway.component.core import (
+    CoreExport,
+    CoreImport,
+    GlobalType,
+    Limits,
+    MemoryType,
+    TableType,
+    core_module,
+    preamble,
+    producers,
+)
 from wasm_gateway.component.layout import CoreFuncType
 from wasm_gateway.errors import DecodeError, UnsupportedError
 
@@ -44,25 +54,54 @@ def test_module() -> None:
     module = core_module(bytes(wasmtime.wat2wasm(WAT)))
     assert module.imports == (
         CoreImport("env", "f", "func", CoreFuncType("ilfd", "l")),
-        CoreImport("env", "t", "table"),
-        CoreImport("env", "m", "memory"),
-        CoreImport("env", "big", "memory"),
-        CoreImport("env", "g", "global"),
-        CoreImport("env", "tag", "tag"),
+        CoreImport("env", "t", "table", None, TableType(b"\x70", Limits(1, 10))),
+        CoreImport("env", "m", "memory", None, MemoryType(Limits(1, 2))),
+        CoreImport("env", "big", "memory", None, MemoryType(Limits(1, is64=True))),
+        CoreImport("env", "g", "global", None, GlobalType(b"\x7f", True)),
+        CoreImport("env", "tag", "tag", None, CoreFuncType("i", "")),
         CoreImport("wasi_snapshot_preview1", "fd_write", "func", CoreFuncType("iiii", "i")),
     )
     assert module.imports[0].signature == ("ilfd", "l")
     assert module.exports == (
         CoreExport("run", "func", 3, CoreFuncType("rrv", "")),
         CoreExport("two", "func", 4, CoreFuncType("", "ii")),
-        CoreExport("memory", "memory", 2),
-        CoreExport("g", "global", 1),
+        CoreExport("memory", "memory", 2, None, MemoryType(Limits(1))),
+        CoreExport("g", "global", 1, None, GlobalType(b"\x7f", False)),
         CoreExport("again", "func", 0, CoreFuncType("ilfd", "l")),
     )
     assert {name: bytes(data) for name, data in module.custom_sections}["one"] == b"content"
     assert module.producers == {"language": {"Rust": ""}, "processed-by": {"rustc": "1.80.0", "clang": "18"}}
     assert module.has_start
     assert not module.has_world
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ('(memory (export "x") 1 65536)', MemoryType(Limits(1, 65536))),
+        ('(memory (export "x") 1 2 shared)', MemoryType(Limits(1, 2, True))),
+        ('(memory (export "x") 9 (pagesize 1))', MemoryType(Limits(9, page=0))),
+        ('(table (export "x") 1 2 externref)', TableType(b"\x6f", Limits(1, 2))),
+        ('(table (export "x") 3 (ref null func))', TableType(b"\x70", Limits(3))),
+        ('(table (export "x") 3 (ref func) (ref.func $f))', TableType(b"\x64\x70", Limits(3))),
+        ('(table 1 funcref) (table (export "x") 3 (ref null $t))', TableType(None, Limits(3))),
+        ('(global (export "x") (mut i64) (i64.const -1))', GlobalType(b"\x7e", True)),
+        ('(global f32 (f32.const 1)) (global (export "x") f64 (f64.const 1))', GlobalType(b"\x7c", False)),
+        (
+            "(global $g i32 (i32.const 1)) (global i32 (i32.add (global.get $g) (i32.const 400)))"
+            ' (global (export "x") f32 (f32.const 1))',
+            GlobalType(b"\x7d", False),
+        ),
+        ('(global (ref i31) (ref.i31 (i32.const 1))) (global (export "x") i32 (i32.const 1))', None),
+        ('(global (export "x") (ref null $t) (ref.null $t))', GlobalType(None, False)),
+        ('(global (export "x") funcref (ref.func $f))', GlobalType(b"\x70", False)),
+        ('(tag (export "x") (param i64))', CoreFuncType("l", "")),
+    ],
+)
+def test_types_of_what_is_exported(field: str, expected: object) -> None:
+    wasm = bytes(wasmtime.wat2wasm(f"(module (type $t (func)) (func $f) (elem declare func $f) {field})"))
+    [export] = core_module(wasm).exports
+    assert export.extern == expected
 
 
 def test_smallest() -> None:
@@ -98,7 +137,13 @@ def test_preamble() -> None:
         (section(2, b"\1\1a\1\xff\0\0"), "name is not UTF-8"),
         (section(2, b"\1\1a\1b\2\x10"), "0x10 is no kind of limits"),
         (section(7, b"\1\1a\0\0"), "there is no function 0"),
-        (section(7, b"\2\1a\2\0\1a\2\0"), "'a' is exported twice"),
+        (section(5, b"\1\0\1") + section(7, b"\2\1a\2\0\1a\2\0"), "'a' is exported twice"),
+        (section(7, b"\1\1a\2\0"), "there is no memory 0"),
+        (section(5, b"\1\0\1\0") + section(7, b"\1\1a\2\0"), "1 bytes too many in the memory section"),
+        (section(5, b"\1\0\x81\x80\x04") + section(7, b"\1\1a\2\0"), r"at most 2\*\*16 pages"),
+        (section(2, b"\1\1a\1b\2\1\0\x81\x80\x04"), r"at most 2\*\*16 pages"),
+        (section(2, b"\1\1a\1b\2\x08\0\x11"), r"pages of 2\*\*17 bytes"),
+        (section(4, b"\1\x40\1\x70\0\1") + section(7, b"\1\1a\1\0"), "no form of a table"),
         (section(0, b"\5abc"), "name of 5 bytes, 3 left"),
         (section(2, b"\xff\xff\xff\xff\x0f"), "4294967295 items in 0 bytes"),
         (b"\1\x05\0", "5 bytes expected, 1 left"),

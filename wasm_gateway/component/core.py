@@ -2,6 +2,7 @@
 #
 # Rule 1: exact and bounded. Every section that is read has to be used up to its end;
 # functions' bodies, data and elements are stepped over, the engine validates them.
+# Tables, memories and globals of the module itself are read where one is exported.
 # Rule 2: core types are letters: i (i32), l (i64), f (f32), d (f64), v (v128),
 # r (any reference).
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..errors import DecodeError, UnsupportedError
 from .layout import CoreFuncType
@@ -25,14 +26,47 @@ SECTIONS |= {8: "start", 9: "element", 10: "code", 11: "data", 12: "data count",
 LETTERS = {0x7F: "i", 0x7E: "l", 0x7D: "f", 0x7C: "d", 0x7B: "v"}
 
 
+class Limits(NamedTuple):
+    """Of a table (elements) or memory (pages of 2**page bytes)."""
+
+    minimum: int
+    maximum: int | None = None
+    shared: bool = False
+    is64: bool = False
+    page: int = 16
+
+
+class MemoryType(NamedTuple):
+    limits: Limits
+
+
+class TableType(NamedTuple):
+    """`element` is the binary form of its type, None where that refers to a type of the module."""
+
+    element: bytes | None
+    limits: Limits
+
+
+class GlobalType(NamedTuple):
+    """`t` is as TableType.element."""
+
+    t: bytes | None
+    mutable: bool
+
+
+# What is known of the type of an import or export; that of a tag is its function type.
+CoreType = CoreFuncType | MemoryType | TableType | GlobalType
+
+
 @dataclass(frozen=True, slots=True)
 class CoreImport:
-    """`kind` is func, table, memory, global or tag; `type` is that of a func."""
+    """`kind` is func, table, memory, global or tag; `type` is that of a func, `extern` that of others."""
 
     module: str
     name: str
     kind: str
     type: CoreFuncType | None = None
+    extern: CoreType | None = None
 
     @property
     def signature(self) -> CoreFuncType:
@@ -43,12 +77,13 @@ class CoreImport:
 
 @dataclass(frozen=True, slots=True)
 class CoreExport:
-    """The export of the item `index` of its kind; `type` is that of a func."""
+    """The export of the item `index` of its kind; `type` is that of a func, `extern` that of others."""
 
     name: str
     kind: Kind
     index: int
     type: CoreFuncType | None = None
+    extern: CoreType | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +159,8 @@ def core_module(wasm: bytes | memoryview) -> CoreModule:
     imports: list[CoreImport] = []
     raw_exports: list[tuple[int, str, int, int]] = []
     custom: list[tuple[str, bytes | memoryview]] = []
+    own: dict[str, Reader] = {}
+    tags: list[int] = []
     seen: set[int] = set()
     for number, name, section in sections(memoryview(wasm)):
         if number == 0:
@@ -144,22 +181,76 @@ def core_module(wasm: bytes | memoryview) -> CoreModule:
                 functions += section.vec(section.u32)
             case 7:
                 raw_exports = section.vec(partial(core_export, section))
+            case 4 | 5 | 6:
+                own[SECTIONS[number]] = section
+                continue
+            case 13:
+                tags = section.vec(partial(tag_type, section))
             case _:
                 continue
         section.finish(f"the {SECTIONS[number]} section")
+    spaces: dict[str, list[CoreType | None]] = {}
     exports: dict[str, CoreExport] = {}
-    for offset, name, kind, index in raw_exports:
+    for offset, name, code, index in raw_exports:
         if name in exports:
             raise DecodeError(f"{name!r} is exported twice", offset)
-        ft = None
-        if kind == 0:
+        kind: Kind = KINDS[code]
+        if kind == "func":
             if index >= len(functions):
                 raise DecodeError(f"there is no function {index}", offset)
-            ft = func_type(types, functions[index], offset)
-        exports[name] = CoreExport(name, KINDS[kind], index, ft)
+            exports[name] = CoreExport(name, kind, index, func_type(types, functions[index], offset))
+            continue
+        if kind not in spaces:
+            spaces[kind] = [item.extern for item in imports if item.kind == kind]
+            if kind == "tag":
+                spaces[kind] += [func_type(types, each, offset) for each in tags]
+            elif kind in own:
+                spaces[kind] += own_items(kind, own[kind])
+        if index >= len(spaces[kind]):
+            raise DecodeError(f"there is no {kind} {index}", offset)
+        exports[name] = CoreExport(name, kind, index, None, spaces[kind][index])
     return CoreModule(
         tuple(imports), tuple(exports.values()), tuple(custom), 8 in seen, len(types), len(functions)
     )
+
+
+def own_items(kind: str, section: Reader) -> list[CoreType | None]:
+    """The types of the tables, memories or globals that a module defines; None where one is not known."""
+    count = section.count()
+    found: list[CoreType | None] = []
+    for _ in range(count):
+        if kind == "memory":
+            found.append(memory_type(section))
+            continue
+        initialized = kind == "global"
+        if kind == "table" and section.peek() == 0x40:
+            section.byte()
+            section.expect("form of a table", 0)
+            initialized = True
+        found.append(global_type(section) if kind == "global" else table_type(section))
+        if initialized and not skip_expression(section):
+            return found + [None] * (count - len(found))
+    section.finish(f"the {kind} section")
+    return found
+
+
+def skip_expression(reader: Reader) -> bool:
+    """Step over a constant expression; False where one is met that is not known here (core spec 3.4)."""
+    while True:
+        match reader.byte():
+            case 0x0B:
+                return True
+            case 0x41 | 0x42 | 0x23 | 0xD0 | 0xD2:  # i32.const, i64.const, global.get, ref.null, ref.func
+                while reader.byte() & 0x80:
+                    pass
+            case 0x43:
+                reader.take(4)
+            case 0x44:
+                reader.take(8)
+            case 0x6A | 0x6B | 0x6C | 0x7C | 0x7D | 0x7E:  # add, sub, mul
+                pass
+            case _:
+                return False
 
 
 def func_type(types: list[CoreFuncType | None], index: int, offset: int) -> CoreFuncType:
@@ -171,24 +262,23 @@ def func_type(types: list[CoreFuncType | None], index: int, offset: int) -> Core
 
 def core_import(reader: Reader, types: list[CoreFuncType | None], functions: list[int]) -> CoreImport:
     module, name = reader.name(), reader.name()
-    ft = None
     start = reader.pos
-    match reader.expect("kind of import", 0, 1, 2, 3, 4):
-        case 0:
+    kind = KINDS[reader.expect("kind of import", 0, 1, 2, 3, 4)]
+    extern: CoreType
+    match kind:
+        case "func":
             functions.append(reader.u32())
             ft = func_type(types, functions[-1], start)
-        case 1:
-            value_type(reader)
-            limits(reader)
-        case 2:
-            limits(reader)
-        case 3:
-            value_type(reader)
-            reader.expect("mutability", 0, 1)
-        case 4:
-            reader.expect("attribute of a tag", 0)
-            func_type(types, reader.u32(), start)
-    return CoreImport(module, name, KINDS[reader.data[start]], ft)
+            return CoreImport(module, name, kind, ft)
+        case "table":
+            extern = table_type(reader)
+        case "memory":
+            extern = memory_type(reader)
+        case "global":
+            extern = global_type(reader)
+        case "tag":
+            extern = func_type(types, tag_type(reader), start)
+    return CoreImport(module, name, kind, None, extern)
 
 
 def core_export(reader: Reader) -> tuple[int, str, int, int]:
@@ -242,15 +332,51 @@ def field_type(reader: Reader) -> None:
     reader.expect("mutability", 0, 1)
 
 
-def limits(reader: Reader) -> None:
-    flags = reader.byte()
+def tag_type(reader: Reader) -> int:
+    reader.expect("attribute of a tag", 0)
+    return reader.u32()
+
+
+def table_type(reader: Reader) -> TableType:
+    return TableType(exact_type(reader), limits(reader))
+
+
+def memory_type(reader: Reader) -> MemoryType:
+    """DecodeError where it says more than there are addresses for."""
+    start = reader.pos
+    found = limits(reader)
+    most = (64 if found.is64 else 32) - found.page
+    if any(number is not None and number > 1 << most for number in found[:2]):
+        raise DecodeError(f"a memory has at most 2**{most} pages", start)
+    return MemoryType(found)
+
+
+def global_type(reader: Reader) -> GlobalType:
+    return GlobalType(exact_type(reader), reader.expect("mutability", 0, 1) == 1)
+
+
+def exact_type(reader: Reader) -> bytes | None:
+    """The bytes of a value type, which tell it apart; None for a reference to a type of the module."""
+    start = reader.pos
+    value_type(reader)
+    if reader.data[start] in (0x63, 0x64) and reader.data[start + 1] < 0x40:
+        return None
+    found = bytes(reader.data[start : reader.pos])
+    # (ref null ht) of an abstract heap type has a short form
+    return found[1:] if len(found) == 2 and found[0] == 0x63 else found
+
+
+def limits(reader: Reader) -> Limits:
+    start, flags = reader.pos, reader.byte()
     if flags > 0x0F:
-        raise DecodeError(f"{flags:#04x} is no kind of limits", reader.pos - 1)
+        raise DecodeError(f"{flags:#04x} is no kind of limits", start)
     number = reader.u64 if flags & 4 else reader.u32
-    for _ in range(2 if flags & 1 else 1):
-        number()
-    if flags & 8:
-        reader.u32()
+    minimum = number()
+    maximum = number() if flags & 1 else None
+    page = reader.u32() if flags & 8 else 16
+    if page > 16:
+        raise DecodeError(f"pages of 2**{page} bytes", start)
+    return Limits(minimum, maximum, bool(flags & 2), bool(flags & 4), page)
 
 
 def producers(data: bytes | memoryview) -> dict[str, dict[str, str]]:

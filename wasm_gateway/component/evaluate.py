@@ -645,8 +645,8 @@ class Evaluator:
         for item in module.imports:
             if (item.module, item.name) in imports and self.strict:
                 raise DecodeError(f"the core import {item.module}::{item.name} is there twice", offset)
-            imports[item.module, item.name] = item.kind, item.type
-        return ModuleT(imports, {item.name: (item.kind, item.type) for item in module.exports})
+            imports[item.module, item.name] = item.kind, item.type or item.extern
+        return ModuleT(imports, {e.name: (e.kind, e.type or e.extern) for e in module.exports})
 
     def core_type(self, scope: Scope, d: s.CoreTypeDef) -> None:
         what = d.what
@@ -671,7 +671,7 @@ class Evaluator:
         for item in what.imports:
             if (item.module, item.name) in imports:
                 raise DecodeError(f"the core import {item.module}::{item.name} is there twice", offset)
-            imports[item.module, item.name] = item.kind, outer(item.type)
+            imports[item.module, item.name] = item.kind, outer(item.type or item.extern)
         exports: dict[str, CoreExtern] = {}
         for name, (kind, t) in what.exports:
             if name in exports:

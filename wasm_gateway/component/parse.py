@@ -12,7 +12,17 @@ from typing import Any, Literal
 
 from ..errors import DecodeError, UnsupportedError
 from . import syntax as s
-from .core import core_import, core_module, limits, preamble, rectype, value_type
+from .core import (
+    core_import,
+    core_module,
+    global_type,
+    memory_type,
+    preamble,
+    rectype,
+    table_type,
+    tag_type,
+    value_type,
+)
 from .reader import Reader
 
 # Components and types inside each other; wit-component needs 4, Python's own stack allows some 150.
@@ -226,26 +236,20 @@ class _Parser:
         return s.ModuleType(tuple(imports), tuple(exports), tuple(types))
 
     def core_extern(self, types: list[Any]) -> tuple[str, object]:
-        """Kind and, of a function, type."""
+        """Kind and type; a type of the module type may be one from outside (OuterCoreType)."""
         r, start = self.r, self.r.pos
         match r.expect("kind of export", 0, 1, 2, 3, 4):
-            case 0:
-                index = r.u32()
+            case 1:
+                return "table", table_type(r)
+            case 2:
+                return "memory", memory_type(r)
+            case 3:
+                return "global", global_type(r)
+            case code:
+                index = tag_type(r) if code else r.u32()
                 if index >= len(types):
                     raise DecodeError(f"there is no type {index}", start)
-                return "func", types[index]
-            case 1:
-                value_type(r)
-                limits(r)
-                return "table", None
-            case 2:
-                limits(r)
-                return "memory", None
-            case 3:
-                return "global", (value_type(r), r.expect("mutability", 0, 1))
-            case _:
-                r.expect("attribute of a tag", 0)
-                return "tag", r.u32()
+                return "tag" if code else "func", types[index]
 
     # Instances, aliases.
 

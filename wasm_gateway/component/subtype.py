@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from .core import GlobalType, Limits, MemoryType, TableType
 from .items import (
     Budget,
     Component,
@@ -188,6 +189,34 @@ def core_matches(found: CoreExtern, expected: CoreExtern) -> bool:
     kind, t = expected
     if found[0] != kind:
         return False
-    if isinstance(t, CoreFuncType) and isinstance(found[1], CoreFuncType):
-        return t == found[1]
+    match t, found[1]:
+        case CoreFuncType(), CoreFuncType() as other:
+            return t == other
+        case MemoryType(limits), MemoryType(other):
+            return within(other, limits)
+        case TableType(element, limits), TableType(other_element, other):
+            return same_or_unknown(element, other_element) and within(other, limits)
+        case GlobalType(content, mutable), GlobalType(other_content, other_mutable):
+            if mutable != other_mutable:
+                return False
+            # a reference that does not change may be one of a subtype: left to the engine
+            references = not mutable and is_reference(content) and is_reference(other_content)
+            return references or same_or_unknown(content, other_content)
     return True
+
+
+def within(found: Limits, expected: Limits) -> bool:
+    """Import matching of limits (core spec 4.5.3)."""
+    if (found.shared, found.is64, found.page) != (expected.shared, expected.is64, expected.page):
+        return False
+    if found.minimum < expected.minimum:
+        return False
+    return expected.maximum is None or (found.maximum is not None and found.maximum <= expected.maximum)
+
+
+def same_or_unknown(a: bytes | None, b: bytes | None) -> bool:
+    return a is None or b is None or a == b
+
+
+def is_reference(t: bytes | None) -> bool:
+    return t is None or not 0x7B <= t[0] <= 0x7F

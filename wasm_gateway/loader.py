@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,25 @@ from .assets import load_source, prepare_files
 from .component.names import canonical_name
 from .engine import CompileCache, Engine, wat2wasm
 from .errors import ComponentError, ManifestError, Saturated, UnsupportedError
-from .executors import Executor, MessageExecutor, load_guest
+from .executors import Executor, MessageExecutor, Provider, load_guest
 from .host.application import Hosts
 from .host.base import Grants
 from .host.outbound import AllowedHosts, validate
-from .manifest import Component, ComponentOptions, error_in
+from .manifest import INHERITABLE, Component, ComponentOptions, error_in
 from .variables import Variables
 
 if TYPE_CHECKING:
     from .gateway import Gateway
+
+# Keys of a manifest that a dependency may inherit -> fields of Grants; files are no grant.
+INHERITED = {
+    "ai_models": "ai_models",
+    "allowed_outbound_hosts": "outbound",
+    "environment": "environment",
+    "key_value_stores": "key_value_stores",
+    "sqlite_databases": "sqlite_databases",
+    "variables": "variables",
+}
 
 # How many of the last durations a component's statistics keep.
 KEPT_DURATIONS = 50
@@ -144,16 +154,8 @@ class Loader:
             ),
         )
         self._check_templated_hosts(component)
-        self._refuse_composition(component)
-        source = load_source(component, self.cache_dir, manifest_path=gateway.manifest.path)
-        try:
-            wasm = source.read_bytes()
-            if source.suffix == ".wat":
-                wasm = wat2wasm(wasm)
-        except OSError as error:
-            raise error_in(
-                gateway.manifest.path, f"cannot be read: {error}", "component", component.id, "source"
-            ) from error
+        self._refuse_middleware(component)
+        wasm = self._wasm(component, "source")
         trigger = gateway.triggers.get(component.id)
         loaded = load_guest(
             wasm,
@@ -167,6 +169,7 @@ class Loader:
             wagi_argv=trigger.executor.argv if trigger and trigger.executor.type == "wagi" else None,
             wants_http=trigger is not None,
             wants_messages=any(t.component == component.id for t in gateway.manifest.redis_triggers),
+            providers=self._providers(component, grants),
         )
         entry = Entry(component, limits)
         entry.http, entry.messages = loaded
@@ -187,14 +190,37 @@ class Loader:
             place = ("component", component.id, "allowed_outbound_hosts")
             raise error_in(manifest.path, error.message, *place) from error
 
-    def _refuse_composition(self, component: Component) -> None:
-        if component.dependencies:
-            names = ", ".join(component.dependencies)
-            raise UnsupportedError(
-                f"its imports are to be satisfied by other components ({names}), and this version does not "
-                "compose components: leave `dependencies` out, or compose the component before (wac plug)",
-                "dependencies",
-            )
+    def _wasm(self, component: Component, *place: str) -> bytes:
+        """The bytes of a component, or of one that stands for a dependency at `place`."""
+        path = self.gateway.manifest.path
+        source = load_source(component, self.cache_dir, manifest_path=path)
+        try:
+            wasm = source.read_bytes()
+            return wat2wasm(wasm) if source.suffix == ".wat" else wasm
+        except OSError as error:
+            raise error_in(path, f"cannot be read: {error}", "component", component.id, *place) from error
+
+    def _providers(self, component: Component, grants: Grants) -> list[Provider]:
+        """What meets imports of `component`, with what it inherits (Spin: manifest, 9)."""
+        narrowed: dict[tuple[str, ...], Grants] = {}
+        providers = []
+        for name, dependency in component.dependencies.items():
+            source = dependency.source
+            if source is None:
+                raise ManifestError(
+                    f"the dependency {name} comes from a package registry, which this gateway does not read: "
+                    "give a `path`, a `component`, or a `url` with its `digest`",
+                    path=self.gateway.manifest.path,
+                    key=f"component.{component.id}.dependencies.{name}",
+                )
+            inherit = dependency.inherit
+            if inherit not in narrowed:
+                narrowed[inherit] = inherited(grants, inherit)
+            wasm = self._wasm(replace(component, source=source, build=None), "dependencies", name)
+            providers.append(Provider(name, wasm, dependency.export, narrowed[inherit], "files" in inherit))
+        return providers
+
+    def _refuse_middleware(self, component: Component) -> None:
         if any(t.middleware for t in self.gateway.manifest.http_triggers if t.component == component.id):
             raise UnsupportedError(
                 "its trigger has `middleware`, and this version does not compose components", "middleware"
@@ -213,6 +239,13 @@ class Loader:
             in_place=True,
             manifest_path=gateway.manifest.path,
         )
+
+
+def inherited(grants: Grants, keys: Collection[str]) -> Grants:
+    """What is left of `grants` for a dependency that inherits `keys` of the configuration."""
+    whole = {key: getattr(grants, INHERITED[key]) for key in keys if key in INHERITED}
+    lent = grants.host_interfaces if set(keys) >= set(INHERITABLE) else frozenset()
+    return Grants(grants.id, host_interfaces=lent, **{INHERITED[key]: value for key, value in whole.items()})
 
 
 def default_cache_dir() -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..component.core import preamble
 from ..component.rewrite import exports, rewrite
 from ..component.types import FuncType, describe_mismatch
 from ..engine import CompileCache, Engine, Program
-from ..errors import LinkError
+from ..errors import LinkError, UnsupportedError
 from ..host.application import Hosts
 from ..host.base import Grants
 from ..host.files import MountPoint
@@ -18,11 +18,11 @@ from ..linked import LinkedProgram
 from ..manifest import ComponentOptions
 from . import legacy_flat, spin
 from .core_module import Linkage, lift, link
-from .guest import Executor, Guest, LiftedFunction, MessageExecutor
+from .guest import Executor, Guest, LiftedFunction, MessageExecutor, Provider
 from .spin import SpinExecutor, SpinRedisExecutor
 from .wagi import WagiExecutor
 
-__all__ = ["Executor", "Guest", "Linkage", "MessageExecutor", "dialects", "link", "load_guest"]
+__all__ = ["Executor", "Guest", "Linkage", "MessageExecutor", "Provider", "dialects", "link", "load_guest"]
 
 # What this host recognises, for the error that lists it (Spin: http, 7).
 KNOWN = (
@@ -58,10 +58,12 @@ def load_guest(
     wagi_argv: str | None = None,
     wants_http: bool = True,
     wants_messages: bool = False,
+    providers: Sequence[Provider] = (),
 ) -> tuple[Executor | None, MessageExecutor | None]:
     """Compile and link `wasm`, and make the executors that its triggers want.
 
-    `wagi_argv` is the trigger's argv pattern when its executor is WAGI. Raises DecodeError,
+    `wagi_argv` is the trigger's argv pattern when its executor is WAGI, `providers` are what it is composed
+    with. Raises DecodeError,
     UnsupportedError or LinkError when the guest cannot serve its triggers.
     """
     program: Program | LinkedProgram
@@ -69,11 +71,17 @@ def load_guest(
         # imported where it is needed: a worker without such guests starts faster
         from .component import link_component
 
-        linked = link_component(wasm, engine, cache, hosts, grants)
+        linked = link_component(wasm, engine, cache, hosts, grants, providers)
         program = linked.program
 
         def find(interface: str, function: str) -> LiftedFunction | None:
             return linked.functions.get((interface, function))
+    elif providers:
+        raise UnsupportedError(
+            "its imports are to be met by other components, and it is a core module: make it a component "
+            "(wasm-tools component new)",
+            "dependencies of core modules",
+        )
     else:
         linkage = link(wasm, hosts, grants)
         module = linkage.module

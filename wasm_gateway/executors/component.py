@@ -4,29 +4,33 @@
 # Rule 1: an import is met by name and by type, when the guest is loaded (resolve.py);
 # what is left for a request is to carry out the plan.
 # Rule 2: linking never depends on what a component is granted; grants are checked at
-# each call (Spin: host interfaces, 1).
+# each call (Spin: host interfaces, 1). Of a composition each component has its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..component.assemble import HostDefinition, assemble, simplify
 from ..component.canon import Callback, fuse, lift_export, lower_import, raw_import, resource_import
+from ..component.core import preamble
 from ..component.layout import flatten_functype
 from ..component.names import canonical_name
 from ..component.parse import parse_component
 from ..component.plan import HostFunction as HostCall
 from ..component.plan import Lifted, Lowered, Plan, ResourceBuiltin
 from ..component.resolve import resolve
+from ..component.syntax import ComponentDef
 from ..component.types import FuncType, InterfaceType
 from ..engine import CompileCache, Engine, HostFunction, current
+from ..errors import DecodeError, UnsupportedError
 from ..host.application import Hosts, MissingDriver
 from ..host.base import Grants
+from ..host.wasi_state import WasiState
 from ..linked import LinkedProgram, compile_all
 from .core_module import RUNS_GUESTS, may_have, noting_stack, refusing, warn_of
-from .guest import LiftedFunction
+from .guest import LiftedFunction, Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +69,67 @@ class Offers:
         return offered.type.funcs[name], offered.functions[name]
 
 
-def read(wasm: bytes, hosts: Hosts, grants: Grants | None = None) -> Plan:
-    """The plan of a component, its imports found at this host.
+def read(
+    wasm: bytes, hosts: Hosts, grants: Grants | None = None, providers: Sequence[Provider] = ()
+) -> tuple[Plan, list[Provider]]:
+    """The plan of a component, its imports found at this host or at `providers`, and whose each part is.
 
-    Raises DecodeError, UnsupportedError or LinkError.
+    Plan.owners counts from 1 in the list. Raises DecodeError, UnsupportedError or LinkError.
     """
-    return simplify(resolve(parse_component(wasm), Offers(hosts, grants)))
+    components: dict[tuple[object, ...], tuple[ComponentDef, Provider]] = {}
+    provided = {}
+    for provider in providers:
+        # two names may mean one component: it is instantiated once
+        key = (provider.wasm, id(provider.grants), provider.files)
+        if key not in components:
+            components[key] = _parsed(provider), provider
+        provided[provider.name] = components[key][0], provider.export
+    main = parse_component(wasm)
+    try:
+        plan = resolve(main, Offers(hosts, grants), provided)
+    except DecodeError as error:
+        if not providers:
+            raise
+        raise DecodeError(f"it, or a dependency: {error.reason}", error.offset) from error
+    return simplify(plan), [provider for _, provider in components.values()]
+
+
+def _parsed(provider: Provider) -> ComponentDef:
+    if preamble(provider.wasm) != "component":
+        raise UnsupportedError(
+            f"the dependency {provider.name} is a core module: make it a component "
+            "(wasm-tools component new)",
+            "core modules as dependencies",
+        )
+    try:
+        return parse_component(provider.wasm)
+    except DecodeError as error:
+        raise DecodeError(f"the dependency {provider.name}: {error.reason}", error.offset) from error
 
 
 def link_component(
-    wasm: bytes, engine: Engine, cache: CompileCache | None, hosts: Hosts, grants: Grants | None = None
+    wasm: bytes,
+    engine: Engine,
+    cache: CompileCache | None,
+    hosts: Hosts,
+    grants: Grants | None = None,
+    providers: Sequence[Provider] = (),
 ) -> Linked:
-    """Decode, compile and link the component `wasm`.
+    """Decode, compile and link the component `wasm`, composed with the `providers` of its imports.
 
     Raises DecodeError for malformed bytes, LinkError for an import that nobody offers, or that is offered
     with another type, UnsupportedError for features that are not there yet.
     """
-    return link_plan(read(wasm, hosts, grants), engine, cache, hosts)
+    plan, owners = read(wasm, hosts, grants, providers)
+    return link_plan(plan, engine, cache, hosts, owners)
 
 
-def link_plan(plan: Plan, engine: Engine, cache: CompileCache | None, hosts: Hosts) -> Linked:
+def link_plan(
+    plan: Plan, engine: Engine, cache: CompileCache | None, hosts: Hosts, owners: Sequence[Provider] = ()
+) -> Linked:
     assembly = assemble(plan)
     modules = compile_all(assembly, engine, cache)
-    binder = _Binder(hosts)
+    binder = _Binder(hosts, [None, *map(_narrowing, owners)], plan.owners)
     functions = [
         HostFunction("h", str(i), params, results, binder.callback(definition, params, results))
         for i, (definition, params, results) in enumerate(assembly.hosts)
@@ -111,8 +153,12 @@ def link_plan(plan: Plan, engine: Engine, cache: CompileCache | None, hosts: Hos
 class _Binder:
     """Makes the callbacks of a component's host functions."""
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(
+        self, hosts: Hosts, narrow: Sequence[Narrowing | None] = (None,), owners: Sequence[int] = (0,)
+    ) -> None:
         self._offers = Offers(hosts)
+        self._narrow = narrow
+        self._owners = owners  # of each part
         self.program: LinkedProgram | None = None  # known once all callbacks are
         self._lifted: dict[int, LiftedFunction] = {}
 
@@ -135,6 +181,9 @@ class _Binder:
             return raw_import(name, params, results, refusing(missing), current)
         flat = tuple("".join(letters) for letters in flatten_functype(type_, "lower"))
         assert flat == (params, results), (name, flat, params, results)
+        narrow = self._narrow[self._owners[lowered.part]]
+        if narrow is not None:
+            function = narrow(callee.interface, function)
         options = lowered.options
         callback = lower_import(name, type_, function, current, options.slot, options.encoding, lowered.part)
         if canonical_name(callee.interface) in RUNS_GUESTS:
@@ -168,6 +217,33 @@ class _Binder:
             None if options.post_return is None else program.core(options.post_return),
             part=lifted.part,
         )
+
+
+Narrowing = Callable[[str, Callable[..., Any]], Callable[..., Any]]
+
+
+def _narrowing(provider: Provider) -> Narrowing:
+    """What makes a host function see nothing but what `provider` inherits."""
+    grants = provider.grants
+
+    def world(ctx: Any) -> WasiState:
+        found: WasiState | None = ctx.state.get(provider)
+        if found is None:
+            found = ctx.state[provider] = ctx.wasi.narrowed(grants.environment, files=provider.files)
+        return found
+
+    def narrow(interface: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def narrowed(ctx: Any, *arguments: Any) -> Any:
+            outer, wasi = ctx.component, ctx.wasi
+            ctx.component, ctx.wasi = grants, world(ctx)
+            try:
+                return function(ctx, *arguments)
+            finally:
+                ctx.component, ctx.wasi = outer, wasi
+
+        return narrowed
+
+    return narrow
 
 
 def _destructor(program: LinkedProgram, definition: object) -> Callable[[Any, Any], Any]:

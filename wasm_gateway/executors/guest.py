@@ -61,6 +61,22 @@ class LiftedFunction:
             state.entered = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Provider:
+    """A component that meets imports of another one (Spin: manifest, 9).
+
+    `name` is an import of the other one, or its package; `export` what meets it, None for the export of
+    the same name. It may do nothing but what the other one may do and it inherits: `grants`, and the
+    files where `files` is true.
+    """
+
+    name: str
+    wasm: bytes
+    export: str | None
+    grants: Grants
+    files: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Guest:
     """One component as its executor sees it; `instantiate` makes the world of one request."""

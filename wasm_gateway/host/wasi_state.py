@@ -165,6 +165,15 @@ class WasiState:
         # the open descriptors of preview 1, None until the guest first uses one
         self.table: dict[int, Any] | None = None
 
+    def narrowed(self, environment: Mapping[str, str], *, files: bool) -> WasiState:
+        """The same standard streams and arguments, with another environment, and with no files if so said."""
+        template = WasiTemplate(environment, (), self.template.arguments)
+        if files:
+            template.roots = self.template.roots
+        narrowed = WasiState(template, self._arguments, None, b"", self.stdout, self.stderr)
+        narrowed._input = self.stdin
+        return narrowed
+
     @property
     def arguments(self) -> Sequence[str]:
         return self.template.arguments if self._arguments is None else self._arguments

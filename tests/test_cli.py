@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wasmtime
@@ -357,6 +358,39 @@ def test_inspect_a_component_says_what_is_denied(app: Path) -> None:
     (app / "spin.toml").write_text(MANIFEST + 'key_value_stores = ["default"]\n')
     (grant,) = json.loads(run("inspect", "reader", "--format", "json").stdout)["grants"]
     assert (grant["given"], grant["denied"]) == (["default"], False)
+
+
+def test_inspect_a_component_of_wasi_http(app: Path, components: Any) -> None:
+    uses = {
+        "wasi:clocks/monotonic-clock@0.2.0": ("now",),
+        "wasi:cli/environment@0.2.0": ("get-environment",),
+    }
+    (app / "guest.wasm").write_bytes(components.http("", uses))
+    found = json.loads(run("inspect", "guest.wasm", "--format", "json").stdout)
+
+    assert found["kind"] == "component"
+    assert found["dialects"] == ["wasi-http"]
+    assert found["imports"]["wasi:clocks/monotonic-clock@0.2.0"] == ["now"]
+    assert found["exports"] == ["wasi:http/incoming-handler@0.2.0"]
+    assert [grant["key"] for grant in found["grants"]] == ["environment"]
+    assert found["types"]["import wasi:clocks/monotonic-clock@0.2.0"] == ["now: func() -> u64"]
+    assert found["problems"] == []
+
+
+def test_inspect_and_check_show_what_does_not_fit(app: Path) -> None:
+    text = """(component
+      (import "wasi:clocks/monotonic-clock@0.2.5" (instance (export "now" (func (result u32))))))"""
+    (app / "guest.wat").write_text(text)
+    (problem,) = json.loads(run("inspect", "guest.wat", "--format", "json").stdout)["problems"]
+    (app / "spin.toml").write_text(
+        'spin_manifest_version = 2\n[application]\nname = "a"\n[[trigger.http]]\nroute = "/"\n'
+        'component = "a"\n[component.a]\nsource = "guest.wat"\n'
+    )
+    (error,) = json.loads(run("check", "--format", "json").stdout)
+    for message in (problem, error["message"]):
+        for part in ("wasi:clocks/monotonic-clock@0.2.5 now", "func() -> u32", "func() -> u64"):
+            assert part in message
+    assert (error["kind"], error["interface"]) == ("LinkError", "wasi:clocks/monotonic-clock@0.2.5")
 
 
 def test_inspect_nothing_that_is_there(app: Path) -> None:

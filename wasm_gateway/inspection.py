@@ -1,8 +1,8 @@
 # What a guest is, before it is run: dialect, imports, exports, who made it, which
 # grants its imports need, and which of these a manifest gives.
 #
-# Rule 1: it only reads the binary; nothing is compiled or linked, so that a guest
-# that cannot be loaded can be looked at all the same.
+# Rule 1: it only reads the binary; nothing is compiled, so that a guest that cannot be
+# loaded can be looked at all the same, and what is wrong with it is said.
 # Rule 2: an import is no use. A Rust guest imports `environ_get` whatever it does;
 # what is said here is what would be denied if it were called.
 
@@ -12,10 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .component.core import CoreModule, core_module, preamble
+from .component.core import CoreModule, core_module, preamble, producers_among
 from .component.decode import World, embedded_worlds
+from .component.parse import parse_component
+from .component.syntax import ComponentDef, CoreModuleDef
 from .component.types import FuncType, InterfaceType
-from .executors import Linkage, dialects, legacy_flat
+from .errors import ComponentError
+from .executors import Linkage, component_dialects, dialects, legacy_flat
 
 if TYPE_CHECKING:
     from .manifest import Component
@@ -76,7 +79,8 @@ class Grant:
 class Inspection:
     """What a guest is. `imports` maps each interface (or core module name) to function names.
 
-    `types` are the signatures of imported and exported functions, as far as the binary describes them.
+    `types` are the signatures of imported and exported functions, as far as the binary describes them,
+    `problems` what keeps this host from linking it (of components).
     """
 
     kind: str
@@ -87,6 +91,7 @@ class Inspection:
     producers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     grants: tuple[Grant, ...] = ()
     types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     def lines(self, types: bool = False) -> Iterable[str]:
         """The same for people; `types` shows the signatures too."""
@@ -97,7 +102,7 @@ class Inspection:
         if self.imports:
             yield "  imports"
             for module, names in self.imports.items():
-                yield f"    {module}: {', '.join(names)}"
+                yield f"    {module}: {', '.join(names)}" if names else f"    {module}"
         if self.exports:
             yield f"  exports   {', '.join(self.exports)}"
         if self.grants:
@@ -110,6 +115,8 @@ class Inspection:
                 else:
                     state = f"granted: {', '.join(grant.given)}"
                 yield f"    {grant.key} ({', '.join(grant.needed_by)}): {state}"
+        for problem in self.problems:
+            yield f"  problem   {problem}"
         if types:
             for name, functions in self.types.items():
                 yield f"  {name}"
@@ -128,7 +135,7 @@ def inspect_guest(wasm: bytes, component: Component | None = None) -> Inspection
     Raises DecodeError for malformed bytes.
     """
     if preamble(wasm) == "component":
-        return Inspection("component", len(wasm), ())
+        return _component(wasm, component)
     module = core_module(wasm)
     world = embedded_worlds(module) if module.has_world else None
     imports = _imports(module)
@@ -138,13 +145,64 @@ def inspect_guest(wasm: bytes, component: Component | None = None) -> Inspection
         dialects=tuple(dialects(Linkage(module, world, ()))),
         imports=imports,
         exports=tuple(item.name for item in module.exports),
-        producers={
-            kind: tuple(f"{name} {version}".strip() for name, version in makers.items())
-            for kind, makers in module.producers.items()
-        },
+        producers=_makers(module.producers),
         grants=tuple(_grants(imports, component)),
         types=_types(world),
     )
+
+
+def _component(wasm: bytes, component: Component | None) -> Inspection:
+    from .component.resolve import world_of
+
+    definition = parse_component(wasm)
+    world = world_of(definition)
+    imports = {
+        name: tuple(item.funcs) if isinstance(item, InterfaceType) else ()
+        for name, item in world.imports.items()
+    }
+    return Inspection(
+        kind="component",
+        size=len(wasm),
+        dialects=tuple(component_dialects(world.exports)),
+        imports=imports,
+        exports=tuple(world.exports),
+        producers=_makers(_producers(definition)),
+        grants=tuple(_grants(imports, component)),
+        types=_types(world),
+        problems=tuple(_problems(wasm, component)),
+    )
+
+
+def _producers(definition: ComponentDef) -> dict[str, dict[str, str]]:
+    """Of the component itself, with those of the first of its modules that names any."""
+    made = producers_among(definition.custom_sections)
+    for nested in definition.definitions:
+        if isinstance(nested, CoreModuleDef):
+            inner = nested.module.producers
+            if inner:
+                return {kind: inner.get(kind, {}) | made.get(kind, {}) for kind in {**inner, **made}}
+    return made
+
+
+def _makers(found: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    return {
+        kind: tuple(f"{name} {version}".strip() for name, version in makers.items())
+        for kind, makers in found.items()
+    }
+
+
+def _problems(wasm: bytes, component: Component | None) -> Iterable[str]:
+    """What keeps this host from linking the guest; what a site brings, or a dependency, is not known here."""
+    if component is not None and (component.dependencies or component.options.host_interfaces):
+        return
+    from .executors.component import read
+    from .host.application import Hosts
+    from .runtime_config import RuntimeConfig
+
+    try:
+        read(wasm, Hosts(RuntimeConfig()))
+    except ComponentError as error:
+        yield str(error)
 
 
 def _imports(module: CoreModule) -> dict[str, tuple[str, ...]]:

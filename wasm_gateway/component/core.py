@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -111,14 +111,19 @@ class CoreModule:
 
     @property
     def producers(self) -> dict[str, dict[str, str]]:
-        """What the `producers` section says; nothing where it is malformed, as for any custom section."""
-        for name, data in self.custom_sections:
-            if name == "producers":
-                try:
-                    return producers(data)
-                except DecodeError:
-                    return {}
-        return {}
+        """What the `producers` section says."""
+        return producers_among(self.custom_sections)
+
+
+def producers_among(sections: Iterable[tuple[str, bytes | memoryview]]) -> dict[str, dict[str, str]]:
+    """What a `producers` section says; nothing where it is malformed, as for any custom section."""
+    for name, data in sections:
+        if name == "producers":
+            try:
+                return producers(data)
+            except DecodeError:
+                return {}
+    return {}
 
 
 def preamble(wasm: bytes | memoryview) -> Literal["module", "component"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..component.core import preamble
+from ..component.names import canonical_name
 from ..component.rewrite import exports, rewrite
 from ..component.types import FuncType, describe_mismatch
 from ..engine import CompileCache, Engine, Program
@@ -22,7 +23,17 @@ from .guest import Executor, Guest, LiftedFunction, MessageExecutor, Provider
 from .spin import SpinExecutor, SpinRedisExecutor
 from .wagi import WagiExecutor
 
-__all__ = ["Executor", "Guest", "Linkage", "MessageExecutor", "Provider", "dialects", "link", "load_guest"]
+__all__ = [
+    "Executor",
+    "Guest",
+    "Linkage",
+    "MessageExecutor",
+    "Provider",
+    "component_dialects",
+    "dialects",
+    "link",
+    "load_guest",
+]
 
 # What this host recognises, for the error that lists it (Spin: http, 7).
 KNOWN = (
@@ -122,6 +133,21 @@ def dialects(linkage: Linkage) -> list[str]:
             (WagiExecutor.dialect, "_start"),
         )
         if export in names
+    ]
+
+
+def component_dialects(exports: Iterable[str]) -> list[str]:
+    """What a component could be run as, by the names of its exports."""
+    names = {canonical_name(name) for name in exports}
+    return [
+        dialect
+        for dialect, interfaces in (
+            ("wasi-http", HTTP_HANDLERS),
+            ("spin", spin.HTTP[:1]),
+            ("spin-redis", spin.REDIS[:1]),
+            (WagiExecutor.dialect, CLI_RUN),
+        )
+        if not names.isdisjoint(interfaces)
     ]
 
 

@@ -26,7 +26,14 @@ from typing import Any, Literal
 
 from ..errors import Trap, UnsupportedError
 from .emit import Writer, build, lazy, letters, source
-from .handles import BorrowScope, canon_resource_drop, canon_resource_new, canon_resource_rep
+from .handles import (
+    BorrowScope,
+    canon_resource_drop,
+    canon_resource_new,
+    canon_resource_rep,
+    enter,
+    leave,
+)
 from .layout import (
     MAX_FLAT_PARAMS,
     MAX_FLAT_RESULTS,
@@ -423,9 +430,17 @@ def write_raw(
 
 
 def resource_import(
-    kind: Literal["new", "drop", "rep"], name: str, rt: ResourceType, current: Any, part: int = 0
+    kind: Literal["new", "drop", "rep"],
+    name: str,
+    rt: ResourceType,
+    current: Any,
+    part: int = 0,
+    enters: Sequence[int] = (),
 ) -> Callback:
-    """The callback of a canon resource.new, resource.drop or resource.rep of `rt` for the instance `part`."""
+    """The callback of a canon resource.new, resource.drop or resource.rep of `rt` for the instance `part`.
+
+    `enters` are the component instances that the destructor enters.
+    """
 
     def state(inst: Any) -> Any:
         return inst.parts[part] if part else inst
@@ -437,7 +452,7 @@ def resource_import(
             )
         case "drop":
             return raw_import(
-                name, "i", "", lambda inst, i: canon_resource_drop(inst, rt, i, state(inst)), current
+                name, "i", "", lambda inst, i: canon_resource_drop(inst, rt, i, state(inst), enters), current
             )
         case "rep":
             return raw_import(name, "i", "i", lambda inst, i: canon_resource_rep(state(inst), rt, i), current)
@@ -451,18 +466,18 @@ def fuse(
     slot: int,
     encoding: StringEncoding,
     part: int,
-    callee: int,
+    enters: Sequence[int],
 ) -> Callback:
-    """canon lower of a function that another component instance, `callee`, lifts; for the code of `part`.
+    """canon lower of a function that another component instance lifts; for the code of `part`.
 
-    `call(inst, *args)` is the lifted function. Traps when `callee` is being run already
-    (CanonicalABI.md, lifting: no reentrance).
+    `call(inst, *args)` is the lifted function. Traps when one of the component instances that the call
+    enters is being run already (CanonicalABI.md, Store.lift).
     """
 
-    def guarded(inst: Any, *args: Any) -> Any:
-        state = inst.parts[callee] if callee else inst
-        if state.entered:
-            raise Trap("cannot enter the component instance, which is running already")
-        return call(inst, *args)
+    def entering(inst: Any, *args: Any) -> Any:
+        states = enter(inst, enters)
+        result = call(inst, *args)
+        leave(states)
+        return result
 
-    return lower_import(name, ft, guarded, current, slot, encoding, part)
+    return lower_import(name, ft, entering, current, slot, encoding, part)

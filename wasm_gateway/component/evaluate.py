@@ -133,6 +133,7 @@ class Scope:
     local: dict[int, ResourceType] = field(default_factory=dict)  # those defined here
     unused: set[int] = field(default_factory=set)  # values that nothing has consumed yet
     part: int | None = None  # of a component, once it has anything that runs
+    instantiator: Scope | None = None  # the component instance that this one was instantiated by
     supply: Any = None  # what meets its imports, where somebody does (resolve.Supply)
 
     def space(self, sort: s.Sort) -> list[Any]:

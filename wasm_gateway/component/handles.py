@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import Trap
@@ -131,10 +132,31 @@ def canon_resource_new(inst: Any, rt: ResourceType, rep: int) -> int:
     return table.add(ResourceHandle(rt, rep, True))
 
 
-def canon_resource_drop(inst: Any, rt: ResourceType, i: int, state: Any = None) -> None:
+def enter(inst: Any, parts: Iterable[int]) -> list[Any]:
+    """The state of these component instances, which are being run from now on; Trap when one is already.
+
+    CanonicalABI.md, may_enter_from and enter_from; `leave` ends it.
+    """
+    states = [inst.parts[part] if part else inst for part in parts]
+    if any(state.entered for state in states):
+        raise Trap("cannot enter a component instance that is running already")
+    for state in states:
+        state.entered = True
+    return states
+
+
+def leave(states: Iterable[Any]) -> None:
+    for state in states:
+        state.entered = False
+
+
+def canon_resource_drop(
+    inst: Any, rt: ResourceType, i: int, state: Any = None, enters: Sequence[int] = ()
+) -> None:
     """A guest drops a handle; the destructor of an owned resource runs.
 
-    `state` is that of the component instance that drops it, `inst` itself where there is one alone.
+    `state` is that of the component instance that drops it, `inst` itself where there is one alone;
+    `enters` are the component instances that the destructor enters.
     """
     if state is None:
         state = inst
@@ -143,11 +165,9 @@ def canon_resource_drop(inst: Any, rt: ResourceType, i: int, state: Any = None) 
     h = state.handles.remove(i, rt)
     if h.own:
         if rt.dtor is not None:
-            if rt.part is not None:
-                defining = inst.parts[rt.part] if rt.part else inst
-                if defining is not state and defining.entered:
-                    raise Trap("resource.drop: cannot enter the component instance that defines the resource")
+            states = enter(inst, enters) if enters else ()
             rt.dtor(inst, h.rep)
+            leave(states)
     elif h.borrow_scope is not None:
         h.borrow_scope.num_borrows -= 1
 

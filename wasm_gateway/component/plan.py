@@ -6,12 +6,13 @@
 # exports are lifted with which options. A request only carries it out.
 # Rule 2: nothing here knows wasmtime. Core functions are named by the step whose
 # instance exports them.
-# Rule 3: a component instance is a number, its `part`: 0 .. parts-1 in the order of
-# instantiation. Each part has its own handle table and flags (CanonicalABI.md, Component Instance State).
+# Rule 3: a component instance is a number, its `part`: 0 .. parts-1 in the order in which
+# they have something to run, or are around one that has. Each part has its own handle
+# table and flags (CanonicalABI.md, Component Instance State).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -122,6 +123,7 @@ class Plan:
     `imports` holds what it imports of the host, by the names that it uses; `functions` are the functions
     that it exports by themselves; `exports` are those of each interface, whose types are in `interfaces`.
     `owners` says for each part whose it is: 0 the component itself, k the k-th that it depends on.
+    `parents` says for each part which one instantiated it, None for one that the host did.
     """
 
     modules: tuple[PlanModule, ...] = ()
@@ -134,3 +136,17 @@ class Plan:
     exports: Mapping[str, Mapping[str, Lifted | HostFunction]] = field(default_factory=dict)
     interfaces: Mapping[str, InterfaceType] = field(default_factory=dict)
     owners: tuple[int, ...] = (0,)
+    parents: tuple[int | None, ...] = (None,)
+
+    def entering(self, callee: int, caller: int | None) -> tuple[int, ...]:
+        """The parts that a call enters, none of which may be run already (CanonicalABI.md, entering_set).
+
+        They are `callee` and those around it, but not those that `caller` (None: the host) is in too.
+        """
+        around = set() if caller is None else set(self._around(caller))
+        return tuple(part for part in self._around(callee) if part not in around)
+
+    def _around(self, part: int | None) -> Iterator[int]:
+        while part is not None:
+            yield part
+            part = self.parents[part]

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from ..errors import DecodeError, LinkError, UnsupportedError
 from . import syntax as s
@@ -97,6 +97,7 @@ class Resolver(Evaluator):
         self.slot_numbers: dict[CoreDefinition, list[int]] = {}
         self.resources: list[GuestResource] = []
         self.imports: dict[str, InterfaceType | FuncType] = {}
+        self.parts: list[Scope] = []
         self.owners: list[int] = []
         self.owner = 0
 
@@ -133,11 +134,19 @@ class Resolver(Evaluator):
             exports=exports,
             interfaces=interfaces,
             owners=tuple(self.owners) or (0,),
+            parents=tuple(self.parents()) or (None,),
         )
 
-    def instantiated(self, definition: s.ComponentDef, parent: Scope | None, supply: Supply) -> Instance:
-        """An instance of a component, its imports met by `supply`."""
-        scope = Scope("component", parent, supply=supply)
+    def parents(self) -> Iterator[int | None]:
+        for scope in self.parts:
+            instantiator = scope.instantiator
+            yield None if instantiator is None else instantiator.part
+
+    def instantiated(
+        self, definition: s.ComponentDef, parent: Scope | None, supply: Supply, by: Scope | None = None
+    ) -> Instance:
+        """An instance of a component, its imports met by `supply`; `by` instantiates it, None: the host."""
+        scope = Scope("component", parent, supply=supply, instantiator=by)
         self.run(scope, definition)
         return instance_of(scope.exports.items)
 
@@ -299,7 +308,7 @@ class Resolver(Evaluator):
                 raise DecodeError(f"the argument {name!r}: {mismatch}", offset) from None
             return matching.view(arguments[name], expected)
 
-        return self.instantiated(component.definition, component.scope, supply)
+        return self.instantiated(component.definition, component.scope, supply, scope)
 
     def seen_as(
         self, scope: Scope, matching: Matching, found: Item, expected: Item, variables: list[ResourceType]
@@ -313,6 +322,11 @@ class Resolver(Evaluator):
                 raise UnsupportedError(f"more than {MAX_PARTS} component instances", "large components")
             scope.part = len(self.owners)
             self.owners.append(self.owner)
+            self.parts.append(scope)
+            around = scope.instantiator
+            # who enters or leaves the outermost one is the host, which never does so in between
+            if around is not None and around.instantiator is not None:
+                self.part(around)
         return scope.part
 
     # What core code is there.

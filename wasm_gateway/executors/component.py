@@ -129,7 +129,7 @@ def link_plan(
 ) -> Linked:
     assembly = assemble(plan)
     modules = compile_all(assembly, engine, cache)
-    binder = _Binder(hosts, [None, *map(_narrowing, owners)], plan.owners)
+    binder = _Binder(hosts, plan, [None, *map(_narrowing, owners)])
     functions = [
         HostFunction("h", str(i), params, results, binder.callback(definition, params, results))
         for i, (definition, params, results) in enumerate(assembly.hosts)
@@ -142,30 +142,29 @@ def link_plan(
     exported: dict[tuple[str, str], LiftedFunction] = {}
     for name, lifted in plan.functions.items():
         if isinstance(lifted, Lifted):
-            exported["", name] = binder.lifted(name, lifted)
+            exported["", name] = binder.exported(name, lifted)
     for interface, items in plan.exports.items():
         for name, item in items.items():
             if isinstance(item, Lifted):
-                exported[canonical_name(interface), name] = binder.lifted(f"{interface}#{name}", item)
+                exported[canonical_name(interface), name] = binder.exported(f"{interface}#{name}", item)
     return Linked(plan, program, exported)
 
 
 class _Binder:
     """Makes the callbacks of a component's host functions."""
 
-    def __init__(
-        self, hosts: Hosts, narrow: Sequence[Narrowing | None] = (None,), owners: Sequence[int] = (0,)
-    ) -> None:
+    def __init__(self, hosts: Hosts, plan: Plan, narrow: Sequence[Narrowing | None] = (None,)) -> None:
         self._offers = Offers(hosts)
+        self._plan = plan
         self._narrow = narrow
-        self._owners = owners  # of each part
         self.program: LinkedProgram | None = None  # known once all callbacks are
         self._lifted: dict[int, LiftedFunction] = {}
 
     def callback(self, definition: HostDefinition, params: str, results: str) -> Callback:
         match definition:
             case ResourceBuiltin(kind, rt, part):
-                return resource_import(kind, f"[resource-{kind}]{rt}", rt, current, part)
+                enters = () if rt.part is None else self._plan.entering(rt.part, part)
+                return resource_import(kind, f"[resource-{kind}]{rt}", rt, current, part, enters)
             case Lowered(HostCall() as callee):
                 return self._host(callee, definition, params, results)
             case Lowered(Lifted() as callee):
@@ -181,7 +180,7 @@ class _Binder:
             return raw_import(name, params, results, refusing(missing), current)
         flat = tuple("".join(letters) for letters in flatten_functype(type_, "lower"))
         assert flat == (params, results), (name, flat, params, results)
-        narrow = self._narrow[self._owners[lowered.part]]
+        narrow = self._narrow[self._plan.owners[lowered.part]]
         if narrow is not None:
             function = narrow(callee.interface, function)
         options = lowered.options
@@ -202,11 +201,15 @@ class _Binder:
             return function(instance, *arguments)
 
         options = lowered.options
-        return fuse(
-            name, callee.type, call, current, options.slot, options.encoding, lowered.part, callee.part
-        )
+        enters = self._plan.entering(callee.part, lowered.part)
+        return fuse(name, callee.type, call, current, options.slot, options.encoding, lowered.part, enters)
 
-    def lifted(self, name: str, lifted: Lifted) -> LiftedFunction:
+    def exported(self, name: str, lifted: Lifted) -> LiftedFunction:
+        """A function as the host calls it."""
+        plan = self._plan
+        return self.lifted(name, lifted, plan.entering(lifted.part, None) if plan.parts > 1 else ())
+
+    def lifted(self, name: str, lifted: Lifted, enters: Sequence[int] = ()) -> LiftedFunction:
         program = self.program
         assert program is not None
         options = lifted.options
@@ -215,7 +218,7 @@ class _Binder:
             lift_export(name, lifted.type, options.slot, options.encoding, lifted.part),
             program.core(lifted.core),
             None if options.post_return is None else program.core(options.post_return),
-            part=lifted.part,
+            enters=enters,
         )
 
 

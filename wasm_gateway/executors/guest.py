@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .. import stack
+from ..component.handles import enter, leave
 from ..component.types import FuncType
 from ..engine import CoreSignature, Program, current
 from ..errors import BodyTooLarge, GuestError, LimitExceeded, RequestError
@@ -27,10 +28,11 @@ from ..router import RouteMatch
 class LiftedFunction:
     """A function that a guest exports: called with an instance and Python values (component/values.py).
 
-    `initialize` is a core function that is called before, as for a reactor.
+    `initialize` is a core function that is called before, as for a reactor; `enters` are the component
+    instances that are being run meanwhile, of a guest that has several.
     """
 
-    __slots__ = ("_core", "_initialize", "_lift", "_part", "_post_return", "type")
+    __slots__ = ("_core", "_enters", "_initialize", "_lift", "_post_return", "type")
 
     def __init__(
         self,
@@ -39,10 +41,10 @@ class LiftedFunction:
         core: CoreSignature,
         post_return: CoreSignature | None = None,
         initialize: CoreSignature | None = None,
-        part: int = 0,
+        enters: Sequence[int] = (),
     ) -> None:
         self.type = type
-        self._part = part
+        self._enters = enters
         self._lift = lift
         self._core = core
         self._post_return = post_return
@@ -53,12 +55,10 @@ class LiftedFunction:
         if self._initialize is not None:
             instance.core(self._initialize)()
         post_return = None if self._post_return is None else instance.core(self._post_return)
-        state = instance.parts[self._part] if self._part else instance
-        state.entered = True
-        try:
-            return self._lift(instance, instance.core(self._core), post_return, *arguments)
-        finally:
-            state.entered = False
+        states = enter(instance, self._enters) if self._enters else ()
+        result = self._lift(instance, instance.core(self._core), post_return, *arguments)
+        leave(states)  # not after a trap: there is no way into what trapped
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,18 @@ from collections.abc import Callable, Iterator, Mapping
 from ..errors import DecodeError, LinkError, UnsupportedError
 from . import syntax as s
 from .evaluate import CoreInstance, CoreItem, Evaluator, Scope
-from .items import Component, Func, Instance, Item, Mismatch, Module, instance_of, root_of, sort_of
+from .items import (
+    Component,
+    Func,
+    Instance,
+    InstanceT,
+    Item,
+    Mismatch,
+    Module,
+    instance_of,
+    root_of,
+    sort_of,
+)
 from .names import canonical_name
 from .plan import (
     CoreDefinition,
@@ -34,7 +45,7 @@ from .plan import (
 )
 from .plan import CoreItem as CoreExport
 from .subtype import Matching, same_functions, same_values
-from .types import FuncType, InterfaceType, ResourceType, ValType, describe_mismatch
+from .types import FuncType, InterfaceType, ResourceType, ValType, World, describe_mismatch
 
 # What a component of today has: 14 core modules (Python).
 MAX_STEPS = 64
@@ -54,6 +65,25 @@ def validate(component: s.ComponentDef) -> None:
     (UnsupportedError). Core modules' code is left to the engine. Raises DecodeError.
     """
     Evaluator().evaluate(component, None)
+
+
+def world_of(component: s.ComponentDef) -> World:
+    """What a component imports and exports, with nothing to meet its imports.
+
+    Items other than interfaces and functions are left out. Raises DecodeError, UnsupportedError.
+    """
+    type_ = Evaluator().evaluate(component, None)
+    return World("root", _described(type_.imports), _described(type_.exports))
+
+
+def _described(items: Mapping[str, Item]) -> dict[str, InterfaceType | FuncType]:
+    found: dict[str, InterfaceType | FuncType] = {}
+    for name, item in items.items():
+        if isinstance(item, Instance | InstanceT):
+            found[name] = interface_of(name, Instance(item.exports))
+        elif isinstance(item, Func):
+            found[name] = item.type
+    return found
 
 
 def resolve(component: s.ComponentDef, offered: Offered, provided: Provided | None = None) -> Plan:

@@ -33,7 +33,7 @@ import wasmtime
 
 from . import capi, forks
 from .component.rewrite import ALLOCATORS, REALLOC_EACH, REVISION
-from .errors import ComponentError, HostError, LinkError
+from .errors import ComponentError, HostError, LinkError, UnsupportedError
 
 log = logging.getLogger("wasm_gateway.engine")
 
@@ -166,7 +166,7 @@ class Engine:
 
         `prepare` is applied to the bytes before they are compiled, and not when the cache holds the
         result; `variant` tells apart what it makes of the same bytes. Raises ComponentError when the bytes
-        are no valid core module.
+        are no valid core module, UnsupportedError when it has more memories or tables than an instance may.
         """
         if cache is not None:
             module = cache.load(self, wasm, variant)
@@ -175,6 +175,10 @@ class Engine:
         try:
             module = wasmtime.Module(self.wasmtime_engine, bytes(wasm) if prepare is None else prepare(wasm))
         except wasmtime.WasmtimeError as error:
+            if "pooling allocator requirements" in str(error):
+                raise UnsupportedError(
+                    f"a module that fits in no instance: {error}", "module limits"
+                ) from error
             raise ComponentError(f"not a valid WebAssembly module: {error}") from error
         if cache is not None:
             cache.store(self, wasm, module, variant)

@@ -55,11 +55,15 @@ from .types import (
     CaseType,
     CharType,
     EnumType,
+    ErrorContextType,
+    F32Type,
+    F64Type,
     FieldType,
     FlagsType,
     FuncType,
     FutureType,
     ListType,
+    MapType,
     OptionType,
     OwnType,
     PrimValType,
@@ -76,6 +80,9 @@ from .types import (
 
 # Every value type has to be smaller (Binary.md).
 MAX_VALUE_SIZE = 1 << 28
+
+# Primitive types that are no keys of a map (Explainer.md, keytype).
+NO_KEYS = (F32Type, F64Type, ErrorContextType)
 
 # What is instantiated in a chain of components.
 MAX_NESTING = 64
@@ -582,6 +589,11 @@ class Evaluator:
                 if length == 0:
                     raise DecodeError("a list of no elements", offset)
                 return ListType(self.valtype(scope, t, offset), length)
+            case s.MapDef(k, v):
+                key = self.valtype(scope, k, offset)
+                if not isinstance(key, PrimValType) or isinstance(key, NO_KEYS):
+                    raise DecodeError(f"{key} cannot be the key of a map", offset)
+                return MapType(TupleType((key, self.valtype(scope, v, offset))))
             case s.TupleDef(ts):
                 if not ts:
                     raise DecodeError("a tuple of nothing", offset)

@@ -351,7 +351,7 @@ class Substitution:
             case BorrowType(rt):
                 return BorrowType(self.resource(rt))
             case ListType(u, length):
-                return ListType(self.val(u), length)
+                return type(t)(self.val(u), length)
             case RecordType(fields, name):
                 return RecordType(tuple(FieldType(f.label, self.val(f.t)) for f in fields), name)
             case TupleType(ts):

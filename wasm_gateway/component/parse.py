@@ -321,7 +321,7 @@ class _Parser:
             case 0x65:
                 return s.FutureDef(self.optional_valtype())
             case 0x63:
-                raise UnsupportedError("maps are not supported", "maps")
+                return s.MapDef(self.valtype(), self.valtype())
             case 0x40 | 0x43:
                 params = tuple(r.vec(lambda: (r.name(), self.valtype())))
                 return s.FuncDef(params, self.results(), code == 0x43)

@@ -65,6 +65,12 @@ class ListDef:
 
 
 @dataclass(frozen=True, slots=True)
+class MapDef:
+    key: ValTypeRef
+    value: ValTypeRef
+
+
+@dataclass(frozen=True, slots=True)
 class TupleDef:
     ts: tuple[ValTypeRef, ...]
 
@@ -141,6 +147,7 @@ DefType = (
     | RecordDef
     | VariantDef
     | ListDef
+    | MapDef
     | TupleDef
     | FlagsDef
     | EnumDef

@@ -196,6 +196,19 @@ class ListType(ValType):
 
 
 @dataclass(frozen=True)
+class MapType(ListType):
+    """`map<k, v>`: a list of pairs for the canonical ABI, but another type than that (Explainer.md, map).
+
+    Made with the type of its pairs: MapType(TupleType((k, v))).
+    """
+
+    __hash__ = ListType.__hash__
+
+    def __str__(self) -> str:
+        return f"map{str(self.t).removeprefix('tuple')}"
+
+
+@dataclass(frozen=True)
 class FieldType:
     label: str
     t: ValType

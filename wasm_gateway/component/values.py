@@ -4,6 +4,7 @@
 #   char, string                str
 #   list<u8>                    bytes (lowering takes any buffer of bytes)
 #   list<T>                     list (lowering takes any sequence)
+#   map                         list of (key, value) (lowering takes any sequence of pairs)
 #   record                      a named tuple in field order (lowering takes any sequence in that order)
 #   tuple                       tuple
 #   variant                     (case, payload), the payload None where the case has none

@@ -415,9 +415,7 @@ def test_a_stream_that_a_sync_only_middleware_hides_from_asgi() -> None:
     gateway = owner.gateway()
     middleware = WasmGatewayMiddleware(home)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            gateway, "handle", lambda *_: messages.Response(200, messages.Headers(), body)
-        )
+        patch.setattr(gateway, "handle", lambda *_: messages.Response(200, messages.Headers(), body))
         response = middleware(AsyncRequestFactory().get("/wasm/hello"))
     assert isinstance(response, HttpResponse)
     assert (response.content, body.closed, made) == (b"012", True, [threading.get_ident()] * 3)

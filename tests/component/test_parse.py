@@ -20,12 +20,7 @@ EMPTY = b"\0asm\x0d\0\1\0"
 # Every kind of definition, and every way to write one.
 EVERYTHING = """
 (component $all
-  (core module $m
-    (import "a" "f" (func (param i32 i64) (result f32)))
-    (func (export "g") (param i32)) (func (export "h") (param i32 i32 i32 i32) (result i32) unreachable)
-    (memory (export "mem") 1) (table (export "t") 1 funcref) (global (export "v") i32 (i32.const 1))
-    (func (export "post") (param i32)) (tag (export "e")))
-  (core module $empty)
+  (core type $cft (func (param f64) (result i64)))
   (core type $mt (module
     (type $ft (func (param i32)))
     (alias outer $all $cft (type $outer))
@@ -33,12 +28,15 @@ EVERYTHING = """
     (import "x" "m" (memory 1)) (import "x" "g" (global (mut i32)))
     (export "z" (func (type $outer))) (export "t" (table 1 funcref)) (export "m" (memory 1 2))
     (export "g" (global i64))))
-  (core type $cft (func (param f64) (result i64)))
-  (core instance $fs (export "f" (func $lowered)))
-  (core instance $i (instantiate $m (with "a" (instance $fs))))
-  (alias core export $i "g" (core func $g))
-  (alias core export $i "h" (core func $realloc))
-  (alias core export $i "post" (core func $post))
+  (core module $memory
+    (func (export "dtor") (param i32))
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+    (memory (export "mem") 1) (table (export "t") 1 funcref) (global (export "v") i32 (i32.const 1))
+    (tag (export "e")))
+  (core module $empty)
+  (core instance $i (instantiate $memory))
+  (alias core export $i "dtor" (core func $dtor))
+  (alias core export $i "realloc" (core func $realloc))
   (alias core export $i "mem" (core memory $mem))
   (alias core export $i "t" (core table $t))
   (alias core export $i "v" (core global $v))
@@ -47,9 +45,12 @@ EVERYTHING = """
     (export "e" (tag $e)))
 
   (type $string string)
-  (type $r (record (field "one" u8) (field "two" $string)))
-  (type $v (variant (case "a") (case "b" $r)))
-  (type $e (enum "x" "y"))
+  (type $r' (record (field "one" u8) (field "two" $string)))
+  (export $r "r" (type $r'))
+  (type $v' (variant (case "a") (case "b" $r)))
+  (export $v "v" (type $v'))
+  (type $e' (enum "x" "y"))
+  (export $e "e" (type $e') (type (eq $e')))
   (type $f (flags "read" "write"))
   (type $o (option $v))
   (type $res (result $o (error $e)))
@@ -58,12 +59,13 @@ EVERYTHING = """
   (type $list (list $tuple))
   (type $four (list u8 4))
   (type $map (map string u32))
-  (type $resource (resource (rep i32) (dtor (core func $g))))
+  (type $resource' (resource (rep i32) (dtor (core func $dtor))))
+  (export $resource "resource" (type $resource'))
   (type $plain (resource (rep i32)))
   (type $own (own $resource)) (type $borrow (borrow $resource))
   (type $stream (stream u8)) (type (stream)) (type $future (future string)) (type (future))
-  (type $func (func (param "a" $list) (param "b" $borrow) (result $res)))
   (type $later (func async (param "a" $four)))
+  (type $func (func (param "a" $list) (param "b" $borrow) (result $res)))
   (type $it (instance
     (core type (func)) (type $t u8) (alias outer $all $r (type $rr))
     (export "t" (type (eq $t))) (export "s" (type $sub (sub resource)))
@@ -75,34 +77,46 @@ EVERYTHING = """
     (import "m" (core module (export "x" (func))))
     (export "c" (component))))
 
-  (import "plain" (func $imported (type $func)))
-  (import "wasi:io/streams@0.2.3" (instance $streams (type $it)))
+  (import "plain" (func $imported (param "a" $list) (result string)))
+  (import "later" (func (type $later)))
+  (import "wasi:io/streams@0.2.3" (instance $streams
+    (export "s" (type (sub resource))) (export "f" (func (param "x" u8)))))
   (import "comp" (component $imported-component (type $ct)))
   (import "mod" (core module (type $mt)))
-  (import "eq" (type (eq $r)))
+  (import "eq" (type (eq $string)))
   (import "sub" (type (sub resource)))
 
   (core func $lowered (canon lower (func $imported) string-encoding=utf16 (memory $mem) (realloc $realloc)))
-  (func $lifted (type $func) (canon lift (core func $g) string-encoding=latin1+utf16
-    (memory $mem) (realloc $realloc) (post-return (core func $post))))
-  (func $async (type $later) (canon lift (core func $g) async (callback (core func $realloc)) (memory $mem)))
-  (core func (canon resource.new $resource))
-  (core func (canon resource.drop $resource))
-  (core func (canon resource.rep $resource))
+  (core func $new (canon resource.new $resource'))
+  (core func $drop (canon resource.drop $resource))
+  (core func $rep (canon resource.rep $resource'))
+  (core module $main
+    (import "a" "f" (func (param i32 i32 i32)))
+    (import "a" "new" (func (param i32) (result i32)))
+    (func (export "run") (param i32 i32 i32) (result i32) unreachable)
+    (func (export "later") (param i32 i32 i32 i32) (result i32) unreachable)
+    (func (export "callback") (param i32 i32 i32) (result i32) unreachable)
+    (func (export "post") (param i32)))
+  (core instance $fs (export "f" (func $lowered)) (export "new" (func $new)))
+  (core instance $c (instantiate $main (with "a" (instance $fs))))
+  (func $lifted (type $func) (canon lift (core func $c "run") string-encoding=latin1+utf16
+    (memory $mem) (realloc $realloc) (post-return (core func $c "post"))))
+  (func $async (type $later) (canon lift (core func $c "later") async (callback (core func $c "callback"))))
 
   (component $nested
-    (import "f" (func $f)) (type $inner u8)
-    (alias outer $all $r (type)) (alias outer $all $empty (core module)) (alias outer $all $cft (core type))
-    (component $deeper (alias outer $all $nested (component)))
-    (export "f" (func $f)) (export "g" (func $f) (func)))
-  (instance $n (instantiate $nested (with "f" (func $imported)) (with "t" (type $r))
+    (import "f" (func $f (param "x" u8))) (type $inner u8)
+    (alias outer $all $string (type)) (alias outer $all $empty (core module))
+    (alias outer $all $cft (core type))
+    (component $deeper (alias outer $nested $inner (type)))
+    (export "f" (func $f)) (export "g" (func $f) (func (param "x" u8))))
+  (alias export $streams "f" (func $sf))
+  (instance $n (instantiate $nested (with "f" (func $sf)) (with "t" (type $r))
     (with "c" (component $nested)) (with "m" (core module $empty)) (with "i" (instance $streams))))
   (alias export $n "f" (func $nf))
   (alias export $streams "s" (type))
   (instance $bag (export "f" (func $nf)) (export "m" (core module $empty)) (export "t" (type $r)))
   (export $x "a:b/c@1.2.3" (instance $bag))
   (export "run" (func $lifted))
-  (export "typed" (type $r) (type (eq $r)))
   (@custom "hello" "world")
 )"""
 
@@ -150,6 +164,11 @@ def test_every_kind_is_read(everything: bytes) -> None:
     assert (name, content) == ("hello", b"world")
 
 
+def test_everything_is_valid(everything: bytes) -> None:
+    """What is mutated below leads to every corner."""
+    validate(parse_component(everything))
+
+
 def test_offsets_are_those_of_the_outermost_binary(everything: bytes) -> None:
     [nested] = [d for d in parse_component(everything).definitions if isinstance(d, s.ComponentDef)]
     assert everything[nested.offset :].startswith(EMPTY)
@@ -157,7 +176,7 @@ def test_offsets_are_those_of_the_outermost_binary(everything: bytes) -> None:
     assert everything[deeper.offset :].startswith(EMPTY)
     exports = [d for d in nested.definitions if isinstance(d, s.Export)]
     assert [everything[e.offset : e.offset + 3] for e in exports] == [b"\0\1f", b"\0\1g"]
-    [module, _] = [d for d in parse_component(everything).definitions if isinstance(d, s.CoreModuleDef)]
+    [module, *_] = [d for d in parse_component(everything).definitions if isinstance(d, s.CoreModuleDef)]
     assert everything[module.offset :].startswith(b"\0asm\1\0\0\0")
     assert module.code.obj is everything, "code is never copied"
 

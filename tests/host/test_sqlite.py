@@ -387,7 +387,35 @@ def test_results_are_bounded(guest: Callable[..., Guest]) -> None:
     assert db.rows("SELECT 1") == [[1]]
 
 
-# Rule 3: time.
+# Rule 3: a program that is explained is that of now.
+
+
+@pytest.mark.parametrize(
+    "statement", ["EXPLAIN INSERT INTO t VALUES (1)", " -- again\n\ufeffexPlain/**/INSERT INTO t VALUES (1)"]
+)
+def test_an_explained_statement_is_compiled_again(guest: Callable[..., Guest], statement: str) -> None:
+    """SQLite would read the name of a table that is gone from memory that is somebody else's by now."""
+    db = guest()
+    db.run("CREATE TABLE t (a)")
+    assert len(db.rows(statement)) > 5
+    db.run("DROP TABLE t")
+    assert db.error(statement) == "no such table: t"
+
+
+def test_a_statement_with_large_values_after_a_change_of_the_schema(guest: Callable[..., Guest]) -> None:
+    db = guest()
+    insert = "INSERT INTO t VALUES (zeroblob(300000))"
+    for _ in range(3):
+        db.run("CREATE TABLE t (a)")
+        assert db.run(insert) == ([], [])
+        db.run("DROP TABLE t")
+        assert db.error(insert) == "no such table: t"
+        db.run("BEGIN")
+        assert db.error(insert) == "no such table: t"
+        db.run("ROLLBACK")
+
+
+# Rule 4: time.
 
 
 def test_a_long_statement_ends_at_the_deadline(guest: Callable[..., Guest]) -> None:

@@ -13,7 +13,11 @@
 # - last_insert_rowid() and changes() are set to 0 by a statement on a temporary table
 #   that guests cannot touch, total_changes() is ours and counts from where we took over;
 # - the deadline and limits are set anew for each instance.
-# Rule 3: statements end at the deadline (progress handler), also while they wait for
+# Rule 3: an EXPLAIN is compiled each time, never taken from the sqlite3 module's cache of
+# statements. SQLite checks that the schema is still that of the compiled statement when
+# it runs it, and explaining is not running: it would read the names of tables from memory
+# that is free (after DROP TABLE, VACUUM, or another connection's change of the schema).
+# Rule 4: statements end at the deadline (progress handler), also while they wait for
 # a lock (busy timeout); results are bounded while they come.
 #
 # Spin opens a new connection for each `open`, so nothing is shared between handles
@@ -21,6 +25,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sqlite3
@@ -159,6 +164,7 @@ class Connection:
         self._ours = True  # whether the SQL being compiled is ours
         self._deadline: Deadline | None = None
         self._attached = False
+        self._explained = itertools.count()
         try:
             new = file is not None and not (file.exists() and file.stat().st_size)
             self._sql = sqlite3.connect(
@@ -278,6 +284,8 @@ class Connection:
             cursor.close()
 
     def _begin(self, cursor: sqlite3.Cursor, statement: str, values: list[Any]) -> None:
+        if "explain" in statement.lower():
+            statement = f"/*{next(self._explained)}*/{statement}"  # Rule 3: unlike all in the cache
         if values and _NAMED_PARAMETER.search(statement):
             self._execute_named(cursor, statement, values)
         else:

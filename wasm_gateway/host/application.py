@@ -61,7 +61,7 @@ FAMILIES = {
     "wasi:filesystem/types@0.2": "wasi_filesystem",
     "wasi:filesystem/preopens@0.2": "wasi_filesystem",
     "wasi:http/types@0.2": "wasi_http",
-    "wasi:http/outgoing-handler@0.2": "wasi_http",
+    "wasi:http/outgoing-handler@0.2": "wasi_outgoing",
 }
 # Interfaces that guests export, and whose text is among a family's.
 EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http"}
@@ -284,8 +284,11 @@ class Hosts:
         return module.WasiFilesystem()
 
     def _make_wasi_http(self, module: Any) -> Any:
+        return module.WasiHttp()
+
+    def _make_wasi_outgoing(self, module: Any) -> Any:
         _, outbound = self._family("outbound_http")
-        return module.WasiHttp(outbound)
+        return module.OutgoingHandler(outbound)
 
     def _make_config(self, module: Any) -> Any:
         return module.Config()

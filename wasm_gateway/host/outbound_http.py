@@ -19,7 +19,8 @@ import socket
 import threading
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urljoin
@@ -107,14 +108,16 @@ class HttpFailure(Exception):
 class Outgoing:
     """A request on its way out; `target` is an absolute URL, or a path of the application itself.
 
-    `plain`: nothing is asked for, or unpacked, that the guest has not asked for itself.
+    `plain`: nothing is asked for, or unpacked, that the guest has not asked for itself. `length` is how
+    long a body in pieces is, None where that is not known.
     """
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...]
-    body: bytes | None
+    body: bytes | Iterable[bytes] | None
     plain: bool = False
+    length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,15 @@ class Incoming:
     status: int
     headers: Pairs
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response whose body comes in while `chunks` are read; they raise what a Client does."""
+
+    status: int
+    headers: Pairs
+    chunks: Iterable[bytes]
 
 
 class Client:
@@ -164,35 +176,69 @@ class Client:
 
     def send(self, request: Outgoing, address: Address, deadline: Deadline) -> Incoming:
         """Send `request` to `address`; HttpFailure, DeadlineExceeded."""
+        with self.open(request, address, deadline) as answer:
+            budget = Budget()
+            for name, value in answer.headers:
+                budget.spend(VALUE_OVERHEAD + len(name) + len(value))
+            return Incoming(answer.status, answer.headers, _joined(answer.chunks, budget))
+
+    @contextmanager
+    def open(
+        self,
+        request: Outgoing,
+        address: Address,
+        deadline: Deadline,
+        connected: Callable[[], object] | None = None,
+    ) -> Iterator[Answer]:
+        """The same, with the body still to come; `connected` is called when there is a connection.
+
+        Left before the end of the body, or with an exception, it closes the connection.
+        """
         slots = self._slots
         if slots is not None and not slots.acquire(timeout=min(WAIT, deadline.remaining())):
             deadline.remaining()
             raise HttpFailure("too-many-requests")
-        try:
-            return self._send(request, address, deadline)
-        finally:
-            if slots is not None:
-                slots.release()
-
-    def _send(self, request: Outgoing, address: Address, deadline: Deadline) -> Incoming:
         self._current.deadline, self._current.kept = deadline, False
+        self._current.connected = connected
         pools = self._pools()
         try:
+            response = self._begin_exchange(pools, request, address)
             try:
-                return self._exchange(pools, request, address)
-            except ProtocolError as error:
-                # A server may close an idle connection at the moment when it is used again.
-                if not self._current.kept or request.method not in _IDEMPOTENT or not _hung_up(error):
-                    raise
-                return self._exchange(pools, request, address)
+                yield self._receive(response, request.plain)
+            except BaseException:
+                response.close()
+                raise
+            finally:
+                response.release_conn()
         except (HTTPError, OSError, ValueError, zlib.error) as error:
             raise HttpFailure("runtime-error", str(error)) from error
         finally:
             if not self._pooling:
                 _close(pools)
+            if slots is not None:
+                slots.release()
 
-    def _exchange(self, pools: urllib3.PoolManager, request: Outgoing, address: Address) -> Incoming:
-        response = pools.urlopen(
+    def _begin_exchange(
+        self, pools: urllib3.PoolManager, request: Outgoing, address: Address
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._exchange(pools, request, address)
+        except ProtocolError as error:
+            # A server may close an idle connection at the moment when it is used again.
+            if (
+                not self._current.kept
+                or request.method not in _IDEMPOTENT
+                or not isinstance(request.body, bytes | None)
+                or not _hung_up(error)
+            ):
+                raise
+            return self._exchange(pools, request, address)
+
+    @staticmethod
+    def _exchange(
+        pools: urllib3.PoolManager, request: Outgoing, address: Address
+    ) -> urllib3.BaseHTTPResponse:
+        return pools.urlopen(
             request.method,
             f"{address.scheme}://{address.authority}{_path_and_query(address)}",
             body=request.body,
@@ -203,31 +249,30 @@ class Client:
             decode_content=False,
             timeout=None,
         )
-        try:
-            return self._receive(response, request.plain)
-        except BaseException:
-            response.close()
-            raise
-        finally:
-            response.release_conn()
 
     @staticmethod
-    def _receive(response: urllib3.BaseHTTPResponse, plain: bool) -> Incoming:
+    def _receive(response: urllib3.BaseHTTPResponse, plain: bool) -> Answer:
         headers = [(name.lower(), value) for name, value in response.headers.items()]
-        budget = Budget()
-        for name, value in headers:
-            budget.spend(VALUE_OVERHEAD + len(name) + len(value))
-        chunks: Iterable[bytes] = response.stream(_CHUNK, decode_content=False)
+        chunks = _pieces(response)
         if not plain and response.headers.get("content-encoding", "").strip().lower() == "gzip":
             # as Spin's client: unpacked, and nothing left that tells of it
             chunks = _gunzip(chunks)
             headers = [pair for pair in headers if pair[0] not in ("content-encoding", "content-length")]
-        return Incoming(response.status, headers, _joined(chunks, budget))
+        return Answer(response.status, headers, chunks)
 
     def close(self) -> None:
         manager, self._manager = self._manager, None
         if manager is not None:
             _close(manager)
+
+
+def _pieces(response: urllib3.BaseHTTPResponse) -> Iterable[bytes]:
+    """The body as it comes; `stream` alone waits for whole pieces where the length is known."""
+    if response.chunked:
+        yield from response.stream(_CHUNK, decode_content=False)
+        return
+    while data := response.read1(_CHUNK, decode_content=False):
+        yield data
 
 
 def _close(manager: urllib3.PoolManager) -> None:
@@ -250,12 +295,17 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
         sock: Any
 
         def _new_conn(self) -> socket.socket:
-            return network.connect(self.host, self.port, current.deadline)
+            sock = network.connect(self.host, self.port, current.deadline)
+            if current.connected is not None:
+                current.connected()
+            return sock
 
         def request(self, *arguments: Any, **options: Any) -> None:
             current.kept = self.sock is not None  # from an earlier request
             if current.kept:
                 self.sock.deadline = current.deadline
+                if current.connected is not None:
+                    current.connected()
             super().request(*arguments, **options)
 
     class BoundedTls(Bounded, HTTPSConnection):
@@ -292,6 +342,8 @@ def _wire_headers(request: Outgoing, address: Address) -> urllib3.HTTPHeaderDict
     if "accept-encoding" not in names:
         # as Spin's client: a part of a packed body could not be unpacked
         headers.add("accept-encoding", SKIP_HEADER if request.plain or "range" in names else "gzip")
+    if request.length is not None and not isinstance(request.body, bytes | None):
+        headers.add("content-length", str(request.length))
     if "user-agent" not in names:
         headers.add("user-agent", SKIP_HEADER)
     if address.user is not None and "authorization" not in names:
@@ -378,6 +430,16 @@ class OutboundHttp:
             permit(ctx, request.target)
         raise HttpFailure("runtime-error", "too many redirects")
 
+    def open(
+        self,
+        ctx: HostContext,
+        request: Outgoing,
+        deadline: Deadline,
+        connected: Callable[[], object] | None = None,
+    ) -> AbstractContextManager[Answer]:
+        """One exchange with another server, whose target is permitted; see Client.open."""
+        return self.client.open(request, parse_address(request.target, SCHEMES), deadline, connected)
+
     def send_once(self, ctx: HostContext, request: Outgoing) -> Incoming:
         """One exchange, to wherever the target is."""
         if request.target.startswith("/"):
@@ -436,6 +498,7 @@ def _place(target: str) -> str:
 def _inside(request: Outgoing, target: str, answer: Callable[[Request], Any]) -> Incoming:
     """An exchange within this process."""
     path, question, query = target.partition("#")[0].partition("?")
+    assert isinstance(request.body, bytes | None)
     body = () if request.body is None else (request.body,)
     headers = list(request.headers)
     if request.body is not None or request.method not in _WITHOUT_BODY:

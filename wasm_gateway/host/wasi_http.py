@@ -1,43 +1,33 @@
-# wasi:http 0.2: messages, bodies, and requests of guests to other servers (Spin: http,
-# 8.2 and 10.1).
+# wasi:http/types 0.2: messages and their bodies (Spin: http, 8.2).
 #
 # Rule 1: what the text of wasi:http calls a child of something is a part of the same
 # Python object here; what may be taken once is taken once.
 # Rule 2: header names are lower case, values are bytes. Names that belong to the
 # connection are hidden from a guest and refused when it sets them.
-# Rule 3: a request goes out when its body is finished, through the client and under the
-# rules of outbound_http.py: to other servers from a thread of a bounded pool, so that
-# several are under way at once; to components of the application in the guest's own
-# thread, when it first waits for the answer.
 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from .. import forks
 from ..component.values import Err, Ok
-from ..errors import DeadlineExceeded, GatewayError, LimitExceeded, Trap
+from ..errors import LimitExceeded, Trap
 from ..messages import Headers
 from .base import HostContext
-from .outbound_http import HOP_BY_HOP, HttpFailure, Incoming, OutboundHttp, Outgoing, checked, permit
+from .outbound_http import HOP_BY_HOP
 from .wasi_io import (
+    PERMIT,
     READY,
-    BytesInput,
     InputStream,
     IoError,
     OutputStream,
     Pollable,
     StreamClosed,
     StreamFailed,
-    Waker,
-    waker,
 )
 
-_TEXT = """
+TEXT = """
 package wasi:http@0.2.0;
 interface types {
   use wasi:clocks/monotonic-clock@0.2.0.{duration};
@@ -160,7 +150,7 @@ interface outgoing-handler {
 TYPES, OUTGOING, INCOMING = (
     f"wasi:http/{name}@0.2" for name in ("types", "outgoing-handler", "incoming-handler")
 )
-INTERFACES = {TYPES: _TEXT, OUTGOING: _TEXT, INCOMING: _TEXT}
+INTERFACES = {TYPES: TEXT, INCOMING: TEXT}
 
 METHODS = ("get", "head", "post", "put", "delete", "connect", "options", "trace", "patch")
 _METHOD_OF = {name.upper(): (name, None) for name in METHODS}
@@ -169,10 +159,8 @@ _METHOD_OF = {name.upper(): (name, None) for name in METHODS}
 FORBIDDEN = HOP_BY_HOP - {"content-length", "te", "trailer"} | {"host", "http2-settings"}
 # What one `fields` may hold, names and values (Spin: http, 8.2).
 MAX_FIELDS = 128 << 10
-# What a request of a guest may send, since it is kept until it is whole.
+# What a guest may write to a body before it is sent, or to a component of its own application.
 MAX_OUTGOING_BODY = 64 << 20
-# Threads for requests to other servers, of all guests of an application together.
-MAX_SENDERS = 64
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, token
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search  # RFC 9110, field values
@@ -350,22 +338,36 @@ def trailers_get(ctx: HostContext, future: FutureTrailers) -> Any:
 # Messages that go out.
 
 
+class Flow(Protocol):
+    """What limits the speed at which a body can be written."""
+
+    def room(self) -> int: ...
+
+    def writable(self) -> Pollable: ...
+
+
 class OutgoingBody:
     """The resource outgoing-body. `take(data)` gets what is written, `finish(ok)` its end."""
 
-    __slots__ = ("_declared", "_finish", "_sent", "_stream", "_take", "finished")
+    __slots__ = ("_finish", "_sent", "_stream", "_take", "declared", "finished", "flow")
 
     def __init__(self, fields: Fields) -> None:
-        self._declared = _content_length(fields)
+        self.declared = _content_length(fields)
+        self.flow: Flow | None = None
         self._sent = 0
         self._take: Callable[[bytes], object] | None = None
         self._finish: Callable[[bool], object] | None = None
         self._stream: BodyOutput | None = None
         self.finished: bool | None = None  # None until it is, then whether it ended well
 
-    def connect(self, take: Callable[[bytes], object], finish: Callable[[bool], object]) -> None:
-        """From now on `take` gets each chunk, the earlier ones first, and `finish` is called once."""
-        self._take, self._finish = take, finish
+    def connect(
+        self, take: Callable[[bytes], object], finish: Callable[[bool], object], flow: Flow | None = None
+    ) -> None:
+        """From now on `take` gets each chunk, the earlier ones first, and `finish` is called once.
+
+        `flow` says how much may be written, if that is ever limited.
+        """
+        self._take, self._finish, self.flow = take, finish, flow
         if self._stream is not None:
             chunks, self._stream.waiting = self._stream.waiting, []
             for chunk in chunks:
@@ -383,7 +385,7 @@ class OutgoingBody:
         if self.finished is not None:
             raise StreamClosed
         self._sent += len(data)
-        if self._declared is not None and self._sent > self._declared:
+        if self.declared is not None and self._sent > self.declared:
             raise StreamFailed(_wrong_size(self._sent))
         if self._take is not None:
             self._take(data)
@@ -392,7 +394,7 @@ class OutgoingBody:
             self._stream.keep(data)
 
     def finish(self) -> Any:
-        if self._declared is not None and self._sent != self._declared:
+        if self.declared is not None and self._sent != self.declared:
             self.end(False)
             return Err(_wrong_size(self._sent).http_code)
         self.end(True)
@@ -413,8 +415,18 @@ class BodyOutput(OutputStream):
         self.waiting: list[bytes] = []
         self._size = 0
 
+    def check_write(self, ctx: HostContext) -> int:
+        body = self._body
+        if body.finished is not None:
+            raise StreamClosed
+        return PERMIT if body.flow is None else body.flow.room()
+
     def write(self, ctx: HostContext, data: bytes) -> None:
         self._body.accept(data)
+
+    def pollable(self) -> Pollable:
+        flow = self._body.flow
+        return (flow and flow.writable()) or READY
 
     def keep(self, data: bytes) -> None:
         """Written before the message was sent off."""
@@ -537,178 +549,14 @@ class RequestOptions:
         self.between_bytes: int | None = None
 
 
-# Requests on their way.
-
-
-class FutureResponse(Pollable):
-    """The resource future-incoming-response, and its pollable."""
-
-    def __init__(self, waker: Waker | None) -> None:
-        self._waker = waker
-        self._result: Any = None  # Ok(Incoming) or Err(error-code)
-        self._inside: Callable[[], Any] | None = None
-        self._taken = False
-
-    def settle(self, result: Any) -> None:
-        """The result is there; from any thread."""
-        self._result = result
-        if self._waker is not None:
-            self._waker.wake()
-
-    def settle_inside(self, exchange: Callable[[], Any]) -> None:
-        """`exchange` gives the result when somebody waits for it, in the guest's own thread."""
-        self._inside = exchange
-
-    def ready(self) -> bool:
-        exchange, self._inside = self._inside, None
-        if exchange is not None:
-            self._result = exchange()
-        return self._result is not None
-
-    def get(self, ctx: HostContext) -> Any:
-        if not self.ready():
-            return None
-        if self._taken:
-            return FAILED
-        self._taken = True
-        result = self._result
-        return Ok(result if isinstance(result, Err) else Ok(_incoming(result.value)))
-
-
-def _incoming(response: Incoming) -> IncomingResponse:
-    pairs = [(n, v.encode("latin-1")) for n, v in response.headers if n.lower() not in FORBIDDEN]
-    return IncomingResponse(response.status, Fields(pairs), BytesInput(response.body))
-
-
-# What HttpFailure means in words of wasi:http.
-_CODES = {
-    "destination-not-allowed": ("HTTP-request-denied", None),
-    "invalid-url": ("HTTP-request-URI-invalid", None),
-    "too-many-requests": ("connection-limit-reached", None),
-}
-
-
-def error_code(failure: HttpFailure) -> tuple[str, Any]:
-    """The error-code for what became of a request."""
-    known = _CODES.get(failure.case)
-    if known is not None:
-        return known
-    cause: BaseException | None = failure.__cause__
-    text = str(failure).lower()
-    while cause is not None:
-        if isinstance(cause, ConnectionRefusedError):
-            return "connection-refused", None
-        if isinstance(cause, TimeoutError):
-            return "connection-timeout", None
-        cause = cause.__cause__ or cause.__context__
-    for words, code in (
-        ("refused", "connection-refused"),
-        ("name resolution", "DNS-error"),
-        ("not known", "DNS-error"),
-        ("no address", "DNS-error"),
-        ("block", "destination-IP-prohibited"),
-        ("certificate", "TLS-certificate-error"),
-        ("ssl", "TLS-protocol-error"),
-        ("too large", "HTTP-response-body-size"),
-        ("closed connection", "connection-terminated"),
-        ("reset", "connection-terminated"),
-    ):
-        if words in text:
-            return code, ((None, None) if code == "DNS-error" else None)
-    return "internal-error", "the request failed"
-
-
 class WasiHttp:
-    """wasi:http; `outbound` is the client that all versions of Spin's interface share."""
-
-    def __init__(self, outbound: OutboundHttp) -> None:
-        self._outbound = outbound
-        self._senders: ThreadPoolExecutor | None = None
-        self.after_fork()
-        forks.watch(self)
-
-    def after_fork(self) -> None:
-        self._lock = threading.Lock()  # guards the start of the pool
-        self._senders = None
+    """wasi:http/types; it shares nothing among instances."""
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
-        if interface == OUTGOING:
-            return {"handle": self.handle}
         return self.FUNCTIONS if interface == TYPES else {}
 
     def close(self) -> None:
-        senders, self._senders = self._senders, None
-        if senders is not None:
-            senders.shutdown(wait=False, cancel_futures=True)
-
-    def _pool(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._senders is None:
-                self._senders = ThreadPoolExecutor(MAX_SENDERS, thread_name_prefix="wasm-http")
-            return self._senders
-
-    def handle(self, ctx: HostContext, request: OutgoingRequest, options: RequestOptions | None) -> Any:
-        """outgoing-handler.handle."""
-        if options is not None and 0 in (options.connect, options.first_byte):
-            return Err(("connection-timeout", None))
-        method = request.method[1] if request.method[0] == "other" else request.method[0].upper()
-        target = request.target or "/"
-        authority = request.authority or ""
-        own = authority == "" or authority.partition(":")[0] == "self.alt"
-        if not own:
-            scheme = request.scheme
-            name = "https" if scheme is None else scheme[1] if scheme[0] == "other" else scheme[0].lower()
-            target = f"{name}://{authority}{target if target[0] == '/' else '/' + target}"
-        headers = [(name, value.decode("latin-1")) for name, value in request.fields.pairs]
-        try:
-            permit(ctx, target)
-            outgoing = _outgoing(method, target, headers)
-        except HttpFailure as failure:
-            return Err(error_code(failure))
-        inside = own or self._chained(ctx, authority)
-        future = FutureResponse(None if inside else waker(ctx))
-        chunks: list[bytes] = []
-        size = 0
-
-        def take(data: bytes) -> None:
-            nonlocal size
-            size += len(data)
-            if size > MAX_OUTGOING_BODY:
-                raise LimitExceeded(f"a request body of more than {MAX_OUTGOING_BODY} bytes", "body")
-            chunks.append(data)
-
-        def finish(well: bool) -> None:
-            if not well:
-                future.settle(Err(("HTTP-request-body-size", size)))
-                return
-            whole = Outgoing(outgoing.method, target, outgoing.headers, b"".join(chunks) or None, plain=True)
-            if inside:
-                future.settle_inside(lambda: self._exchange(ctx, whole))
-            else:
-                self._pool().submit(lambda: future.settle(self._exchange(ctx, whole)))
-
-        request.body.connect(take, finish)
-        if not request.taken:
-            request.body.end(True)  # nobody can write to it any more
-        return future
-
-    @staticmethod
-    def _chained(ctx: HostContext, authority: str) -> bool:
-        outbound = ctx.component.outbound
-        return outbound is not None and outbound.is_chained(authority.partition(":")[0]) is not None
-
-    def _exchange(self, ctx: HostContext, request: Outgoing) -> Any:
-        """Ok(Incoming) or Err(error-code); GatewayError of an exchange inside the application."""
-        try:
-            return Ok(self._outbound.send_once(ctx, request))
-        except HttpFailure as failure:
-            return Err(error_code(failure))
-        except DeadlineExceeded:
-            return Err(("connection-read-timeout", None))
-        except GatewayError:
-            raise
-        except Exception as error:  # a thread has nobody above it who would see this
-            return Err(("internal-error", type(error).__name__))
+        pass
 
     FUNCTIONS: ClassVar[dict[str, Callable[..., Any]]] = {
         "http-error-code": lambda ctx, error: error.http_code,
@@ -776,8 +624,3 @@ WasiHttp.FUNCTIONS |= (
     | _timeout("first-byte-timeout", "first_byte")
     | _timeout("between-bytes-timeout", "between_bytes")
 )
-
-
-def _outgoing(method: str, target: str, headers: list[tuple[str, str]]) -> Outgoing:
-    kept = [pair for pair in headers if pair[0] not in HOP_BY_HOP]
-    return checked(method, target, kept, None)

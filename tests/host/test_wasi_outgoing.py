@@ -1,0 +1,480 @@
+"""wasi:http/outgoing-handler against real servers: several at once, bodies in pieces, timeouts, failures."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from wasm_gateway.component.values import Err, Ok
+from wasm_gateway.errors import DeadlineExceeded, LimitExceeded, Trap
+from wasm_gateway.host import wasi_io, wasi_outgoing
+from wasm_gateway.host.network import Network
+from wasm_gateway.host.outbound_http import OutboundHttp
+from wasm_gateway.host.wasi_http import Fields, OutgoingRequest, RequestOptions, WasiHttp
+from wasm_gateway.host.wasi_outgoing import MAX_REQUESTS, PIPE_BYTES, WHOLE_BYTES, OutgoingHandler
+from wasm_gateway.messages import Headers, Request, Response
+
+F = WasiHttp.FUNCTIONS
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server  # type: ignore[assignment]
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def chunks(self) -> Iterator[bytes]:
+        """The request body as it comes."""
+        if self.headers.get("transfer-encoding") == "chunked":
+            while size := int(self.rfile.readline(), 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        elif length := int(self.headers.get("content-length", 0)):
+            yield self.rfile.read(length)
+
+    def answer(self) -> None:
+        headers = {name.title(): value for name, value in self.headers.items()}
+        self.server.seen.append((self.command, self.path, headers))
+        getattr(self, "answer_" + self.path[1:].partition("?")[0])()
+
+    do_GET = do_POST = do_PUT = do_HEAD = do_BREW = answer
+
+    def begin(self, status: int = 200, *headers: tuple[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+
+    def answer_echo(self) -> None:
+        body = b"".join(self.chunks())
+        self.begin(
+            201, ("content-length", str(len(body))), ("x-two", "a"), ("x-two", "b"), ("keep-alive", "1")
+        )
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def answer_count(self) -> None:
+        """How many bytes there were, which are never together."""
+        text = b"%d" % sum(map(len, self.chunks()))
+        self.begin(200, ("content-length", str(len(text))))
+        self.wfile.write(text)
+
+    def answer_meet(self) -> None:
+        """Answers once two requests are here."""
+        self.server.meeting.wait(20)
+        self.begin(200, ("content-length", "3"))
+        self.wfile.write(b"met")
+
+    def answer_large(self) -> None:
+        self.begin(200, ("content-length", str(64 << 20)))
+        try:
+            for _ in range(1024):
+                self.wfile.write(bytes(65536))
+                self.server.written += 65536
+        except OSError:
+            self.server.gone.set()
+
+    def answer_steps(self) -> None:
+        """A second piece when the first has been read."""
+        self.begin(200, ("content-length", "6"))
+        self.wfile.write(b"one")
+        self.server.step.wait(20)
+        self.wfile.write(b"two")
+
+    def answer_short(self) -> None:
+        self.begin(200, ("content-length", "100"))
+        self.wfile.write(b"short")
+        self.close_connection = True
+
+    def answer_silence(self) -> None:
+        self.server.stop.wait(20)
+        self.close_connection = True
+
+    def answer_stall(self) -> None:
+        self.begin(200, ("content-length", "100"))
+        self.wfile.write(b"some")
+        self.server.stop.wait(20)
+        self.close_connection = True
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.meeting = threading.Barrier(2)
+        self.step, self.stop, self.gone = threading.Event(), threading.Event(), threading.Event()
+        self.written = 0
+
+    @property
+    def authority(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_: Any) -> None:
+        pass  # clients that go away are part of these tests
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.stop.set()
+    made.step.set()
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+@pytest.fixture
+def outbound(network: Network) -> Iterator[OutboundHttp]:
+    made = OutboundHttp(network)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def handler(outbound: OutboundHttp) -> Iterator[OutgoingHandler]:
+    made = OutgoingHandler(outbound)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def guest(context: Callable[..., Any]) -> Any:
+    return context(allowed=["http://127.0.0.1:*", "http://*.spin.internal", "http://self"])
+
+
+def call(name: str, *arguments: Any) -> Any:
+    return F[name](*arguments)
+
+
+def outgoing(
+    ctx: Any,
+    authority: str,
+    path: str = "/echo",
+    method: str = "get",
+    headers: list[tuple[str, bytes]] | None = None,
+) -> OutgoingRequest:
+    fields = call("[static]fields.from-list", ctx, headers or [])
+    assert isinstance(fields, Fields)
+    request = call("[constructor]outgoing-request", ctx, fields)
+    case = (method, None) if method in ("get", "head", "post", "put") else ("other", method)
+    assert call("[method]outgoing-request.set-method", ctx, request, case) is None
+    assert call("[method]outgoing-request.set-path-with-query", ctx, request, path) is None
+    assert call("[method]outgoing-request.set-authority", ctx, request, authority) is None
+    assert call("[method]outgoing-request.set-scheme", ctx, request, ("HTTP", None)) is None
+    assert isinstance(request, OutgoingRequest)
+    return request
+
+
+def body_of(ctx: Any, request: OutgoingRequest) -> tuple[Any, Any]:
+    body = call("[method]outgoing-request.body", ctx, request)
+    return body, call("[method]outgoing-body.write", ctx, body)
+
+
+def finish(ctx: Any, body: Any) -> Any:
+    return call("[static]outgoing-body.finish", ctx, body, None)
+
+
+def write_all(ctx: Any, stream: Any, data: bytes) -> None:
+    """As a guest writes: what check-write permits, waiting where that is nothing."""
+    while data:
+        permit = wasi_io.check_write(ctx, stream)
+        assert isinstance(permit, int)
+        if not permit:
+            wasi_io.wait_any(ctx, [stream.pollable()])
+            continue
+        assert wasi_io.write(ctx, stream, data[:permit]) is None
+        data = data[permit:]
+
+
+def wait(ctx: Any, future: Any) -> Any:
+    """The incoming-response, or Err(error-code)."""
+    assert call("[method]future-incoming-response.subscribe", ctx, future) is future
+    wasi_io.wait_any(ctx, [future])
+    got = call("[method]future-incoming-response.get", ctx, future)
+    assert isinstance(got, Ok)
+    return got.value.value if isinstance(got.value, Ok) else got.value
+
+
+def stream_of(ctx: Any, response: Any) -> Any:
+    body = call("[method]incoming-response.consume", ctx, response)
+    return call("[method]incoming-body.stream", ctx, body)
+
+
+def rest(ctx: Any, stream: Any) -> bytes:
+    data = b""
+    while True:
+        piece = wasi_io.blocking_read(ctx, stream, 1 << 20)
+        if isinstance(piece, Err):
+            assert piece.value == ("closed", None)
+            return data
+        data += piece
+
+
+def test_a_request_without_a_body(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    request = outgoing(guest, server.authority, "/echo?q=1", headers=[("x-a", b"1"), ("accept", b"*/*")])
+    response = wait(guest, handler.handle(guest, request, None))
+    assert call("[method]incoming-response.status", guest, response) == 201
+    fields = call("[method]incoming-response.headers", guest, response)
+    assert [value for name, value in fields.pairs if name == "x-two"] == [b"a", b"b"]
+    assert "keep-alive" not in dict(fields.pairs)
+    assert rest(guest, stream_of(guest, response)) == b""
+    [(method, path, headers)] = server.seen
+    assert (method, path, headers["X-A"], headers["Accept"]) == ("GET", "/echo?q=1", "1", "*/*")
+    assert {"Transfer-Encoding", "User-Agent", "Accept-Encoding"}.isdisjoint(headers)
+
+
+@pytest.mark.parametrize("size", [0, 5, WHOLE_BYTES])
+def test_a_short_body_goes_with_its_length(
+    server: Server, handler: OutgoingHandler, guest: Any, size: int
+) -> None:
+    request = outgoing(guest, server.authority, method="post")
+    body, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    write_all(guest, stream, b"x" * size)
+    assert finish(guest, body) is None
+    assert rest(guest, stream_of(guest, wait(guest, future))) == b"x" * size
+    assert "Transfer-Encoding" not in server.seen[0][2]
+    assert server.seen[0][2].get("Content-Length", "0") == str(size)
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_long_body_is_sent_while_it_is_written(
+    server: Server, handler: OutgoingHandler, guest: Any, declared: bool
+) -> None:
+    size = 20 * PIPE_BYTES
+    headers = [("content-length", b"%d" % size)] if declared else []
+    request = outgoing(guest, server.authority, "/count", "put", headers)
+    body, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    for _ in range(20):
+        write_all(guest, stream, bytes(PIPE_BYTES))
+    assert finish(guest, body) is None
+    assert rest(guest, stream_of(guest, wait(guest, future))) == b"%d" % size
+    assert server.seen[0][2].get("Content-Length") == (str(size) if declared else None)
+
+
+def test_what_is_written_before_the_request_is_handled(
+    server: Server, handler: OutgoingHandler, guest: Any
+) -> None:
+    request = outgoing(guest, server.authority, method="post")
+    body, stream = body_of(guest, request)
+    write_all(guest, stream, b"early ")
+    future = handler.handle(guest, request, None)
+    write_all(guest, stream, b"late")
+    finish(guest, body)
+    assert rest(guest, stream_of(guest, wait(guest, future))) == b"early late"
+
+
+def test_requests_are_under_way_together(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    futures = [handler.handle(guest, outgoing(guest, server.authority, "/meet"), None) for _ in range(2)]
+    assert [rest(guest, stream_of(guest, wait(guest, future))) for future in futures] == [b"met", b"met"]
+
+
+def test_a_response_is_read_while_it_comes(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    response = wait(guest, handler.handle(guest, outgoing(guest, server.authority, "/steps"), None))
+    stream = stream_of(guest, response)
+    assert wasi_io.blocking_read(guest, stream, 100) == b"one"
+    assert wasi_io.read(guest, stream, 100) == b""
+    server.step.set()
+    wasi_io.wait_any(guest, [stream.pollable()])
+    assert wasi_io.read(guest, stream, 2) == b"tw"
+    assert rest(guest, stream) == b"o"
+
+
+def test_a_response_that_nobody_reads_is_not_taken_in(
+    server: Server, handler: OutgoingHandler, guest: Any
+) -> None:
+    response = wait(guest, handler.handle(guest, outgoing(guest, server.authority, "/large"), None))
+    stream = stream_of(guest, response)
+    assert len(wasi_io.blocking_read(guest, stream, 1000)) == 1000
+    assert stream._pipe._size <= PIPE_BYTES + 65536
+    stream.close(guest)  # as when the guest drops it
+    assert server.gone.wait(20)
+    assert server.written < 64 << 20
+
+
+def test_the_end_of_the_instance_breaks_off(
+    server: Server, handler: OutgoingHandler, context: Callable[..., Any]
+) -> None:
+    ctx = context(allowed=["http://127.0.0.1:*"])
+    wait(ctx, handler.handle(ctx, outgoing(ctx, server.authority, "/large"), None))
+    request = outgoing(ctx, server.authority, "/count", "post")
+    _, stream = body_of(ctx, request)
+    handler.handle(ctx, request, None)
+    write_all(ctx, stream, bytes(2 * WHOLE_BYTES))
+    assert ctx.run_closers() == []
+    assert server.gone.wait(20)
+    handler.close()
+    # all threads find out, none is left waiting for the other side
+    for thread in threading.enumerate():
+        if thread.name.startswith("wasm-http"):
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_a_response_that_breaks_off(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    response = wait(guest, handler.handle(guest, outgoing(guest, server.authority, "/short"), None))
+    stream = stream_of(guest, response)
+    pieces = b""
+    while isinstance(piece := wasi_io.blocking_read(guest, stream, 100), bytes):
+        pieces += piece
+    assert pieces in (b"short", b"")
+    case, error = piece.value
+    assert case == "last-operation-failed"
+    assert call("http-error-code", guest, error) is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "option", "code"),
+    [
+        ("/silence", "first-byte", "connection-read-timeout"),
+        ("/stall", "between-bytes", "connection-read-timeout"),
+    ],
+)
+def test_timeouts(
+    server: Server, handler: OutgoingHandler, guest: Any, path: str, option: str, code: str
+) -> None:
+    options = RequestOptions()
+    call(f"[method]request-options.set-{option}-timeout", guest, options, 50_000_000)
+    assert call(f"[method]request-options.{option}-timeout", guest, options) == 50_000_000
+    result = wait(guest, handler.handle(guest, outgoing(guest, server.authority, path), options))
+    if option == "between-bytes":
+        stream = stream_of(guest, result)
+        while isinstance(piece := wasi_io.blocking_read(guest, stream, 100), bytes):
+            pass
+        case, error = piece.value
+        assert (case, call("http-error-code", guest, error)) == ("last-operation-failed", (code, None))
+    else:
+        assert result == Err((code, None))
+
+
+def test_the_deadline_of_the_guest(
+    server: Server, handler: OutgoingHandler, context: Callable[..., Any]
+) -> None:
+    ctx = context(allowed=["http://127.0.0.1:*"], seconds=0.1)
+    future = handler.handle(ctx, outgoing(ctx, server.authority, "/silence"), None)
+
+    def end() -> None:
+        """Who is late first, the guest or its request, is open."""
+        assert wait(ctx, future) == Err(("connection-read-timeout", None))
+        ctx.deadline.remaining()
+
+    with pytest.raises(DeadlineExceeded):
+        end()
+
+
+def test_options_of_no_time_at_all(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    options = RequestOptions()
+    call("[method]request-options.set-connect-timeout", guest, options, 0)
+    result = handler.handle(guest, outgoing(guest, server.authority), options)
+    assert result == Err(("connection-timeout", None))
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("authority", "code"),
+    [
+        ("example.com", "HTTP-request-denied"),
+        ("127.0.0.1:notaport", "HTTP-request-denied"),
+    ],
+)
+def test_what_is_refused_at_once(handler: OutgoingHandler, guest: Any, authority: str, code: str) -> None:
+    result = handler.handle(guest, outgoing(guest, authority), None)
+    assert isinstance(result, Err)
+    assert result.value[0] == code
+
+
+def test_nobody_listens(handler: OutgoingHandler, guest: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        authority = f"127.0.0.1:{free.getsockname()[1]}"
+        result = wait(guest, handler.handle(guest, outgoing(guest, authority), None))
+    assert result == Err(("connection-refused", None))
+
+
+def test_a_body_that_is_not_finished(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    request = outgoing(guest, server.authority, method="post")
+    body, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    write_all(guest, stream, b"half")
+    call("[resource-drop]outgoing-body", guest, body)
+    assert wait(guest, future) == Err(("HTTP-request-body-size", 4))
+    assert server.seen == []
+
+
+def test_a_body_of_another_length_than_declared(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    request = outgoing(guest, server.authority, method="post", headers=[("content-length", b"3")])
+    body, stream = body_of(guest, request)
+    handler.handle(guest, request, None)
+    write_all(guest, stream, b"ab")
+    assert finish(guest, body) == Err(("HTTP-request-body-size", 2))
+    write = wasi_io.check_write(guest, stream)
+    assert write == Err(("closed", None))
+
+
+def test_the_answer_is_given_once(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    future = handler.handle(guest, outgoing(guest, server.authority), None)
+    wait(guest, future)
+    assert call("[method]future-incoming-response.get", guest, future) == Err(None)
+
+
+def test_an_instance_has_so_many_requests(
+    server: Server, handler: OutgoingHandler, guest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_REQUESTS == 128
+    monkeypatch.setattr(wasi_outgoing, "MAX_REQUESTS", 2)
+    for _ in range(2):
+        wait(guest, handler.handle(guest, outgoing(guest, server.authority), None))
+    result = handler.handle(guest, outgoing(guest, server.authority), None)
+    assert result == Err(("connection-limit-reached", None))
+
+
+def test_another_component_answers_in_the_guests_own_thread(handler: OutgoingHandler, guest: Any) -> None:
+    seen: list[Any] = []
+
+    def answer(component: str, request: Request) -> Response:
+        seen.append((component, request.method, request.target, b"".join(request.body)))
+        seen.append(threading.get_ident())
+        return Response(418, Headers([("x-a", "1")]), (b"tea", b"pot"))
+
+    guest.answer = answer
+    request = outgoing(guest, "back.spin.internal", "/x?y", "post")
+    body, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    write_all(guest, stream, b"hello")
+    finish(guest, body)
+    assert seen == []
+    response = wait(guest, future)
+    assert (response.status, rest(guest, stream_of(guest, response))) == (418, b"teapot")
+    assert seen == [("back", "POST", "/x?y", b"hello"), threading.get_ident()]
+
+
+def test_the_application_itself(handler: OutgoingHandler, guest: Any) -> None:
+    guest.answer_self = lambda request: Response(200, Headers(), (request.target.encode(),))
+    request = call("[constructor]outgoing-request", guest, Fields())
+    call("[method]outgoing-request.set-path-with-query", guest, request, "/mine")
+    response = wait(guest, handler.handle(guest, request, None))
+    assert rest(guest, stream_of(guest, response)) == b"/mine"
+
+
+def test_what_a_guest_may_keep_unsent(handler: OutgoingHandler, guest: Any) -> None:
+    body, stream = body_of(guest, outgoing(guest, "127.0.0.1:1", method="post"))
+    for _ in range(64):
+        write_all(guest, stream, bytes(1 << 20))
+    with pytest.raises(LimitExceeded):
+        write_all(guest, stream, b"x")
+    with pytest.raises(Trap):
+        wasi_io.write(guest, stream, bytes(2 << 20))
+    assert body.finished is None

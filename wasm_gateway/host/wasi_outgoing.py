@@ -1,0 +1,492 @@
+# wasi:http/outgoing-handler 0.2: requests of guests to other servers (Spin: http, 10.1).
+#
+# Rule 1: a request to another server is made by a thread of a bounded pool, so that
+# several are under way at once, through the client and under the rules of
+# outbound_http.py. Its body and that of the response pass through pipes of a
+# bounded size, and are never whole anywhere.
+# Rule 2: a request to a component of the application is made in the guest's own
+# thread, when it first waits for the answer.
+# Rule 3: whatever is under way when an instance is closed is broken off.
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from .. import forks
+from ..component.values import Err, Ok
+from ..errors import DeadlineExceeded, GatewayError, LimitExceeded
+from .addresses import BadAddress, parse_address
+from .base import Deadline, HostContext
+from .outbound_http import (
+    HOP_BY_HOP,
+    SCHEMES,
+    Answer,
+    HttpFailure,
+    Incoming,
+    OutboundHttp,
+    Outgoing,
+    checked,
+    permit,
+)
+from .wasi_http import (
+    FAILED,
+    FORBIDDEN,
+    MAX_OUTGOING_BODY,
+    OUTGOING,
+    TEXT,
+    Fields,
+    IncomingResponse,
+    OutgoingRequest,
+    RequestOptions,
+)
+from .wasi_io import (
+    PERMIT,
+    READY,
+    BytesInput,
+    InputStream,
+    IoError,
+    Pollable,
+    StreamClosed,
+    StreamFailed,
+    Waker,
+    waker,
+)
+
+INTERFACES = {OUTGOING: TEXT}
+
+# Threads for requests to other servers, of all guests of an application together.
+MAX_SENDERS = 64
+# Requests of one instance that are under way.
+MAX_REQUESTS = 128
+# Bytes of a body on its way, in each direction; a request with no more is sent whole, with its length.
+PIPE_BYTES = 256 << 10
+WHOLE_BYTES = 64 << 10
+
+
+class Broken(Exception):
+    """The instance is gone, or the guest did not finish the body."""
+
+
+class Pipe:
+    """Bytes between the guest's thread and that of a request.
+
+    `changed` is called when the guest may go on.
+    """
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self._changed = changed
+        self._turn = threading.Condition(threading.Lock())  # guards all that follows
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._end: BaseException | None = None  # what comes behind the last chunk
+        self._closed = False
+
+    def room(self) -> int:
+        with self._turn:
+            return max(0, PIPE_BYTES - self._size)
+
+    def put(self, chunk: bytes, *, wait: bool) -> bool:
+        """Add a chunk, waiting for room if so asked; False when nobody reads any more."""
+        with self._turn:
+            while wait and self._size >= PIPE_BYTES and not self._closed:
+                self._turn.wait()
+            if self._closed:
+                return False
+            self._chunks.append(chunk)
+            self._size += len(chunk)
+            self._turn.notify_all()
+        self._changed()
+        return True
+
+    def end(self, end: BaseException) -> None:
+        with self._turn:
+            if self._end is None:
+                self._end = end
+            self._turn.notify_all()
+        self._changed()
+
+    def close(self) -> None:
+        """Nobody reads any more, and nobody writes."""
+        with self._turn:
+            self._closed = True
+            self._end = self._end or Broken()
+            self._chunks.clear()
+            self._size = 0
+            self._turn.notify_all()
+
+    def ready(self) -> bool:
+        with self._turn:
+            return bool(self._chunks) or self._end is not None
+
+    def take(self, length: int) -> bytes:
+        """Up to `length` bytes, b"" for none yet; raises what stands at the end."""
+        with self._turn:
+            if not self._chunks:
+                if self._end is not None and length:
+                    raise self._end
+                return b""
+            chunk = self._chunks[0]
+            if len(chunk) <= length:
+                self._chunks.popleft()
+            else:
+                chunk, self._chunks[0] = chunk[:length], chunk[length:]
+            self._size -= len(chunk)
+            self._turn.notify_all()
+            return chunk
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The chunks, for the request's thread; raises Broken."""
+        while True:
+            with self._turn:
+                while not self._chunks and self._end is None:
+                    self._turn.wait()
+                if not self._chunks:
+                    if isinstance(self._end, StreamClosed):
+                        return
+                    raise Broken("the request body was not finished")
+                chunk = self._chunks.popleft()
+                self._size -= len(chunk)
+            self._changed()
+            yield chunk
+
+
+class _Readable(Pollable):
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def ready(self) -> bool:
+        return self._pipe.ready()
+
+
+class _Writable(Pollable):
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def ready(self) -> bool:
+        return self._pipe.room() > 0
+
+
+class PipeInput(InputStream):
+    """The body of a response from another server."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def read(self, ctx: HostContext, length: int) -> bytes:
+        return self._pipe.take(length)
+
+    def pollable(self) -> Pollable:
+        return _Readable(self._pipe)
+
+    def close(self, ctx: HostContext) -> None:
+        self._pipe.close()
+
+
+class FutureResponse(Pollable):
+    """The resource future-incoming-response, and its pollable."""
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self._changed = changed
+        self._result: Any = None  # Ok(IncomingResponse) or Err(error-code)
+        self._taken = False
+        # Called when somebody first waits for the answer, in the guest's own thread.
+        self.asked: Callable[[], object] | None = None
+
+    def settle(self, result: Any) -> None:
+        """The result is there; from any thread. The first one counts."""
+        if self._result is None:
+            self._result = result
+            self._changed()
+
+    @property
+    def settled(self) -> bool:
+        return self._result is not None
+
+    def ready(self) -> bool:
+        asked, self.asked = self.asked, None
+        if asked is not None and self._result is None:
+            asked()
+        return self._result is not None
+
+    def get(self, ctx: HostContext) -> Any:
+        if not self.ready():
+            return None
+        if self._taken:
+            return FAILED
+        self._taken = True
+        return Ok(self._result)
+
+
+class Sending:
+    """One request to another server: what the guest writes, and the thread that sends it."""
+
+    def __init__(self, handler: OutgoingHandler, ctx: HostContext, request: Outgoing, times: Times) -> None:
+        self._handler = handler
+        self._ctx = ctx
+        self._request = request
+        self._times = times
+        self._waker: Waker = waker(ctx)
+        self.future = FutureResponse(self._waker.wake)
+        self.future.asked = self._stream
+        self._chunks: list[bytes] = []  # until the request is on its way
+        self._size = 0
+        self._out: Pipe | None = None
+        self._in = Pipe(self._waker.wake)
+        ctx.on_close(self.abort)
+
+    # in the guest's thread
+
+    def take(self, data: bytes) -> None:
+        if self._out is None:
+            self._chunks.append(data)
+            self._size += len(data)
+            if self._size <= WHOLE_BYTES:
+                return
+            self._stream()
+        elif not self._out.put(data, wait=False):
+            raise StreamClosed
+
+    def finish(self, well: bool) -> None:
+        if self._out is not None:
+            self._out.end(StreamClosed() if well else Broken())
+        elif not well:
+            self._in.close()
+            self.future.settle(Err(("HTTP-request-body-size", self._size)))
+        elif not self.future.settled:
+            self.future.asked = None
+            self._start(b"".join(self._chunks) or None)
+
+    def room(self) -> int:
+        return PERMIT if self._out is None else self._out.room()
+
+    def writable(self) -> Pollable:
+        return READY if self._out is None else _Writable(self._out)
+
+    def abort(self) -> None:
+        """The instance is closed."""
+        if self._out is not None:
+            self._out.close()
+        self._in.close()
+
+    def _stream(self) -> None:
+        """The body is long, or the guest waits before it has finished it: send what there is."""
+        self.future.asked = None
+        self._out = Pipe(self._waker.wake)
+        for chunk in self._chunks:
+            self._out.put(chunk, wait=False)
+        self._chunks = []
+        self._start(self._out)
+
+    def _start(self, body: bytes | Pipe | None) -> None:
+        request = replace(self._request, body=body)
+        self._handler.submit(lambda: self._run(request))
+
+    # in a thread of its own
+
+    def _run(self, request: Outgoing) -> None:
+        pipe, times = self._in, self._times
+        try:
+            times.begin()
+            with self._handler.outbound.open(self._ctx, request, times, times.connected) as answer:
+                self.future.settle(Ok(_incoming(answer, PipeInput(pipe))))
+                times.answered()
+                for chunk in answer.chunks:
+                    if not pipe.put(chunk, wait=True):
+                        raise Broken("nobody reads the response")
+                    times.answered()
+            pipe.end(StreamClosed())
+        except Exception as error:  # a thread has nobody above it who would see this
+            code = _code(error, times)
+            self.future.settle(Err(code))
+            pipe.end(StreamFailed(IoError(f"the response broke off: {error or code[0]}", code)))
+
+
+class Times(Deadline):
+    """The deadline of a request: the instance's, or an earlier one by its request-options."""
+
+    __slots__ = ("_last", "_options", "late")
+
+    def __init__(self, whole: Deadline, options: RequestOptions | None) -> None:
+        super().__init__(whole.remaining())
+        self._last = whole.at
+        self._options = options
+        self.late = "connection-timeout"  # the error-code of being late, for now
+
+    def _within(self, nanoseconds: int | None) -> None:
+        self.at = self._last
+        if nanoseconds is not None:
+            self.at = min(self.at, time.monotonic() + nanoseconds / 1e9)
+
+    def begin(self) -> None:
+        self._within(self._options.connect if self._options else None)
+
+    def connected(self) -> None:
+        self.late = "connection-read-timeout"
+        self._within(self._options.first_byte if self._options else None)
+
+    def answered(self) -> None:
+        """Some of the response is there."""
+        self._within(self._options.between_bytes if self._options else None)
+
+
+def _incoming(answer: Incoming | Answer, body: InputStream) -> IncomingResponse:
+    pairs = [(n, v.encode("latin-1")) for n, v in answer.headers if n.lower() not in FORBIDDEN]
+    return IncomingResponse(answer.status, Fields(pairs), body)
+
+
+# What HttpFailure means in words of wasi:http.
+_CODES = {
+    "destination-not-allowed": ("HTTP-request-denied", None),
+    "invalid-url": ("HTTP-request-URI-invalid", None),
+    "too-many-requests": ("connection-limit-reached", None),
+}
+
+
+def _code(error: BaseException, times: Times | None = None) -> tuple[str, Any]:
+    if isinstance(error, HttpFailure):
+        return error_code(error)
+    if isinstance(error, DeadlineExceeded):
+        return (times.late if times else "connection-read-timeout"), None
+    if isinstance(error, Broken):
+        return "connection-terminated", None
+    return "internal-error", type(error).__name__
+
+
+def error_code(failure: HttpFailure) -> tuple[str, Any]:
+    """The error-code for what became of a request."""
+    known = _CODES.get(failure.case)
+    if known is not None:
+        return known
+    cause: BaseException | None = failure.__cause__
+    text = str(failure).lower()
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return "connection-refused", None
+        if isinstance(cause, TimeoutError):
+            return "connection-timeout", None
+        cause = cause.__cause__ or cause.__context__
+    for words, code in (
+        ("refused", "connection-refused"),
+        ("name resolution", "DNS-error"),
+        ("not known", "DNS-error"),
+        ("no address", "DNS-error"),
+        ("prohibited", "destination-IP-prohibited"),
+        ("certificate", "TLS-certificate-error"),
+        ("ssl", "TLS-protocol-error"),
+        ("too large", "HTTP-response-body-size"),
+        ("closed connection", "connection-terminated"),
+        ("reset", "connection-terminated"),
+    ):
+        if words in text:
+            return code, ((None, None) if code == "DNS-error" else None)
+    return "internal-error", "the request failed"
+
+
+class OutgoingHandler:
+    """wasi:http/outgoing-handler; `outbound` is the client that all versions of Spin's interface share."""
+
+    def __init__(self, outbound: OutboundHttp) -> None:
+        self.outbound = outbound
+        self._senders: ThreadPoolExecutor | None = None
+        self.after_fork()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()  # guards the start of the pool
+        self._senders = None
+
+    def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
+        return {"handle": self.handle}
+
+    def close(self) -> None:
+        senders, self._senders = self._senders, None
+        if senders is not None:
+            senders.shutdown(wait=False, cancel_futures=True)
+
+    def submit(self, job: Callable[[], object]) -> None:
+        with self._lock:
+            if self._senders is None:
+                self._senders = ThreadPoolExecutor(MAX_SENDERS, thread_name_prefix="wasm-http")
+            self._senders.submit(job)
+
+    def handle(self, ctx: HostContext, request: OutgoingRequest, options: RequestOptions | None) -> Any:
+        """outgoing-handler.handle."""
+        if options is not None and 0 in (options.connect, options.first_byte):
+            return Err(("connection-timeout", None))
+        method = request.method[1] if request.method[0] == "other" else request.method[0].upper()
+        target = request.target or "/"
+        authority = request.authority or ""
+        own = authority == "" or authority.partition(":")[0] == "self.alt"
+        if not own:
+            scheme = request.scheme
+            name = "https" if scheme is None else scheme[1] if scheme[0] == "other" else scheme[0].lower()
+            target = f"{name}://{authority}{target if target[0] == '/' else '/' + target}"
+        headers = [(name, value.decode("latin-1")) for name, value in request.fields.pairs]
+        try:
+            permit(ctx, target)
+            if not own:
+                parse_address(target, SCHEMES)
+            kept = [pair for pair in headers if pair[0] not in HOP_BY_HOP]
+            outgoing = replace(checked(method, target, kept, None), plain=True, length=request.body.declared)
+        except HttpFailure as failure:
+            return Err(error_code(failure))
+        except BadAddress:
+            return Err(("HTTP-request-URI-invalid", None))
+        under_way = ctx.state[OutgoingHandler] = ctx.state.get(OutgoingHandler, 0) + 1
+        if under_way > MAX_REQUESTS:
+            return Err(("connection-limit-reached", None))
+        if own or self._chained(ctx, authority):
+            future = self._inside(ctx, outgoing, request)
+        else:
+            sending = Sending(self, ctx, outgoing, Times(ctx.deadline, options))
+            request.body.connect(sending.take, sending.finish, sending)
+            future = sending.future
+        if not request.taken:
+            request.body.end(True)  # nobody can write to it any more
+        return future
+
+    @staticmethod
+    def _chained(ctx: HostContext, authority: str) -> bool:
+        outbound = ctx.component.outbound
+        return outbound is not None and outbound.is_chained(authority.partition(":")[0]) is not None
+
+    def _inside(self, ctx: HostContext, outgoing: Outgoing, request: OutgoingRequest) -> FutureResponse:
+        """A request to a component of this application, whose body is kept until it is whole."""
+        future = FutureResponse(lambda: None)
+        chunks: list[bytes] = []
+        size = 0
+
+        def take(data: bytes) -> None:
+            nonlocal size
+            size += len(data)
+            if size > MAX_OUTGOING_BODY:
+                raise LimitExceeded(f"a request body of more than {MAX_OUTGOING_BODY} bytes", "body")
+            chunks.append(data)
+
+        def finish(well: bool) -> None:
+            if well:
+                whole = replace(outgoing, body=b"".join(chunks) or None)
+                future.asked = lambda: future.settle(self._exchange(ctx, whole))
+            else:
+                future.settle(Err(("HTTP-request-body-size", size)))
+
+        request.body.connect(take, finish)
+        return future
+
+    def _exchange(self, ctx: HostContext, request: Outgoing) -> Any:
+        """Ok(IncomingResponse) or Err(error-code); GatewayError of an exchange inside the application."""
+        try:
+            incoming = self.outbound.send_once(ctx, request)
+        except HttpFailure as failure:
+            return Err(error_code(failure))
+        except DeadlineExceeded:
+            return Err(("connection-read-timeout", None))
+        except GatewayError:
+            raise
+        return Ok(_incoming(incoming, BytesInput(incoming.body)))

@@ -313,10 +313,10 @@ class Toolkit:
     {functions}
     (func (export "handle") (param $request i32) (param $out i32)
       {body})"""
-        export = """(alias core export $core "handle" (core func $handle))
+        export = """(alias core export $core "handle" (core func $exported))
   (type $handler (func
     (param "request" (own {incoming_request})) (param "response-out" (own {response_outparam}))))
-  (func $lifted (type $handler) (canon lift (core func $handle)))
+  (func $lifted (type $handler) (canon lift (core func $exported)))
   (component $shim
     (import "in" (type $q (sub resource)))
     (import "out" (type $o (sub resource)))

@@ -336,3 +336,46 @@ def test_a_failure_is_known_where_it_is_read(serve: Serve) -> None:
 
     with pytest.raises(RequestError, match="no"):
         relay(workers, fail)
+
+
+# Requests to components of the application
+
+CHAIN_USES = {
+    HTTP: (
+        *("[constructor]outgoing-request", "[method]outgoing-request.set-authority"),
+        *("[method]outgoing-request.set-path-with-query", "[method]future-incoming-response.subscribe"),
+        *("[method]future-incoming-response.get", "[method]incoming-response.status"),
+    ),
+    "wasi:http/outgoing-handler@0.2.0": ("handle",),
+    POLL: ("[method]pollable.block",),
+}
+# Asks itself, and answers with 200 and the last digit of the status that it got.
+CHAIN = """(local $request2 i32) (local $future i32)
+  (local.set $request2 (call $outgoing-request (call $fields)))
+  (drop (call $outgoing-request.set-authority (local.get $request2)
+    (i32.const 1) (i32.const 0) (i32.const 15)))
+  (drop (call $outgoing-request.set-path-with-query (local.get $request2)
+    (i32.const 1) (i32.const 15) (i32.const 2)))
+  (call $handle (local.get $request2) (i32.const 0) (i32.const 0) (i32.const 32))
+  (if (i32.load8_u (i32.const 32)) (then (unreachable)))
+  (local.set $future (i32.load (i32.const 40)))
+  (call $pollable.block (call $future-incoming-response.subscribe (local.get $future)))
+  (call $future-incoming-response.get (local.get $future) (i32.const 64))
+  (i32.store8 (i32.const 0) (i32.add (i32.const 48) (i32.rem_u
+    (call $incoming-response.status (i32.load (i32.const 88))) (i32.const 10))))
+  (call $answer (local.get $out) (i32.const 203) (i32.const 0) (i32.const 1))"""
+
+
+def test_components_that_call_each_other_without_end(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    gateway = serve(
+        CHAIN,
+        CHAIN_USES,
+        data='(data (i32.const 0) "a.spin.internal/a")',
+        allowed_outbound_hosts=["*://a.spin.internal:*"],
+    )
+    for _ in range(3):
+        response = gateway.handle(request())
+        assert response is not None
+        assert (response.status, response.body) == (203, (b"3",))
+    # the innermost of them got no instance, and who had asked for it a 500
+    assert "components call each other more than" in caplog.text

@@ -29,7 +29,7 @@ from ..host.application import Hosts, MissingDriver
 from ..host.base import Grants
 from ..host.wasi_state import WasiState
 from ..linked import LinkedProgram, compile_all
-from .core_module import RUNS_GUESTS, may_have, noting_stack, refusing, warn_of
+from .core_module import may_have, noting_stack, refusing, runs_guests, warn_of
 from .guest import LiftedFunction, Provider
 
 
@@ -185,7 +185,7 @@ class _Binder:
             function = narrow(callee.interface, function)
         options = lowered.options
         callback = lower_import(name, type_, function, current, options.slot, options.encoding, lowered.part)
-        if canonical_name(callee.interface) in RUNS_GUESTS:
+        if runs_guests(callee.interface, callee.name):
             return noting_stack(callback)
         return callback
 

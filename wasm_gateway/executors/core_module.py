@@ -41,15 +41,13 @@ log = logging.getLogger("wasm_gateway")
 
 WASI = "wasi_snapshot_preview1"
 
-# Interfaces through which a guest may run another one in its own thread (Spin: http, 10.3).
-RUNS_GUESTS = frozenset(
-    {
-        "fermyon:spin/http",
-        "wasi:http/outgoing-handler@0.2",
-        "wasi:http/outgoing-handler@0.2.0-rc-2023-10-18",
-        "wasi:http/outgoing-handler@0.2.0-rc-2023-11-10",
-    }
-)
+# Functions through which a guest may run another one in its own thread (Spin: http, 10.3): those that make a
+# request, or wait for its answer. Interfaces in every version.
+RUNS_GUESTS = {
+    "fermyon:spin/http": {"send-request"},
+    "wasi:io/poll": {"poll", "poll-one", "poll-list", "[method]pollable.ready", "[method]pollable.block"},
+    "wasi:http/types": {"[method]future-incoming-response.get"},
+}
 # Functions of a module that stand for canonical built-ins of a resource.
 RESOURCE_DROP = "[resource-drop]"
 
@@ -166,7 +164,7 @@ def _interface(
     callback = lower_import(
         name_, declared, host, current, encoding="utf8" if world is None else world.encoding
     )
-    if canonical_name(interface) in RUNS_GUESTS:
+    if runs_guests(interface, function):
         callback = noting_stack(callback)
     return HostFunction(module, name, params, results, callback)
 
@@ -179,6 +177,10 @@ def may_have(offered: Offered, interface: str, grants: Grants | None) -> None:
             f"`host_interfaces` in [component.{grants.id}.tool.wasm-gateway]",
             interface,
         )
+
+
+def runs_guests(interface: str, function: str) -> bool:
+    return function in RUNS_GUESTS.get(interface.partition("@")[0], ())
 
 
 def noting_stack(callback: Callback) -> Callback:

@@ -33,13 +33,22 @@ SQLITE_FILE = "sqlite_db.db"
 # _make_... of Hosts makes.
 FAMILIES = {
     "fermyon:spin/key-value": "key_value",
+    "fermyon:spin/key-value@2": "key_value_resources",
+    "wasi:keyvalue/store@0.2.0-draft2": "key_value_resources",
+    "wasi:keyvalue/batch@0.2.0-draft2": "key_value_resources",
+    "wasi:keyvalue/atomics@0.2.0-draft2": "key_value_resources",
     "fermyon:spin/sqlite": "sqlite",
+    "fermyon:spin/sqlite@2": "sqlite",
+    "spin:sqlite/sqlite@3": "sqlite",
     "fermyon:spin/config": "config",
+    "fermyon:spin/variables@2": "config",
+    "wasi:config/store@0.2.0-draft-2024-09-27": "config",
     "fermyon:spin/http": "outbound_http",
     "fermyon:spin/redis": "redis",
     "fermyon:spin/postgres": "postgres",
     "fermyon:spin/mysql": "mysql",
     "fermyon:spin/llm": "llm",
+    "fermyon:spin/llm@2": "llm",
     "wasi:io/error@0.2": "wasi_io",
     "wasi:io/poll@0.2": "wasi_io",
     "wasi:io/streams@0.2": "wasi_io",
@@ -254,6 +263,10 @@ class Hosts:
                 stores[label] = module.RedisStore(None, config.options["url"])
         stores.update(self._stores)
         return module.KeyValue(stores)
+
+    def _make_key_value_resources(self, module: Any) -> Any:
+        _, key_value = self._family("key_value")
+        return module.KeyValueResources(key_value)
 
     def _default_store(self, module: Any) -> Any:
         if self.state_dir is None:

@@ -1,4 +1,5 @@
-# fermyon:spin/key-value (Spin: host interfaces, 4), and the stores behind it.
+# fermyon:spin/key-value (Spin: host interfaces, 4), and the stores behind it and behind its
+# later versions (key_value_resources.py).
 #
 # Rule 1: a label that the component was not granted is denied before anything is looked at.
 # Rule 2: a store knows neither components nor WIT: strings to bytes, StoreError when
@@ -757,6 +758,13 @@ class Refused(Exception):
         self.case = case
 
 
+def set_value(store: Store, key: str, value: bytes, deadline: Deadline | None) -> None:
+    """Set what a guest gives; StoreError."""
+    if len(value) > MAX_HOST_BUFFERED_BYTES:  # or nobody could get it again
+        raise StoreError(f"value exceeds limit of {MAX_HOST_BUFFERED_BYTES} bytes")
+    store.set(key, value, deadline)
+
+
 _NO_SUCH_KEY = Err(("no-such-key", None))
 
 
@@ -802,7 +810,8 @@ class KeyValue:
             raise Refused("no-such-store")
         return store
 
-    # Unversioned: handles are numbers, and a bad one traps (Spin: host interfaces, 4.2).
+    # Unversioned, handles are numbers, and a bad one traps (Spin: host interfaces, 4.2); later, resources
+    # that these numbers represent.
 
     def open(self, ctx: HostContext, name: str) -> Any:
         try:
@@ -815,7 +824,12 @@ class KeyValue:
         handle = handles.push(store)
         return Err(("store-table-full", None)) if handle is None else handle
 
-    def _store(self, ctx: HostContext, handle: int) -> Store:
+    def is_open(self, ctx: HostContext, handle: int) -> bool:
+        handles: Handles[Store] | None = ctx.state.get(self)
+        return handles is not None and handle in handles.items
+
+    def opened(self, ctx: HostContext, handle: int) -> Store:
+        """The store behind a handle of the instance."""
         handles: Handles[Store] | None = ctx.state.get(self)
         store = None if handles is None else handles.items.get(handle)
         if store is None:
@@ -823,7 +837,7 @@ class KeyValue:
         return store
 
     def get(self, ctx: HostContext, store: int, key: str) -> Any:
-        found = self._store(ctx, store)
+        found = self.opened(ctx, store)
         try:
             value = found.get(key, ctx.deadline)
         except StoreError as error:
@@ -831,30 +845,28 @@ class KeyValue:
         return _NO_SUCH_KEY if value is None else value
 
     def set(self, ctx: HostContext, store: int, key: str, value: bytes) -> Any:
-        found = self._store(ctx, store)
+        found = self.opened(ctx, store)
         try:
-            if len(value) > MAX_HOST_BUFFERED_BYTES:  # or nobody could get it again
-                raise StoreError(f"value exceeds limit of {MAX_HOST_BUFFERED_BYTES} bytes")
-            found.set(key, value, ctx.deadline)
+            set_value(found, key, value, ctx.deadline)
         except StoreError as error:
             return _io(error)
 
     def delete(self, ctx: HostContext, store: int, key: str) -> Any:
-        found = self._store(ctx, store)
+        found = self.opened(ctx, store)
         try:
             found.delete(key, ctx.deadline)
         except StoreError as error:
             return _io(error)
 
     def exists(self, ctx: HostContext, store: int, key: str) -> Any:
-        found = self._store(ctx, store)
+        found = self.opened(ctx, store)
         try:
             return found.exists(key, ctx.deadline)
         except StoreError as error:
             return _io(error)
 
     def get_keys(self, ctx: HostContext, store: int) -> Any:
-        found = self._store(ctx, store)
+        found = self.opened(ctx, store)
         try:
             return found.keys(ctx.deadline)
         except StoreError as error:

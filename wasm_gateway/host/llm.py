@@ -9,8 +9,7 @@ from typing import Any
 from ..component.values import Err
 from .base import HostContext
 
-# fermyon:spin/llm@2.0.0 has the same text under its own package name.
-BODY = """
+_BODY = """
 interface llm {
   type inferencing-model = string;
   type embedding-model = string;
@@ -33,7 +32,10 @@ interface llm {
     -> result<embeddings-result, error>;
 }
 """
-INTERFACES = {"fermyon:spin/llm": "package fermyon:spin;" + BODY}
+INTERFACES = {
+    "fermyon:spin/llm": "package fermyon:spin;" + _BODY,
+    "fermyon:spin/llm@2": "package fermyon:spin@2.0.0;" + _BODY,
+}
 
 UNSUPPORTED = Err(("runtime-error", "Local LLM operations are not supported in this version of Spin."))
 

@@ -1,4 +1,4 @@
-# fermyon:spin/sqlite: databases inside this process (Spin: host interfaces, 5).
+# fermyon:spin/sqlite, spin:sqlite: databases inside this process (Spin: host interfaces, 5).
 #
 # Rule 1: SQL of a guest runs under an authorizer. What reaches out of the database
 # (other files, this process' settings) is denied; the pragmas that a guest may use
@@ -35,23 +35,49 @@ from typing import Any
 
 from .. import forks
 from ..component.values import Err
-from ..errors import HostError
+from ..errors import HostError, Trap
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
 
-INTERFACES = {
-    "fermyon:spin/sqlite": """
-package fermyon:spin;
-interface sqlite {
-  type connection = u32;
+_TYPES = """
   variant error { no-such-database, access-denied, invalid-connection, database-full, io(string) }
   variant value { integer(s64), real(f64), text(string), blob(list<u8>), null }
   record row-result { values: list<value> }
   record query-result { columns: list<string>, rows: list<row-result> }
+"""
+_CONNECTION = """
+    open: static func(database: string) -> result<connection, error>;
+    execute: func(statement: string, parameters: list<value>) -> result<query-result, error>;
+"""
+INTERFACES = {
+    "fermyon:spin/sqlite": f"""
+package fermyon:spin;
+interface sqlite {{
+  type connection = u32;
+{_TYPES}
   open: func(database: string) -> result<connection, error>;
   execute: func(conn: connection, statement: string, parameters: list<value>) -> result<query-result, error>;
   close: func(conn: connection);
-}
+}}
+""",
+    "fermyon:spin/sqlite@2": f"""
+package fermyon:spin@2.0.0;
+interface sqlite {{
+{_TYPES}
+  resource connection {{ {_CONNECTION} }}
+}}
+""",
+    # of 3.1.0 what is not asynchronous
+    "spin:sqlite/sqlite@3": f"""
+package spin:sqlite@3.1.0;
+interface sqlite {{
+{_TYPES}
+  resource connection {{
+{_CONNECTION}
+    last-insert-rowid: func() -> s64;
+    changes: func() -> u64;
+  }}
+}}
 """,
 }
 
@@ -547,9 +573,23 @@ class Sqlite:
         self.databases = dict(databases)
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
-        if interface != "fermyon:spin/sqlite":
-            return {}
-        return {"open": self.open, "execute": self.execute, "close": self.close_connection}
+        resource: dict[str, Callable[..., Any]] = {
+            "[static]connection.open": self.open,
+            "[method]connection.execute": self.execute,
+            "[resource-drop]connection": self.close_connection,
+        }
+        match interface:
+            case "fermyon:spin/sqlite":
+                return {"open": self.open, "execute": self.execute, "close": self.close_connection}
+            case "fermyon:spin/sqlite@2":
+                return resource
+            case "spin:sqlite/sqlite@3":
+                return resource | {
+                    "[method]connection.last-insert-rowid": self.last_insert_rowid,
+                    "[method]connection.changes": self.changes,
+                }
+            case _:
+                return {}
 
     def close(self) -> None:
         for database in self.databases.values():
@@ -578,7 +618,7 @@ class Sqlite:
             connection, database = handles.items.popitem()[1]
             database.release(connection)
 
-    # Unversioned: handles are numbers.
+    # Unversioned, connections are numbers; later, resources that these numbers represent.
 
     def open(self, ctx: HostContext, name: str) -> Any:
         handles = self.handles(ctx)
@@ -605,3 +645,15 @@ class Sqlite:
         found = self.handles(ctx).items.pop(conn, None)
         if found is not None:
             found[1].release(found[0])
+
+    def changes(self, ctx: HostContext, conn: int) -> int:
+        return self._connection(ctx, conn).changes
+
+    def last_insert_rowid(self, ctx: HostContext, conn: int) -> int:
+        return self._connection(ctx, conn).last_insert_rowid
+
+    def _connection(self, ctx: HostContext, conn: int) -> Connection:
+        found = self.handles(ctx).items.get(conn)
+        if found is None:
+            raise Trap(f"sqlite: no connection has the handle {conn}")
+        return found[0]

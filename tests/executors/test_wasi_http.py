@@ -155,11 +155,20 @@ def test_large_bodies_pass_through_in_constant_memory(serve: Serve) -> None:
 def test_a_guest_that_waits_sends_what_it_has_before(serve: Serve) -> None:
     uses = WRITES | {CLOCK: ("subscribe-duration",), POLL: ("[method]pollable.block",)}
     gateway = serve(
-        writes(3, f"(call $pollable.block (call $subscribe-duration (i64.const 1000000))) {END}"), uses
+        writes(3, f"(call $pollable.block (call $subscribe-duration (i64.const 20_000_000_000))) {END}"), uses
     )
-    door = Door()
-    assert gateway.handle(request(), begin=door) is STREAMED
-    assert door.chunks == [bytes(3)]
+    sent = []
+
+    def begin(head: Response) -> Callable[[bytes], object]:
+        def send(chunk: bytes) -> None:
+            sent.append(chunk)
+            raise RequestError("that is all I wanted to know")
+
+        return send
+
+    response = gateway.handle(request(), begin=begin)
+    assert response is not None
+    assert (response.status, sent) == (400, [bytes(3)])
 
 
 def test_without_stream_nothing_is_sent_early(serve: Serve) -> None:

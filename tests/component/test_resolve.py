@@ -799,3 +799,38 @@ def test_resources_across_a_composition() -> None:
     [resource] = plan.resources
     assert drop.rt is resource.rt
     assert (drop.part, resource.part) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "message"),
+    [
+        ("a:b/c@1", {1: ".2.3"}, None),
+        ("a:b/c@0.2", {1: ".6-rc.1+build.7"}, None),
+        ("a:b/c@0.0.1", {1: "-alpha"}, None),
+        ("a:b/c@0.0.1", {1: ""}, None),
+        ("a:b/c@1.2.3", {1: ".4"}, "'.4' is no rest of the version in 'a:b/c@1.2.3'"),
+        ("a:b/c@1", {1: ".2"}, "'.2' is no rest"),
+        ("a:b/c@1", {1: ".2.03"}, "'.2.03' is no rest"),
+        ("a:b/c@1", {1: ".2.3-01"}, "'.2.3-01' is no rest"),
+        ("a:b/c", {1: ".2.3"}, "'.2.3' is no rest"),
+        ("plain", {1: ".2.3"}, "'.2.3' is no rest"),
+        ("plain", {0: "a:b/c"}, None),
+        ("plain", {0: "a:b/c@1", 1: ".2.3"}, None),
+        ("plain", {0: "a:b/c", 1: ".2.3"}, "'.2.3' is no rest"),
+        ("plain", {0: "what"}, "'plain' implements 'what', which is no interface"),
+        ("a:b/c", {0: "a:b/c"}, "'a:b/c' is no plain name"),
+        ("plain", {2: "anything at all"}, None),
+    ],
+)
+def test_attributes_of_names(name: str, attributes: dict[int, str], message: str | None) -> None:
+    def vector(text: str) -> bytes:
+        return bytes([len(text)]) + text.encode()
+
+    given = b"".join(bytes([code]) + vector(value) for code, value in attributes.items())
+    content = b"\x01\x02" + vector(name) + bytes([len(attributes)]) + given + b"\x05\x00"
+    wasm = b"\0asm\x0d\0\1\0\x07\x03\x01\x42\x00\x0a" + bytes([len(content)]) + content
+    if message is None:
+        validate(parse_component(wasm))
+        return
+    with pytest.raises(DecodeError, match=message):
+        validate(parse_component(wasm))

@@ -45,7 +45,7 @@ from .items import (
     under_name,
 )
 from .layout import CoreFuncType
-from .names import annotated, is_interface_name, is_label, unique_key
+from .names import annotated, is_interface_name, is_label, takes_suffix, unique_key
 from .plan import CoreDefinition, Options, PlanModule
 from .signatures import BUILTINS, CALLBACK, DESTRUCTOR, REALLOC, Lifting, Lowering, Returning
 from .subtype import Matching, core_matches
@@ -393,6 +393,10 @@ class Evaluator:
                     raise DecodeError(f"{text!r} is no plain name, and cannot be said to implement", offset)
                 if not is_interface_name(value):
                     raise DecodeError(f"{text!r} implements {value!r}, which is no interface", offset)
+            elif attribute == "versionsuffix":
+                versioned = dict(name.attributes).get("implements", text)
+                if not takes_suffix(versioned, value):
+                    raise DecodeError(f"{value!r} is no rest of the version in {versioned!r}", offset)
         if isinstance(item, ResourceType):
             side.resources[text] = item
         parts = annotated(text)

@@ -47,6 +47,12 @@ _PLAIN = re.compile(
     rf"|(?P<label>{_LABEL}))"
 )
 _INTERFACE = re.compile(rf"{_PACKAGE}:{_PACKAGE}/{_LABEL}(?:@{_VERSION})?")
+_CANONICAL = re.compile(rf"{_PACKAGE}:{_PACKAGE}/{_LABEL}@(?P<version>0\.0\.{_NUMBER}|0\.{_NUMBER}|[1-9]\d*)")
+_SEMVER = re.compile(
+    rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}"
+    rf"(?:-(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*)(?:\.(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*))*)?"
+    rf"(?:\+{_IDENTIFIERS})?"
+)
 _HASH = r"sha(?:256|384|512)-[A-Za-z0-9+/]+={0,2}"
 _OTHER = re.compile(
     rf"(?:url=<[^<>]*>(?:,integrity=<{_HASH}>)?|integrity=<{_HASH}>"
@@ -62,6 +68,12 @@ def is_label(name: str) -> bool:
 
 def is_interface_name(name: str) -> bool:
     return _INTERFACE.fullmatch(name) is not None
+
+
+def takes_suffix(name: str, suffix: str) -> bool:
+    """Whether `suffix` is the rest of the version in `name` (Explainer.md, canonical interface name)."""
+    match = _CANONICAL.fullmatch(name)
+    return match is not None and _SEMVER.fullmatch(match["version"] + suffix) is not None
 
 
 def annotated(name: str) -> tuple[str, str, str] | None:

@@ -14,6 +14,8 @@ from wasm_gateway.manifest import Variable
 from wasm_gateway.variables import ComponentVariables, ProviderFailed, StaticProvider, Variables
 
 INTERFACE = "fermyon:spin/config"
+VARIABLES = "fermyon:spin/variables@2"
+WASI = "wasi:config/store@0.2.0-draft-2024-09-27"
 
 
 class Unreliable:
@@ -48,9 +50,10 @@ def variables() -> ComponentVariables:
     return ComponentVariables(Variables(declared, providers), templates)
 
 
-def test_functions_are_those_of_the_interface() -> None:
-    declared = parse_interface(INTERFACE, INTERFACES[INTERFACE])
-    assert set(Config().functions(INTERFACE)) == set(declared.funcs)
+@pytest.mark.parametrize("interface", INTERFACES)
+def test_functions_are_those_of_the_interface(interface: str) -> None:
+    declared = parse_interface(interface.replace("@2", "@2.0.0"), INTERFACES[interface])
+    assert set(Config().functions(interface)) == set(declared.funcs)
     assert Config().functions("fermyon:spin/other") == {}
 
 
@@ -60,7 +63,10 @@ def test_functions_are_those_of_the_interface() -> None:
 def test_variables_of_the_component(
     context: Callable[..., Any], variables: ComponentVariables, key: str, value: str
 ) -> None:
-    assert Config().functions(INTERFACE)["get-config"](context(variables=variables), key) == value
+    ctx = context(variables=variables)
+    assert Config().functions(INTERFACE)["get-config"](ctx, key) == value
+    assert Config().functions(VARIABLES)["get"](ctx, key) == value
+    assert Config().functions(WASI)["get"](ctx, key) == value
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,28 @@ def test_errors(
     with pytest.raises(Failure) as failure:
         get(ctx, key)
     assert failure.value.kind == kind
+    second = Config().get_variable(ctx, key)
+    assert isinstance(second, Err)
+    assert second.value == (kind, answer.value[1])
+    wasi = Config().get_or_none(ctx, key)
+    if kind in ("invalid-name", "undefined"):
+        assert wasi is None
+    else:
+        assert isinstance(wasi, Err)
+        assert wasi.value == ("upstream", answer.value[1])
+
+
+def test_all_variables_of_the_component(context: Callable[..., Any], variables: ComponentVariables) -> None:
+    get_all = Config().functions(WASI)["get-all"]
+    assert get_all(context()) == ()
+    working = ComponentVariables(variables.variables, {"b": "{{user}}", "a": "", "c": "x"})
+    assert get_all(context(variables=working)) == (("b", "me"), ("a", ""), ("c", "x"))
+    failed = get_all(context(variables=variables))
+    assert isinstance(failed, Err)
+    assert failed.value[0] == "upstream"
+    wrong = ComponentVariables(variables.variables, {"a": "{{"})
+    assert Config().get_or_none(context(variables=wrong), "a") == get_all(context(variables=wrong))
+    assert get_all(context(variables=wrong)).value[0] == "io"
 
 
 def test_a_component_without_variables(context: Callable[..., Any]) -> None:
@@ -112,3 +140,5 @@ def test_a_provider_that_took_all_time(context: Callable[..., Any]) -> None:
     variables = ComponentVariables(Variables(declared, [Unreliable(0.05)]), {"broken": "{{broken}}"})
     with pytest.raises(DeadlineExceeded):
         Config().get_config(context(variables=variables, seconds=0.01), "broken")
+    with pytest.raises(DeadlineExceeded):
+        Config().get_all(context(variables=variables, seconds=0.01))

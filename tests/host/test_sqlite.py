@@ -13,7 +13,7 @@ import pytest
 
 from wasm_gateway.component.values import Err
 from wasm_gateway.component.wit import parse_interface
-from wasm_gateway.errors import DeadlineExceeded, HostError
+from wasm_gateway.errors import DeadlineExceeded, HostError, Trap
 from wasm_gateway.host import sqlite
 from wasm_gateway.host.sqlite import INTERFACES, Connection, Database, SqlError, Sqlite
 
@@ -79,9 +79,14 @@ def guest(family: Sqlite, context: Callable[..., Any]) -> Callable[..., Guest]:
     return make
 
 
-def test_functions_are_those_of_the_interface(family: Sqlite) -> None:
-    declared = parse_interface(INTERFACE, INTERFACES[INTERFACE])
-    assert set(family.functions(INTERFACE)) == set(declared.funcs)
+@pytest.mark.parametrize(
+    ("interface", "version"),
+    [(INTERFACE, ""), (f"{INTERFACE}@2", "@2.0.0"), ("spin:sqlite/sqlite@3", "@3.1.0")],
+)
+def test_functions_are_those_of_the_interface(family: Sqlite, interface: str, version: str) -> None:
+    declared = parse_interface(interface.partition("@")[0] + version, INTERFACES[interface])
+    functions = set(family.functions(interface))
+    assert functions - {"[resource-drop]connection"} == set(declared.funcs)
     assert family.functions("fermyon:spin/other") == {}
 
 
@@ -597,15 +602,56 @@ def test_total_changes_counts_for_this_instance(guest: Callable[..., Guest]) -> 
     assert db.rows("SELECT total_changes(), changes(), last_insert_rowid()") == [[1, 1, 3]]
 
 
-def test_the_later_interfaces_can_ask(file: Path) -> None:
-    database = Database(file)
-    connection = database.connect()
-    assert (connection.changes, connection.last_insert_rowid) == (0, 0)
-    connection.execute("CREATE TABLE t (a)", [])
-    connection.execute("INSERT INTO t VALUES (1), (2)", [])
-    assert (connection.changes, connection.last_insert_rowid) == (2, 2)
-    database.release(connection)
-    database.close()
+@pytest.mark.parametrize("interface", [f"{INTERFACE}@2", "spin:sqlite/sqlite@3"])
+def test_connections_as_resources(
+    family: Sqlite, context: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, interface: str
+) -> None:
+    monkeypatch.setattr(sqlite, "MAX_CONNECTIONS", 3)
+    call, ctx = family.functions(interface), context(sqlite_databases=frozenset({"default", "unconfigured"}))
+    open_, execute = call["[static]connection.open"], call["[method]connection.execute"]
+    assert open_(ctx, "secret") == Err(("access-denied", None))
+    assert open_(ctx, "unconfigured") == Err(("no-such-database", None))
+    one, two, three = (open_(ctx, "default") for _ in range(3))
+    assert open_(ctx, "default") == Err(("io", "too many connections opened"))
+    assert execute(ctx, one, "CREATE TABLE t (a)", []) == ([], [])
+    assert execute(ctx, two, "INSERT INTO t VALUES (?)", [integer(7)]) == ([], [])
+    assert execute(ctx, three, "SELECT a FROM t", []) == (["a"], [([integer(7)],)])
+    assert execute(ctx, one, "SELEC", []).value[0] == "io"
+    call["[resource-drop]connection"](ctx, two)
+    assert execute(ctx, two, "SELECT 1", []) == Err(("invalid-connection", None))
+    assert isinstance(open_(ctx, "default"), int)
+
+
+def test_changes_and_the_last_row(family: Sqlite, context: Callable[..., Any]) -> None:
+    call, ctx = family.functions("spin:sqlite/sqlite@3"), context(sqlite_databases=frozenset({"default"}))
+    db = call["[static]connection.open"](ctx, "default")
+
+    def counts() -> tuple[int, int]:
+        names = ("changes", "last-insert-rowid")
+        changes, row = (call[f"[method]connection.{name}"](ctx, db) for name in names)
+        return changes, row
+
+    def execute(statement: str) -> None:
+        assert not isinstance(call["[method]connection.execute"](ctx, db, statement, []), Err)
+
+    assert counts() == (0, 0)
+    execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+    execute("INSERT INTO t VALUES (-5, 1), (40, 2)")
+    assert counts() == (2, 40)
+    execute("SELECT * FROM t")
+    assert counts() == (2, 40)
+    execute("UPDATE t SET b = zeroblob(300000)")  # which is judged by its EXPLAIN first
+    assert counts() == (2, 40)
+    execute("INSERT INTO t VALUES (-9223372036854775808, 1)")
+    assert counts() == (1, -(2**63))
+    execute("DELETE FROM t")
+    assert counts() == (3, -(2**63))
+    call["[resource-drop]connection"](ctx, db)
+    for name in ("changes", "last-insert-rowid"):
+        with pytest.raises(Trap):
+            call[f"[method]connection.{name}"](ctx, db)
+    db = call["[static]connection.open"](ctx, "default")  # the same connection, for somebody else
+    assert counts() == (0, 0)
 
 
 # Files.

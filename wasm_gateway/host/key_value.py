@@ -760,9 +760,20 @@ class Refused(Exception):
 
 def set_value(store: Store, key: str, value: bytes, deadline: Deadline | None) -> None:
     """Set what a guest gives; StoreError."""
-    if len(value) > MAX_HOST_BUFFERED_BYTES:  # or nobody could get it again
-        raise StoreError(f"value exceeds limit of {MAX_HOST_BUFFERED_BYTES} bytes")
+    _check_size(value)
     store.set(key, value, deadline)
+
+
+def set_values(store: Store, pairs: list[tuple[str, bytes]], deadline: Deadline | None) -> None:
+    """Set all of them, or none; StoreError."""
+    for _, value in pairs:
+        _check_size(value)
+    store.set_many(pairs, deadline)
+
+
+def _check_size(value: bytes) -> None:
+    if len(value) > MAX_HOST_BUFFERED_BYTES:  # nobody could get it again
+        raise StoreError(f"value exceeds limit of {MAX_HOST_BUFFERED_BYTES} bytes")
 
 
 _NO_SUCH_KEY = Err(("no-such-key", None))

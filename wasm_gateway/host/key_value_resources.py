@@ -12,7 +12,7 @@ from typing import Any
 
 from ..component.values import Err
 from .base import HostContext
-from .key_value import MAX_HANDLES, KeyValue, Store, StoreError, set_value
+from .key_value import MAX_HANDLES, KeyValue, Store, StoreError, set_value, set_values
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE
 
 _SPIN = """
@@ -82,7 +82,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "get-keys": lambda store, deadline: store.keys(deadline),
     "list-keys": lambda store, deadline: (store.keys(deadline), None),
     "get-many": lambda store, deadline, keys: store.get_many(keys, deadline) if keys else [],
-    "set-many": lambda store, deadline, pairs: store.set_many(pairs, deadline) if pairs else None,
+    "set-many": lambda store, deadline, pairs: set_values(store, pairs, deadline) if pairs else None,
     "delete-many": lambda store, deadline, keys: store.delete_many(keys, deadline) if keys else None,
     "increment": lambda store, deadline, key, delta: store.increment(key, delta, deadline),
 }

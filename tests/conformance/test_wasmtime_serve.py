@@ -1,0 +1,248 @@
+"""Real guests of wasi:http 0.2 answer here as they do under `wasmtime serve` (README.md)."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from wasm_gateway import Gateway
+from wasm_gateway.messages import Headers, Request
+
+PROGRAM = os.environ.get("WASMTIME")
+FOLDER = os.environ.get("GUESTS")
+
+# A guest of ten megabytes is compiled for half a minute.
+START_SECONDS = 300
+
+# Fields of the connection, and of the server itself; which of the framings a server takes is its own affair.
+OURS_NOT = frozenset(("connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"))
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request; `chunked` sends the body without its length."""
+
+    what: str
+    target: str
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    chunked: bool = False
+
+    def pieces(self) -> list[bytes]:
+        assert self.body is not None
+        return [self.body[at : at + 50_000] for at in range(0, len(self.body), 50_000)]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response; several fields of one name are in order, different names are not."""
+
+    status: int
+    headers: tuple[tuple[str, tuple[str, ...]], ...]
+    length: str | None
+    body: bytes
+
+    @classmethod
+    def of(cls, status: int, pairs: list[tuple[str, str]], body: bytes) -> Answer:
+        fields: dict[str, list[str]] = {}
+        for name, value in pairs:
+            fields.setdefault(name.lower(), []).append(value)
+        lengths = fields.get("content-length", [])
+        assert len(lengths) < 2
+        headers = tuple(sorted((name, tuple(fields[name])) for name in fields.keys() - OURS_NOT))
+        return cls(status, headers, lengths[0] if lengths else None, body)
+
+    def all_of(self, name: str) -> list[str]:
+        """The values of a repeatable field, joined or not (RFC 9110, 5.3)."""
+        values = dict(self.headers).get(name, ())
+        return [part.strip() for value in values for part in value.split(",")]
+
+
+MEBIBYTE = bytes(range(256)) * 4096
+ASKS = (
+    Ask("hello", "/hello", headers=(("X-Echo", "this, and that"),)),
+    Ask("hello-latin-1", "/hello", headers=(("x-echo", "d\xe9j\xe0 vu"), ("cookie", "a=1; b=2"))),
+    Ask("hello-without", "/hello"),
+    Ask("hello-head", "/hello", "HEAD"),
+    Ask("echo-0", "/echo", "POST", body=b""),
+    Ask("echo-5", "/echo", "POST", body=b"\0\xff\r\n\n"),
+    Ask("echo-1MiB", "/echo", "POST", body=MEBIBYTE),
+    Ask("echo-chunked", "/echo", "POST", body=MEBIBYTE[:200_001], chunked=True),
+    Ask("status", "/status"),
+    Ask("nothing", "/no%20such/%C3%A9?a=b%20c&d"),
+)
+Side = Callable[[Ask], Answer]
+
+GUESTS = sorted(Path(FOLDER).glob("*.wasm")) if PROGRAM and FOLDER else []
+pytestmark = pytest.mark.skipif(
+    not GUESTS, reason="WASMTIME and GUESTS do not name a program and a folder with guests (see README.md)"
+)
+
+
+def over_http(port: int) -> Side:
+    def side(ask: Ask) -> Answer:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            connection.putrequest(ask.method, ask.target, skip_accept_encoding=True)
+            for name, value in ask.headers:
+                connection.putheader(name, value)
+            if ask.chunked:
+                connection.putheader("transfer-encoding", "chunked")
+                connection.endheaders(iter(ask.pieces()), encode_chunked=True)
+            else:
+                if ask.body is not None:
+                    connection.putheader("content-length", str(len(ask.body)))
+                connection.endheaders(ask.body)
+            response = connection.getresponse()
+            return Answer.of(response.status, response.getheaders(), response.read())
+
+    return side
+
+
+def by_hand(gateway: Gateway) -> Side:
+    def side(ask: Ask) -> Answer:
+        path, _, query = ask.target.partition("?")
+        fields = [("host", "127.0.0.1"), *ask.headers]
+        if ask.body is not None:
+            fields.append(
+                ("transfer-encoding", "chunked") if ask.chunked else ("content-length", str(len(ask.body)))
+            )
+        body = () if ask.body is None else iter(ask.pieces()) if ask.chunked else (ask.body,)
+        response = gateway.handle(
+            Request(ask.method, path, query or None, Headers(fields), body, authority="127.0.0.1")
+        )
+        assert response is not None
+        content = b"" if ask.method == "HEAD" else b"".join(response.body)
+        return Answer.of(response.status, list(response.headers), content)
+
+    return side
+
+
+@contextmanager
+def serving(folder: Path, *command: str) -> Iterator[Side]:
+    """What the server says that `command` starts, with {port} in it, until the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [part.replace("{port}", str(port)) for part in command],
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text(errors="replace")
+                assert time.monotonic() < end, log.read_text(errors="replace")
+                time.sleep(0.05)
+        yield over_http(port)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module", params=GUESTS, ids=lambda path: path.stem)
+def guest(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+@pytest.fixture(scope="module")
+def scratch(guest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the application of `guest`, and its site."""
+    folder = tmp_path_factory.mktemp(guest.stem)
+    (folder / "spin.toml").write_text(
+        'spin_manifest_version = 2\n[application]\nname = "guest"\nversion = "1.0.0"\n'
+        f'[[trigger.http]]\nroute = "/..."\ncomponent = "guest"\n[component.guest]\nsource = "{guest}"\n'
+    )
+    (folder / "guest_site.py").write_text(
+        "from wasm_gateway import Gateway\n"
+        f'gateway = Gateway.from_manifest({str(folder / "spin.toml")!r}, cache_dir="cache", state_dir="")\n'
+        "wsgi, asgi = gateway.wsgi(), gateway.asgi()\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(guest: Path, scratch: Path) -> Iterator[dict[Ask, Answer]]:
+    """What wasmtime says."""
+    assert PROGRAM is not None
+    flags = ("-S", "cli", "--addr", "127.0.0.1:{port}")
+    with serving(scratch, PROGRAM, "serve", *flags, str(guest)) as side:
+        yield {ask: side(ask) for ask in ASKS}
+
+
+@pytest.fixture(scope="module")
+def gateway(scratch: Path) -> Iterator[Gateway]:
+    with Gateway.from_manifest(
+        scratch / "spin.toml", cache_dir=scratch / "cache", state_dir=""
+    ).open() as opened:
+        yield opened
+
+
+# Behind: by hand, and through each kind of door, in the servers of test_servers.py.
+SIDES = {
+    "handle": (),
+    "wsgi": ("gunicorn", "--bind", "127.0.0.1:{port}", "--threads", "2", "guest_site:wsgi"),
+    "asgi": ("uvicorn", "--port", "{port}", "guest_site:asgi"),
+}
+
+
+@pytest.fixture(scope="module", params=SIDES)
+def side(request: pytest.FixtureRequest, gateway: Gateway, scratch: Path) -> Iterator[Side]:
+    command = SIDES[request.param]
+    if not command:
+        yield by_hand(gateway)
+        return
+    with serving(scratch, sys.executable, "-m", *command) as made:
+        yield made
+
+
+def test_the_guest_follows_the_protocol(expected: dict[Ask, Answer]) -> None:
+    """Otherwise two failures would compare as equal."""
+    answers = {ask.what: answer for ask, answer in expected.items()}
+    for ask in ASKS:
+        answer = answers[ask.what]
+        if ask.target == "/hello":
+            assert answer.status == 200
+            assert answer.body or ask.method == "HEAD"
+            assert dict(answer.headers)["content-type"][0].startswith("text/plain")
+        elif ask.target == "/echo":
+            assert (answer.status, answer.body) == (200, ask.body)
+    assert answers["hello"].all_of("x-echo") == ["this", "and that"]
+    assert answers["status"].status == 418
+    assert answers["status"].all_of("x-one") == ["1"]
+    assert answers["status"].all_of("x-many") == ["a", "b"]
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.what)
+def test_the_same_answer(ask: Ask, side: Side, expected: dict[Ask, Answer]) -> None:
+    wanted, got = expected[ask], side(ask)
+    assert (got.status, got.headers) == (wanted.status, wanted.headers)
+    assert got.body == wanted.body
+    if got.length is not None and wanted.length is not None:
+        assert got.length == wanted.length
+
+
+@pytest.mark.parametrize("times", [20])
+def test_again_and_again(times: int, side: Side, expected: dict[Ask, Answer]) -> None:
+    """A guest leaves nothing behind."""
+    for ask in ASKS[:3] * times:
+        assert side(ask).body == expected[ask].body

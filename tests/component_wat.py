@@ -86,6 +86,44 @@ ANSWERING = {
     STREAMS: ("[method]output-stream.blocking-write-and-flush", "[resource-drop]output-stream"),
 }
 
+# For a guest that does it by itself: code that begins a response whose body is `$sink`, and ends it; and one
+# that reads a chunk of the request, writes it to the response, forgets it.
+ECHO_USES = {
+    HTTP: ("[method]incoming-request.consume", "[method]incoming-body.stream"),
+    STREAMS: (
+        *("[method]input-stream.blocking-read", "[method]output-stream.check-write"),
+        *("[method]output-stream.write", "[resource-drop]input-stream"),
+    ),
+}
+BEGIN = """
+  (local.set $response (call $outgoing-response (call $fields)))
+  (call $outgoing-response.body (local.get $response) (i32.const 16))
+  (local.set $body (i32.load (i32.const 20)))
+  (call $response-outparam.set (local.get $out) (i32.const 0) (local.get $response) (i32.const 0)
+    (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+  (call $outgoing-body.write (local.get $body) (i32.const 16))
+  (local.set $sink (i32.load (i32.const 20)))"""
+LOCALS = "(local $response i32) (local $body i32) (local $sink i32) (local $in i32)"
+END = """
+  (call $drop.output-stream (local.get $sink))
+  (call $outgoing-body.finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 16))"""
+ECHO = f"""{LOCALS}
+  (call $incoming-request.consume (local.get $request) (i32.const 16))
+  (call $incoming-body.stream (i32.load (i32.const 20)) (i32.const 16))
+  (local.set $in (i32.load (i32.const 20)))
+  {BEGIN}
+  (block $done (loop $more
+    (call $input-stream.blocking-read (local.get $in) (i64.const 65536) (i32.const 16))
+    (br_if $done (i32.load (i32.const 16)))
+    (call $output-stream.check-write (local.get $sink) (i32.const 32))
+    (if (i64.lt_u (i64.load (i32.const 40)) (i64.extend_i32_u (i32.load (i32.const 24))))
+      (then (unreachable)))
+    (call $output-stream.write (local.get $sink) (i32.load (i32.const 20)) (i32.load (i32.const 24))
+      (i32.const 32))
+    (call $reset)
+    (br $more)))
+  {END}"""
+
 Uses = Mapping[str, Sequence[str]]
 
 
@@ -331,6 +369,24 @@ class Toolkit:
     (with "handle" (func $lifted))))
   (export "wasi:http/incoming-handler@0.2.0" (instance $shimmed))"""
         return wat2wasm(self.text(core, merged, export, resources=(request, out)).encode())
+
+    def echo(self) -> bytes:
+        """A guest of wasi:http that gives back what it is sent, chunk by chunk."""
+        return self.http(ECHO, ECHO_USES)
+
+    def waiting(self, text: bytes, seconds: int) -> bytes:
+        """A guest of wasi:http that writes `text` and ends so many seconds later."""
+        uses = {
+            STREAMS: ("[method]output-stream.check-write", "[method]output-stream.write"),
+            "wasi:clocks/monotonic-clock@0.2.0": ("subscribe-duration",),
+            "wasi:io/poll@0.2.0": ("[method]pollable.block",),
+        }
+        body = f"""{LOCALS}{BEGIN}
+  (call $output-stream.check-write (local.get $sink) (i32.const 32))
+  (call $output-stream.write (local.get $sink) (i32.const 64) (i32.const {len(text)}) (i32.const 32))
+  (call $pollable.block (call $subscribe-duration (i64.const {seconds}_000_000_000)))
+  {END}"""
+        return self.http(body, uses, data=f'(data (i32.const 64) "{text.decode()}")')
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.component_wat import BEGIN, ECHO, ECHO_USES, END, LOCALS
 from wasm_gateway import Gateway
 from wasm_gateway.errors import GuestError, RequestError
 from wasm_gateway.executors.wasi_http import CHUNK_BYTES
@@ -19,43 +20,6 @@ HTTP = "wasi:http/types@0.2.0"
 STREAMS = "wasi:io/streams@0.2.0"
 CLOCK = "wasi:clocks/monotonic-clock@0.2.0"
 POLL = "wasi:io/poll@0.2.0"
-
-# Reads a chunk, writes it, forgets it.
-ECHO_USES = {
-    HTTP: ("[method]incoming-request.consume", "[method]incoming-body.stream"),
-    STREAMS: (
-        *("[method]input-stream.blocking-read", "[method]output-stream.check-write"),
-        *("[method]output-stream.write", "[resource-drop]input-stream"),
-    ),
-}
-BEGIN = """
-  (local.set $response (call $outgoing-response (call $fields)))
-  (call $outgoing-response.body (local.get $response) (i32.const 16))
-  (local.set $body (i32.load (i32.const 20)))
-  (call $response-outparam.set (local.get $out) (i32.const 0) (local.get $response) (i32.const 0)
-    (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
-  (call $outgoing-body.write (local.get $body) (i32.const 16))
-  (local.set $sink (i32.load (i32.const 20)))"""
-LOCALS = "(local $response i32) (local $body i32) (local $sink i32) (local $in i32)"
-END = """
-  (call $drop.output-stream (local.get $sink))
-  (call $outgoing-body.finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 16))"""
-ECHO = f"""{LOCALS}
-  (call $incoming-request.consume (local.get $request) (i32.const 16))
-  (call $incoming-body.stream (i32.load (i32.const 20)) (i32.const 16))
-  (local.set $in (i32.load (i32.const 20)))
-  {BEGIN}
-  (block $done (loop $more
-    (call $input-stream.blocking-read (local.get $in) (i64.const 65536) (i32.const 16))
-    (br_if $done (i32.load (i32.const 16)))
-    (call $output-stream.check-write (local.get $sink) (i32.const 32))
-    (if (i64.lt_u (i64.load (i32.const 40)) (i64.extend_i32_u (i32.load (i32.const 24))))
-      (then (unreachable)))
-    (call $output-stream.write (local.get $sink) (i32.load (i32.const 20)) (i32.load (i32.const 24))
-      (i32.const 32))
-    (call $reset)
-    (br $more)))
-  {END}"""
 
 WRITES = {STREAMS: ("[method]output-stream.check-write", "[method]output-stream.write")}
 

@@ -90,9 +90,19 @@ SERVERS = {
 
 @pytest.fixture(params=SERVERS)
 def server(
-    request: pytest.FixtureRequest, start: Any, manifest: Path, cache_dir: Path, tmp_path: Path
+    request: pytest.FixtureRequest,
+    start: Any,
+    manifest: Path,
+    components: Any,
+    cache_dir: Path,
+    tmp_path: Path,
 ) -> Iterator[tuple[str, int]]:
     source, options, command = SERVERS[request.param]
+    for name, wasm in (("stream", components.echo()), ("wait", components.waiting(b"early", 60))):
+        (tmp_path / f"{name}.wasm").write_bytes(wasm)
+        with manifest.open("a") as file:
+            file.write(f'\n[[trigger.http]]\nroute = "/wasm/{name}"\ncomponent = "{name}"')
+            file.write(f'\n[component.{name}]\nsource = "{name}.wasm"')
     (tmp_path / "site_app.py").write_text(
         source.format(manifest=str(manifest), cache=str(cache_dir), **options)
     )
@@ -123,6 +133,8 @@ def test_a_site(server: tuple[str, int], request: pytest.FixtureRequest) -> None
     with closing(http.client.HTTPConnection(*server, timeout=10)) as connection:
         check_answers(connection, request.node.name)
     check_connections(server, request.node.name)
+    check_echo(server, request.node.name)
+    check_streams(server, request.node.name)
 
 
 def check_answers(connection: http.client.HTTPConnection, name: str) -> None:
@@ -203,3 +215,44 @@ def check_connections(server: tuple[str, int], name: str) -> None:
     answer = exchange(server, get + b"Host: a b\r\n\r\n")
     assert b" 400 Bad Request\r\n" in answer
     assert b"wasm" not in answer
+
+
+def check_streams(server: tuple[str, int], name: str) -> None:
+    """The beginning of a response is there before its end has been made.
+
+    But not under a server that hands out no `write`, nor on the event loop itself.
+    """
+    if "granian-wsgi" in name or "inline" in name:
+        return
+    # The guest waits much longer than this client, and has written before.
+    with socket.create_connection(server, timeout=10) as raw:
+        raw.sendall(b"GET /wasm/wait HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while b"early" not in answer:
+            piece = raw.recv(65536)
+            assert piece, answer
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def check_echo(server: tuple[str, int], name: str) -> None:
+    """A chunk comes back before the next one is sent, but where server or framework wait for the whole."""
+    whole = "django" in name or not name.startswith("test_a_site[uvicorn")
+    with socket.create_connection(server, timeout=10) as raw:
+        raw.sendall(
+            b"POST /wasm/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        answer = b""
+        for chunk in (b"first", b"second"):
+            raw.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            while not whole and chunk not in answer:
+                piece = raw.recv(65536)
+                assert piece, answer
+                answer += piece
+        raw.sendall(b"0\r\n\r\n")
+        while piece := raw.recv(65536):
+            answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 200 OK" in head
+    assert body.index(b"first") < body.index(b"second")

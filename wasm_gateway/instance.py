@@ -342,6 +342,7 @@ class Instance(HostContext):
 
     def _find(self, function: CoreSignature, offset: int) -> bool:
         """Put the exported `function`, which exists, at `offset` of the buffer."""
+        self._need(function)
         address, name = self._address, function.name
         found: bool = capi.instance_export_get(
             self.context, address + function.at, name, len(name), address + offset
@@ -365,6 +366,14 @@ class Instance(HostContext):
 
     # Calls
 
+    def _need(self, function: CoreSignature) -> None:
+        """Trap where the module that exports `function` is still to be instantiated.
+
+        A start function may get at it through a table that is not filled yet; wasmtime would end the process.
+        """
+        if self._buffer[function.at : function.at + 8] == _NULL:
+            raise Trap("uninitialized element: the module of this function is not instantiated yet")
+
     def function(self, name: str) -> Callable[..., Any] | None:
         """The exported function `name` as a callable of core values, None when there is none.
 
@@ -377,6 +386,7 @@ class Instance(HostContext):
     def core(self, signature: CoreSignature) -> Callable[..., Any]:
         """The exported function `signature` of the program, called in the same way."""
         _need_frames(FRAMES)
+        self._need(signature)
         address, context, buffer = self._address, self.context, self._buffer
         extern = _Extern()
         where = ctypes.addressof(extern)

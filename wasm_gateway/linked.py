@@ -175,9 +175,7 @@ class LinkedProgram:
     def core(self, definition: object) -> CoreSignature:
         """How a core function of the plan is called; UnsupportedError for one that is the host's own."""
         if not isinstance(definition, CoreItem):
-            raise UnsupportedError(
-                "a host function lifted again, without a guest in between", "lifted imports"
-            )
+            raise lifted_again()
         plan = self.assembly.plan
         module = plan.modules[plan.steps[definition.step].module].module
         [type_] = [e.type for e in module.exports if e.name == definition.name]
@@ -204,6 +202,10 @@ class LinkedProgram:
     def signature(self, name: str) -> CoreSignature | None:
         """None: what a component exports is called by lifting it."""
         return None
+
+
+def lifted_again() -> UnsupportedError:
+    return UnsupportedError("a host function lifted again, without a guest in between", "lifted imports")
 
 
 def _delete(linkers: deque[int]) -> None:

@@ -183,6 +183,45 @@ def test_functions_that_come_later_are_not_called_earlier() -> None:
     assert simplify(swapped) is swapped
 
 
+# The shim's function is put to other uses than being imported; {there} is what the fixup puts in its place.
+OTHER_USES = """
+  (import "log" (func $log (param "text" string)))
+  (core module $shim (table (export "$imports") 1 1 funcref) (type $f (func (param i32)))
+    (func (export "0") (type $f) local.get 0 i32.const 0 call_indirect (type $f)))
+  (core instance $s (instantiate $shim)) (alias core export $s "0" (core func $0))
+  {before}
+  (core module $main (func (export "g") (param i32)) (func (export "f") (result i32) i32.const 0))
+  (core instance $m (instantiate $main)) (alias core export $m "g" (core func $g))
+  (type $r (resource (rep i32))) (core func $drop (canon resource.drop $r))
+  (core module $fixup (import "" "0" (func $f (param i32))) (import "" "t" (table 1 1 funcref))
+    (elem (i32.const 0) func $f))
+  (core instance (instantiate $fixup (with "" (instance (export "0" (func {there}))
+    (export "t" (table $s "$imports"))))))
+  {after}"""
+LIFTED = '(func (export "f") (param "x" u32) (canon lift (core func $0)))'
+POST = '(func (export "f") (result u32) (canon lift (core func $m "f") (post-return (core func $0))))'
+DTOR = "(type (resource (rep i32) (dtor (core func $0))))"
+
+
+@pytest.mark.parametrize(("before", "after"), [("", LIFTED), ("", POST), (DTOR, "")])
+def test_other_uses_of_a_shim_lead_to_the_module_behind_it(before: str, after: str) -> None:
+    short = simplify(plan(OTHER_USES.format(there="$g", before=before, after=after)))
+    [_main] = short.steps
+    assert CoreItem(0, "g", "func") in (
+        *(lifted.core for lifted in short.functions.values()),
+        *(lifted.options.post_return for lifted in short.functions.values()),
+        *(resource.dtor for resource in short.resources),
+    )
+
+
+@pytest.mark.parametrize("there", ["$drop", "$0"])
+@pytest.mark.parametrize(("before", "after"), [("", LIFTED), ("", POST), (DTOR, "")])
+def test_there_has_to_be_a_module_behind_it(before: str, after: str, there: str) -> None:
+    """A function of the host cannot be lifted, and one that calls itself never ends."""
+    kept = plan(OTHER_USES.format(there=there, before=before, after=after))
+    assert simplify(kept) is kept
+
+
 # Names
 
 

@@ -88,8 +88,10 @@ def test_module() -> None:
         ('(global (export "x") (mut i64) (i64.const -1))', GlobalType(b"\x7e", True)),
         ('(global f32 (f32.const 1)) (global (export "x") f64 (f64.const 1))', GlobalType(b"\x7c", False)),
         (
-            "(global $g i32 (i32.const 1)) (global i32 (i32.add (global.get $g) (i32.const 400)))"
-            ' (global (export "x") f32 (f32.const 1))',
+            (
+                "(global $g i32 (i32.const 1)) (global i32 (i32.add (global.get $g) (i32.const 400)))"
+                ' (global (export "x") f32 (f32.const 1))'
+            ),
             GlobalType(b"\x7d", False),
         ),
         ('(global (ref i31) (ref.i31 (i32.const 1))) (global (export "x") i32 (i32.const 1))', None),

@@ -236,6 +236,13 @@ INVALID = {
         ),
         "realloc is a core function of another type",
     ),
+    "a shared memory": (
+        (
+            '(core module $m (memory (export "m") 1 2 shared)) (core instance $i (instantiate $m)) '
+            '(import "f" (func $f)) (core func (canon lower (func $f) (memory (core memory $i "m"))))'
+        ),
+        "the canonical option memory is one of another type",
+    ),
     "post-return of an import": (
         f'{CORE} (import "f" (func $f)) (core func (canon lower (func $f) (post-return (core func $i "f"))))',
         "post-return is only for synchronous lifts",
@@ -661,6 +668,13 @@ def test_limits_of_a_plan() -> None:
         ),
         ("(canon waitable-set.new (core func))", "waitable-set.new"),
         ("(canon task.return (core func))", "task.return"),
+        (
+            (
+                '(core module $m (memory (export "m") i64 1)) (core instance $i (instantiate $m))'
+                '(import "f" (func $f async)) (core func (canon lower (func $f) (memory (core memory $i "m"))))'
+            ),
+            "memory64",
+        ),
     ],
 )
 def test_what_is_not_there_yet(text: str, feature: str) -> None:

@@ -85,8 +85,11 @@ def assemble(plan: Plan) -> Assembly:
     return Assembly(plan, tuple(images), functions, tuple(used))
 
 
-def _items(plan: Plan) -> Iterator[CoreItem]:
-    """Every export of a core instance that something in `plan` refers to."""
+def _items(plan: Plan, imported: bool = True) -> Iterator[CoreItem]:
+    """Every export of a core instance that something in `plan` refers to.
+
+    Without `imported` those are left out that a core module imports as they are.
+    """
 
     def within(definition: object) -> Iterator[CoreItem]:
         match definition:
@@ -103,7 +106,8 @@ def _items(plan: Plan) -> Iterator[CoreItem]:
 
     for step in plan.steps:
         for definition in step.imports.values():
-            yield from within(definition)
+            if imported or not isinstance(definition, CoreItem):
+                yield from within(definition)
     for slot in plan.slots:
         yield from within(slot.memory)
         yield from within(slot.realloc)
@@ -164,7 +168,12 @@ def _targets(plan: Plan, shim: int) -> tuple[int, dict[CoreItem, CoreDefinition]
             used = [i for i, s in enumerate(plan.steps) if CoreItem(shim, name, "func") in s.imports.values()]
             if any(i <= definition.step for i in used if i != fixup):
                 return None
+            if definition.step in (shim, fixup):
+                return None  # it calls itself
         functions[CoreItem(shim, name, "func")] = definition
+    # what is not imported, but lifted, a destructor and so on, has to be some module's
+    if any(not isinstance(functions.get(item, item), CoreItem) for item in _items(plan, imported=False)):
+        return None
     return fixup, functions
 
 
@@ -268,7 +277,9 @@ def _without(plan: Plan, dropped: set[int], instead: Mapping[CoreItem, CoreDefin
         return old
 
     def options(old: Options) -> Options:
-        return old if old.post_return is None else replace(old, post_return=item(old.post_return))
+        post_return = optional(old.post_return)
+        assert post_return is None or isinstance(post_return, CoreItem)
+        return replace(old, post_return=post_return)
 
     def lifted(old: Lifted) -> Lifted:
         return replace(old, core=core(old.core), options=options(old.options))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ..errors import DecodeError, UnsupportedError
 from . import syntax as s
-from .core import CoreModule
+from .core import CoreModule, MemoryType
 from .items import (
     NAMED,
     AbstractResource,
@@ -758,6 +758,11 @@ class Evaluator:
         memory = realloc = post_return = None
         if options.memory is not None:
             memory = self.at(scope, "core memory", options.memory, offset)
+            if isinstance(memory.type, MemoryType):  # a subtype of (memory 0)
+                if memory.type.limits.is64:
+                    raise UnsupportedError("values in memories of 64 bits are not supported", "memory64")
+                if memory.type.limits.shared or memory.type.limits.page != 16:
+                    raise DecodeError("the canonical option memory is one of another type", offset)
         elif needs.memory:
             raise DecodeError("the canonical option memory is required", offset)
         if options.realloc is not None:

@@ -18,8 +18,8 @@ from ..component.core import preamble
 from ..component.layout import flatten_functype
 from ..component.names import canonical_name
 from ..component.parse import parse_component
+from ..component.plan import CoreItem, Lifted, Lowered, Plan, ResourceBuiltin
 from ..component.plan import HostFunction as HostCall
-from ..component.plan import Lifted, Lowered, Plan, ResourceBuiltin
 from ..component.resolve import resolve
 from ..component.syntax import ComponentDef
 from ..component.types import FuncType, InterfaceType
@@ -28,7 +28,7 @@ from ..errors import DecodeError, UnsupportedError
 from ..host.application import Hosts, MissingDriver
 from ..host.base import Grants
 from ..host.wasi_state import WasiState
-from ..linked import LinkedProgram, compile_all
+from ..linked import LinkedProgram, compile_all, lifted_again
 from .core_module import may_have, noting_stack, refusing, runs_guests, warn_of
 from .guest import LiftedFunction, Provider
 
@@ -191,6 +191,8 @@ class _Binder:
 
     def _guest(self, callee: Lifted, lowered: Lowered) -> Callback:
         """One component instance of the guest calls another one."""
+        if not isinstance(callee.core, CoreItem):
+            raise lifted_again()
         name = f"component instance {callee.part}"
         function: LiftedFunction | None = None
 

@@ -19,6 +19,7 @@ from . import report
 # name -> module with `run(quick: bool) -> list[Table]`
 BENCHMARKS = {
     "handle": "handle",
+    "components": "components",
     "router": "router",
     "doors": "doors",
     "servers": "servers",

@@ -1,5 +1,6 @@
-# The other side of a server: a process that reads "PORT COUNT PATH" from its input,
-# sends so many requests one after the other, and prints the microseconds of each.
+# The other side of a server: a process that reads "PORT COUNT PATH BODY" from its input,
+# sends so many requests one after the other, and prints the microseconds of each. BODY, in
+# hexadecimal, is what every answer must be.
 #
 # It keeps its connection as long as the server does; where a server closes it after
 # each answer, connecting again is part of the time.
@@ -42,7 +43,7 @@ class Connection:
         elif b"\r\ntransfer-encoding: chunked" in head:
             while not body.endswith(b"0\r\n\r\n"):
                 body += self._receive()
-            body = body.partition(b"\r\n")[2].rpartition(b"\r\n0\r\n")[0]
+            body = dechunked(body)
         else:
             raise ValueError(f"nothing ends the answer {head[:200]!r}")
         if b"\r\nconnection: close" in head:
@@ -62,6 +63,18 @@ class Connection:
             self.socket = None
 
 
+def dechunked(data: bytes) -> bytes:
+    """The content of a whole chunked body."""
+    content, at = bytearray(), 0
+    while True:
+        end = data.index(b"\r\n", at)
+        size = int(data[at:end], 16)
+        if not size:
+            return bytes(content)
+        content += data[end + 2 : end + 2 + size]
+        at = end + 2 + size + 2
+
+
 def head(path: str, port: int) -> bytes:
     """The request of a browser."""
     fields = dict(guests.MANY) | {"host": f"127.0.0.1:{port}"}
@@ -69,14 +82,14 @@ def head(path: str, port: int) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def ask(port: int, count: int, path: str) -> list[float]:
+def ask(port: int, count: int, path: str, answer: bytes) -> list[float]:
     connection, request, times = Connection(port), head(path, port), []
     try:
         for _ in repeat(None, count):
             begin = perf_counter_ns()
             body = connection.exchange(request)
             times.append((perf_counter_ns() - begin) / 1e3)
-            if body != guests.ANSWER:
+            if body != answer:
                 raise ValueError(f"the server answers {body[:200]!r}")
     finally:
         connection.close()
@@ -85,9 +98,9 @@ def ask(port: int, count: int, path: str) -> list[float]:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        port, count, path = line.split()
+        port, count, path, body = line.rstrip("\n").split(" ")
         try:
-            answer: dict[str, object] = {"us": ask(int(port), int(count), path)}
+            answer: dict[str, object] = {"us": ask(int(port), int(count), path, bytes.fromhex(body))}
         except (OSError, ValueError) as error:
             answer = {"error": repr(error)}
         print(json.dumps(answer), flush=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wasm_gateway import Gateway
 
-from . import guests, measure
+from . import guests, measure, wasi_http
 from .report import Cell, Table
 from .stopwatch import PHASES, Stopwatch
 
@@ -36,6 +36,7 @@ HELLO = (
     Subject("WAGI: takes its environment, answers", "memory", "/wasm/wagi"),
     Subject("legacy flat: answers", "memory", "/wasm/flat"),
     Subject("Spin 1: answers", "memory", "/wasm/spin"),
+    Subject("wasi:http 0.2: answers", "memory", "/wasm/wasi-http"),
     Subject("Spin 1: reads a key, store in memory", "memory", "/wasm/spin-key"),
     Subject("Spin 1: reads a key, store in SQLite", "sqlite", "/wasm/spin-key"),
 )
@@ -70,7 +71,9 @@ def gateways() -> Iterator[dict[str, Gateway]]:
     """The applications that are asked, by name, opened."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        manifest = guests.application(folder, [*guests.hello_guests(), guests.key_reader()])
+        manifest = guests.application(
+            folder, [*guests.hello_guests(), wasi_http.component(), guests.key_reader()]
+        )
         answer = {"answer": guests.ANSWER.decode()}
         cache = folder / "cache"
         made = {

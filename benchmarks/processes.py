@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import guests
+
 START_SECONDS = 30.0
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,8 +37,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], port: int, environment: Mapping[str, str] | None = None) -> Iterator[int]:
-    """A server from when it accepts connections at `port` until the end; its process id."""
+def running(
+    command: Sequence[str],
+    port: int,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = START_SECONDS,
+) -> Iterator[int]:
+    """A server from when it accepts connections at `port`, in `seconds` at most, until the end; its process id."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command,
@@ -48,7 +55,7 @@ def running(command: Sequence[str], port: int, environment: Mapping[str, str] | 
             preexec_fn=_end_with_parent,
         )
         try:
-            give_up = time.monotonic() + START_SECONDS
+            give_up = time.monotonic() + seconds
             while not _answers(port):
                 if process.poll() is not None or time.monotonic() > give_up:
                     output.seek(0)
@@ -114,11 +121,11 @@ class Client:
 
     process: subprocess.Popen[str]
 
-    def ask(self, port: int, path: str, count: int) -> list[float]:
-        """Microseconds of each of `count` requests, one after the other."""
+    def ask(self, port: int, path: str, count: int, body: bytes = guests.ANSWER) -> list[float]:
+        """Microseconds of each of `count` requests, one after the other, all answered with `body`."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{port} {count} {path}\n")
+        self.process.stdin.write(f"{port} {count} {path} {body.hex()}\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline() or '{"error": "the client has ended"}')
         if "error" in answer:

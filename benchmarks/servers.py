@@ -9,12 +9,16 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
-from . import doors, processes, sites
+from . import doors, guests, processes, sites
 from .report import Cell, Table
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +96,22 @@ class Cost:
 
 
 def compare(
-    client: processes.Client, targets: dict[str, tuple[int, int, str]], *, rounds: int, count: int
-) -> dict[str, Cost]:
-    """What a request costs each target (process id, port, path), asked in turns."""
+    client: processes.Client,
+    targets: Mapping[Key, tuple[int, int, str]],
+    *,
+    rounds: int,
+    count: int,
+    body: bytes = guests.ANSWER,
+) -> dict[Key, Cost]:
+    """What a request that is answered with `body` costs each target (process id, port, path), asked in turns."""
     costs = {name: Cost([], []) for name in targets}
     for _, port, path in targets.values():
-        client.ask(port, path, max(count // 5, 1))
+        client.ask(port, path, max(count // 5, 1), body)
     for turn in range(rounds):
         order = list(targets.items())
         for name, (pid, port, path) in reversed(order) if turn % 2 else order:
             before = processes.cpu_us(pid)
-            costs[name].times += client.ask(port, path, count)
+            costs[name].times += client.ask(port, path, count, body)
             costs[name].cpu.append((processes.cpu_us(pid) - before) / count)
     return costs
 

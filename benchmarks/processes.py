@@ -43,7 +43,10 @@ def running(
     environment: Mapping[str, str] | None = None,
     seconds: float = START_SECONDS,
 ) -> Iterator[int]:
-    """A server from when it accepts connections at `port`, in `seconds` at most, until the end; its process id."""
+    """A server from when it accepts connections at `port` until the end; its process id.
+
+    RuntimeError when it does not within `seconds`.
+    """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command,

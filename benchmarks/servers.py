@@ -103,7 +103,7 @@ def compare(
     count: int,
     body: bytes = guests.ANSWER,
 ) -> dict[Key, Cost]:
-    """What a request that is answered with `body` costs each target (process id, port, path), asked in turns."""
+    """What a request costs each target (process id, port, path), asked in turns; `body` is every answer."""
     costs = {name: Cost([], []) for name in targets}
     for _, port, path in targets.values():
         client.ask(port, path, max(count // 5, 1), body)

@@ -569,8 +569,8 @@ def test_a_child_that_is_running_is_not_entered_again(run: Callable[..., Running
         running("ok")  # there is no way into what trapped
 
 
-def test_a_sibling_is_not_entered_again_through_a_destructor(run: Callable[..., Running]) -> None:
-    """C runs, D drops a resource of C, whose destructor would run in C."""
+def test_a_child_may_drop_what_its_parent_defines(run: Callable[..., Running]) -> None:
+    """The destructor runs in the parent, which is stayed in."""
     running = run(
         """
       (core module $d (func (export "dtor") (param i32)))
@@ -593,9 +593,52 @@ def test_a_sibling_is_not_entered_again_through_a_destructor(run: Callable[..., 
         (func (export "run") (canon lift (core func $i "run"))))
       (instance $c (instantiate $C)) (export "run" (func $c "run"))"""
     )
-    # D is a child of C here: that is no entering
     running("run")
     running("run")
+
+
+@pytest.mark.parametrize("dtor", ["", '(dtor (core func $d "dtor"))'])
+def test_a_destructor_enters_the_instance_that_defines_the_resource(
+    run: Callable[..., Running], dtor: str
+) -> None:
+    """C runs and calls its parent, which gives a resource of C to D; D drops it."""
+    running = run(
+        f"""
+      (component $C (import "g" (func $g)) (core func $g' (canon lower (func $g)))
+        (core module $d (func (export "dtor") (param i32))) (core instance $d (instantiate $d))
+        (type $R' (resource (rep i32) {dtor})) (export $R "r" (type $R'))
+        (core func $new (canon resource.new $R'))
+        (core module $m (import "" "new" (func $new (param i32) (result i32))) (import "" "g" (func $g))
+          (func (export "make") (result i32) (call $new (i32.const 7))) (func (export "run") (call $g)))
+        (core instance $i (instantiate $m (with "" (instance (export "new" (func $new))
+          (export "g" (func $g'))))))
+        (func (export "make") (result (own $R)) (canon lift (core func $i "make")))
+        (func (export "run") (canon lift (core func $i "run"))))
+      (component $D (import "r" (type $R (sub resource))) (core func $drop (canon resource.drop $R))
+        (core module $m (import "" "drop" (func $drop (param i32)))
+          (func (export "end") (param i32) (call $drop (local.get 0))))
+        (core instance $i (instantiate $m (with "" (instance (export "drop" (func $drop))))))
+        (func (export "end") (param "x" (own $R)) (canon lift (core func $i "end"))))
+      (core module $table (table (export "t") 1 funcref)
+        (func (export "g") (call_indirect (i32.const 0)) (nop)))
+      (core instance $t (instantiate $table)) (func $g (canon lift (core func $t "g")))
+      (instance $c (instantiate $C (with "g" (func $g)))) (alias export $c "r" (type $R))
+      (instance $d (instantiate $D (with "r" (type $R))))
+      (core func $make (canon lower (func $c "make"))) (core func $end (canon lower (func $d "end")))
+      (core module $m (import "" "make" (func $make (result i32))) (import "" "end" (func $end (param i32)))
+        (import "" "t" (table 1 funcref)) (elem (i32.const 0) func $finish)
+        (func (export "make") (drop (call $make))) (func $finish (export "end") (call $end (i32.const 1))))
+      (core instance $i (instantiate $m (with "" (instance (export "make" (func $make))
+        (export "end" (func $end)) (export "t" (table $t "t"))))))
+      (func (export "make") (canon lift (core func $i "make")))
+      (func (export "end") (canon lift (core func $i "end")))
+      (export "run" (func $c "run"))"""
+    )
+    running("make")
+    running("end")
+    running("make")
+    with pytest.raises(Trap, match="cannot enter a component instance that is running already"):
+        running("run")
 
 
 LEAVING = (

@@ -156,7 +156,7 @@ def canon_resource_drop(
     """A guest drops a handle; the destructor of an owned resource runs.
 
     `state` is that of the component instance that drops it, `inst` itself where there is one alone;
-    `enters` are the component instances that the destructor enters.
+    `enters` are the component instances that the destructor enters, even where there is none.
     """
     if state is None:
         state = inst
@@ -164,10 +164,10 @@ def canon_resource_drop(
         raise Trap("resource.drop: cannot leave the component instance")
     h = state.handles.remove(i, rt)
     if h.own:
+        states = enter(inst, enters) if enters else ()
         if rt.dtor is not None:
-            states = enter(inst, enters) if enters else ()
             rt.dtor(inst, h.rep)
-            leave(states)
+        leave(states)
     elif h.borrow_scope is not None:
         h.borrow_scope.num_borrows -= 1
 

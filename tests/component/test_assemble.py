@@ -128,6 +128,23 @@ def test_a_shim_that_may_be_something_else_stays(old: str, new: str) -> None:
     assert simplify(kept) is kept
 
 
+@pytest.mark.parametrize(("at", "new"), [(0, b""), (3, b"\x7f")])
+def test_a_shim_whose_code_is_malformed_stays(at: int, new: bytes) -> None:
+    """The engine finds the words for it."""
+    core = "local.get 0 i32.const 0 call_indirect (type $f)"
+    wasm = wat2wasm(
+        f"""(component (core module (type $f (func (param i32))) (table (export "t") 1 1 funcref)
+          (func (export "0") (type $f) {core})) (core instance (instantiate 0)))""".encode()
+    )
+    code = wasm.index(b"\x0a\x0b\x01\x09\x00")  # the section of one body of 9 bytes
+    if at == 0:  # no section at all
+        wasm = wasm[:code] + b"\x00\x0b\x00" + wasm[code + 3 :]
+    else:
+        wasm = wasm[: code + at] + new + wasm[code + at + 1 :]
+    kept = resolve(parse_component(wasm), lambda name: None)
+    assert simplify(kept) is kept
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

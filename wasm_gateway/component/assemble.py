@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from ..errors import DecodeError
 from .core import CoreModule, sections
 from .plan import (
     CoreDefinition,
@@ -135,6 +136,13 @@ def simplify(plan: Plan) -> Plan:
 
 def _targets(plan: Plan, shim: int) -> tuple[int, dict[CoreItem, CoreDefinition]] | None:
     """What each function of the step `shim` calls in the end, and the step that says so; None if unsure."""
+    try:
+        return _targets_of(plan, shim)
+    except DecodeError:  # the engine says what is wrong about a body
+        return None
+
+
+def _targets_of(plan: Plan, shim: int) -> tuple[int, dict[CoreItem, CoreDefinition]] | None:
     step = plan.steps[shim]
     if step.imports:
         return None
@@ -199,6 +207,8 @@ def passed_on(code: memoryview, module: CoreModule) -> tuple[str, dict[str, int]
                 return None
         elif number not in (0, 1, 7):
             return None
+    if len(bodies) != len(type_indices):
+        return None
     calls: dict[str, int] = {}
     for export in module.exports:
         if export.type is not None:

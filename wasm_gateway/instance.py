@@ -232,6 +232,7 @@ class Instance(HostContext):
         trap = address + TRAP
         memories: list[Memory] = [_MISSING] * len(program.allocators)
         self.memories = memories
+        self._hold(program.new_handles())
         if program.parts > 1:
             from .component.handles import Part
 
@@ -283,8 +284,11 @@ class Instance(HostContext):
             raise AttributeError(name)
         from .component.handles import HandleTable
 
-        table = self.handles = HandleTable()
-        self.on_close(partial(table.close, self))
+        return self._hold(HandleTable())
+
+    def _hold(self, table: HandleTable) -> HandleTable:
+        self.handles = table
+        self._closers.append(partial(table.close, self))
         return table
 
     # Memory

@@ -26,6 +26,7 @@ import wasmtime
 
 from . import capi
 from .component.assemble import Assembly
+from .component.handles import HandleTable
 from .component.plan import CoreItem
 from .component.rewrite import REALLOC_EACH, has_realloc_each, rewrite
 from .engine import (
@@ -103,6 +104,7 @@ class LinkedProgram:
         self.engine = engine
         self.assembly = assembly
         self.parts = plan.parts
+        self.new_handles = HandleTable
         # memories of all its instances together; each may grow as the limits say
         self.max_memories = 1 if len(plan.steps) == 1 else MAX_MEMORIES
         self._modules = modules

@@ -87,13 +87,24 @@ class HandleTable:
 
     def lift_own(self, i: int, rt: ResourceType) -> Any:
         """Move the resource behind an own handle out of the guest."""
-        h = self.get(i, rt)
+        array = self.array
+        h = array[i] if 0 < i < len(array) else None
+        if h is None or h.rt is not rt:
+            h = self.get(i, rt)
         if not h.own:
             raise Trap(f"handle index {i} is borrowed, not owned")
-        return self.remove(i, rt).rep
+        if h.num_lends:
+            raise Trap(f"handle index {i} is still lent")
+        array[i] = None
+        self.free.append(i)
+        return h.rep
 
     def lower_own(self, rt: ResourceType, rep: Any) -> int:
         """Give a resource to the guest."""
+        if self.free:
+            i = self.free.pop()
+            self.array[i] = ResourceHandle(rt, rep, True)
+            return i
         return self.add(ResourceHandle(rt, rep, True))
 
     def lower_borrow(self, rt: ResourceType, rep: Any, scope: BorrowScope) -> int:

@@ -33,9 +33,8 @@ def get_wsgi_application() -> WsgiGateway:
     """
     from django.core.wsgi import get_wsgi_application
 
-    from wasm_gateway.wsgi import WsgiGateway
-
     application = get_wsgi_application()
+    from .connections import Door
     from .convert import trusted_host
 
-    return WsgiGateway(get_gateway().open(), application, host=trusted_host)
+    return Door(get_gateway().open(), application, host=trusted_host)

@@ -28,6 +28,7 @@ from wasm_gateway.host.key_value import CacheStore
 from wasm_gateway.workers import Workers
 
 from .. import options
+from .connections import SiteWorkers
 
 KEYS = frozenset(
     (
@@ -115,7 +116,7 @@ class Owner:
         if self._workers is None:
             with self._lock:
                 if self._workers is None:
-                    self._workers = Workers(self.settings().threads)
+                    self._workers = SiteWorkers(self.settings().threads)
         return self._workers
 
     def close(self) -> None:

@@ -26,15 +26,18 @@ from django.core.checks import CheckMessage, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.core.management import CommandError, call_command
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.middleware.csrf import get_token
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory, override_settings
 from django.urls import path as url
 
-from wasm_gateway import messages
+from wasm_gateway import HostInterface, messages
 from wasm_gateway.integrations.django import WasmGatewayMiddleware, get_gateway, get_wsgi_application
 from wasm_gateway.integrations.django.conf import owner
 from wasm_gateway.integrations.django.convert import RawCookie, raw_path, to_request, to_response
+from wasm_gateway.workers import Workers
 
 django.setup()
 
@@ -888,6 +891,111 @@ def test_the_door_lets_no_host_in_that_django_would_not(
     with override_settings(ALLOWED_HOSTS=[], DEBUG=True):  # Django's own exception
         assert door("/wasm/hello", HTTP_HOST="localhost:8000")[0] == "200 OK"
         assert door("/wasm/hello", HTTP_HOST="good.example")[0] == "400 Bad Request"
+
+
+# Database connections
+
+
+class Rows(HostInterface):
+    """Asks a database in the guest's thread."""
+
+    wit = "package test:site@1.0.0; interface rows { count: func() -> u32; }"
+
+    def __init__(self) -> None:
+        self.used: list[tuple[str, BaseDatabaseWrapper]] = []
+
+    def count(self, guest: Any) -> int:
+        self.used.append((threading.current_thread().name, connections["scratch"]))
+        with connections["scratch"].cursor() as cursor:
+            return int(cursor.execute("SELECT 7").fetchone()[0])
+
+
+@pytest.fixture
+def rows(
+    site: dict[str, Any],
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    django_db_blocker: Any,
+) -> Iterator[Rows]:
+    """What a guest at /wasm/rows asks."""
+    rows = Rows()
+    site["INTERFACES"] = [rows]
+    (tmp_path / "rows.wasm").write_bytes(wasmtime.wat2wasm(ROWS))
+    with manifest.open("a") as file:
+        file.write(
+            '\n[[trigger.http]]\nroute = "/wasm/rows"\ncomponent = "rows"\nexecutor = { type = "wagi" }'
+            '\n[component.rows]\nsource = "rows.wasm"'
+            '\n[component.rows.tool.wasm-gateway]\nhost_interfaces = ["test:site/rows@1.0.0"]'
+        )
+    # a file: Django never closes a database in memory
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "scratch.sqlite3")}
+    settings = connections.configure_settings({"default": {}, "scratch": database})
+    monkeypatch.setitem(connections.settings, "scratch", settings["scratch"])
+    owner.close()
+    with django_db_blocker.unblock():
+        yield rows
+    for _, used in rows.used:
+        used.inc_thread_sharing()
+        used.close()
+    if hasattr(connections._connections, "scratch"):
+        del connections["scratch"]
+
+
+ROWS = """(module
+  (import "test:site/rows@1.0.0" "count" (func $count (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 8) "\\10\\00\\00\\00\\1b\\00\\00\\00content-type: text/plain\\n\\n0")
+  (func (export "_start")
+    (i32.store8 (i32.const 42) (i32.add (i32.const 48) (call $count)))
+    (drop (call $fd_write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 4)))))"""
+
+
+def until_idle(workers: Workers) -> None:
+    while workers._busy:
+        time.sleep(0.001)
+
+
+def test_async_the_connections_of_our_threads_are_closed(rows: Rows) -> None:
+    async def main() -> list[bytes]:
+        return [(await AsyncClient().get("/wasm/rows")).content for _ in range(3)]
+
+    assert asyncio.run(main()) == [b"7"] * 3
+    until_idle(owner.workers())
+    assert [(thread, used.connection) for thread, used in rows.used] == [("wasm-guest", None)] * 3
+
+
+def test_async_persistent_connections_last(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings["scratch"], "CONN_MAX_AGE", None)
+
+    async def main() -> bytes:
+        return (await AsyncClient().get("/wasm/rows")).content
+
+    assert asyncio.run(main()) == b"7"
+    until_idle(owner.workers())
+    [(_, used)] = rows.used
+    assert used.connection is not None
+
+
+def test_sync_a_guest_has_the_connection_of_its_request(rows: Rows) -> None:
+    before = connections["scratch"]
+    with transaction.atomic(using="scratch"):
+        assert Client().get("/wasm/rows").content == b"7"
+        assert before.in_atomic_block
+        assert before.connection is not None
+    assert rows.used == [("MainThread", before)]
+
+
+def test_the_door_closes_what_is_too_old(rows: Rows, door: Callable[..., Any]) -> None:
+    assert door("/wasm/rows")[2] == b"7"
+    [(_, used)] = rows.used
+    first = used.connection
+    assert first is not None
+    assert door("/wasm/rows")[2] == b"7"
+    assert used.connection is not first
+    door("/")
+    assert used.connection is None
 
 
 def test_sites_can_ask_their_gateway() -> None:

@@ -10,8 +10,17 @@ from wasm_gateway.errors import GatewayError
 from wasm_gateway.redis_trigger import RedisTrigger
 
 from ...conf import owner
+from ...connections import kept_fresh
 
 SIGNAL_CHECK_SECONDS = 0.5
+
+
+class SiteTrigger(RedisTrigger):
+    """The trigger, with the database connections of its threads looked after."""
+
+    def _handle(self, component: str, channel: bytes, payload: bytes) -> None:
+        with kept_fresh():
+            super()._handle(component, channel, payload)
 
 
 class Command(BaseCommand):
@@ -26,7 +35,7 @@ class Command(BaseCommand):
             raise CommandError(f"{gateway.manifest.path} has no Redis trigger")
         try:
             gateway.open()
-            trigger = RedisTrigger(gateway)
+            trigger = SiteTrigger(gateway)
         except GatewayError as error:
             raise CommandError(str(error)) from error
         stop = threading.Event()

@@ -167,6 +167,36 @@ def test_no_answer(serve: Serve, caplog: pytest.LogCaptureFixture, code: str, re
     assert reason in caplog.text
 
 
+STATUS = """(drop (call $outgoing-response.set-status-code (local.get $response) (i32.const {})))
+  (call $outgoing-response.body"""
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
+def test_a_body_that_nobody_gets_need_not_be_whole(serve: Serve, method: str, status: int) -> None:
+    begin = BEGIN.replace("(call $outgoing-response.body", STATUS.format(status))
+    gateway, door = serve(f"{LOCALS}{begin}", WRITES), Door()
+    response = gateway.handle(request(method=method), begin=door)
+    assert response is not None
+    assert (response.status, response.body, door.head) == (status, (), None)
+
+
+@pytest.mark.parametrize("failure", ["unreachable", "(loop (br 0))"])
+def test_a_response_stands_when_it_is_finished(
+    serve: Serve, caplog: pytest.LogCaptureFixture, failure: str
+) -> None:
+    gateway = serve(
+        f"(call $answer (local.get $out) (i32.const 201) (i32.const 0) (i32.const 5)) {failure}",
+        data='(data (i32.const 0) "hello")',
+        tool={"timeout": "200ms"},
+    )
+    with caplog.at_level(logging.ERROR):
+        response = gateway.handle(request())
+    assert response is not None
+    assert (response.status, response.body) == (201, (b"hello",))
+    [record] = caplog.records
+    assert "failed after its response: " in record.getMessage()
+
+
 LONG = """(local $i i32) (loop $again
   (call $output-stream.check-write (local.get $sink) (i32.const 32))
   (call $output-stream.write (local.get $sink) (i32.const 0) (i32.const 65536) (i32.const 32))

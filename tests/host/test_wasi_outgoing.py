@@ -235,6 +235,28 @@ def test_a_request_without_a_body(server: Server, handler: OutgoingHandler, gues
     assert {"Transfer-Encoding", "User-Agent", "Accept-Encoding"}.isdisjoint(headers)
 
 
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/echo?\u00e9=\u20ac&%C3", "/echo?%C3%A9=%E2%82%AC&%C3"),
+        ("/echo?a=b#c", "/echo?a=b"),
+    ],
+)
+def test_what_is_no_url_yet_is_quoted(
+    server: Server, handler: OutgoingHandler, guest: Any, path: str, sent: str
+) -> None:
+    wait(guest, handler.handle(guest, outgoing(guest, server.authority, path), None))
+    assert server.seen[0][1] == sent
+
+
+def test_field_values_are_bytes(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    values = [("x-latin", b"\xe9\xff"), ("x-utf", "\u20ac".encode())]
+    wait(guest, handler.handle(guest, outgoing(guest, server.authority, headers=values), None))
+    headers = server.seen[0][2]
+    assert headers["X-Latin"].encode("latin-1") == b"\xe9\xff"
+    assert headers["X-Utf"].encode("latin-1") == "\u20ac".encode()
+
+
 @pytest.mark.parametrize("size", [0, 5, WHOLE_BYTES])
 def test_a_short_body_goes_with_its_length(
     server: Server, handler: OutgoingHandler, guest: Any, size: int
@@ -387,7 +409,7 @@ def test_options_of_no_time_at_all(server: Server, handler: OutgoingHandler, gue
     ("authority", "code"),
     [
         ("example.com", "HTTP-request-denied"),
-        ("127.0.0.1:notaport", "HTTP-request-denied"),
+        (":80", "HTTP-request-denied"),
     ],
 )
 def test_what_is_refused_at_once(handler: OutgoingHandler, guest: Any, authority: str, code: str) -> None:

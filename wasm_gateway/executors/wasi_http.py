@@ -1,20 +1,26 @@
 # Guests of wasi:http 0.2: they export incoming-handler (Spin: http, 8.2).
 #
-# Rule: the guest runs in the thread that asked for the response. A short one is given
+# Rule 1: the guest runs in the thread that asked for the response. A short one is given
 # back whole; a long one, and one that waits, goes out through the door's Begin.
+# Rule 2: once a guest has finished a response, nothing takes that back: what goes wrong
+# afterwards is logged. wasmtime has sent it by then, and guests count on that.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 
 from ..component.values import Err
 from ..errors import BodyTooLarge, GuestError, GuestExit, LimitExceeded
+from ..guest_logs import printable
 from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
 from ..messages import STREAMED, Begin, Headers, Request, Response
 from ..router import RouteMatch
 from .guest import MAX_RESPONSE_HEADERS, Guest, LiftedFunction
+
+log = logging.getLogger("wasm_gateway")
 
 # Bytes of a response that are kept together, and seconds that they wait, before they go out.
 CHUNK_BYTES = 64 << 10
@@ -35,7 +41,7 @@ class WasiHttpExecutor:
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options
-        answer = Answer(limits.max_response_body, begin if self.streams else None)
+        answer = Answer(limits.max_response_body, begin if self.streams else None, request.method)
         incoming = IncomingRequest(
             request.method,
             request.target,
@@ -47,9 +53,11 @@ class WasiHttpExecutor:
             instance.before_wait = answer.pass_on
             try:
                 self.handler(instance, incoming, ResponseOutparam(answer.set))
-            except GuestExit as exit_:
-                if exit_.code or not answer.done:
+            except GuestError as error:
+                if not answer.complete():
                     raise
+                if not isinstance(error, GuestExit) or error.code:
+                    _note(error, guest.grants.id)
         return answer.response()
 
 
@@ -81,11 +89,19 @@ def request_body(request: Request, limit: int, before_wait: Callable[[], object]
     return IteratorInput(bounded())
 
 
+def _note(error: GuestError, component_id: str) -> None:
+    text = printable(f"{type(error).__name__}: {error}".encode(errors="backslashreplace"))
+    log.error(
+        "component %s: failed after its response: %s", component_id, text, extra={"component": component_id}
+    )
+
+
 class Answer:
     """What a guest gives to its response-outparam, and the body that it writes; `limit` is in bytes."""
 
-    def __init__(self, limit: int, begin: Begin | None = None) -> None:
+    def __init__(self, limit: int, begin: Begin | None = None, method: str = "GET") -> None:
         self.limit = limit
+        self.method = method
         self.size = 0
         self.chunks: list[bytes] = []
         self.head: OutgoingResponse | Err | None = None
@@ -118,6 +134,13 @@ class Answer:
     def finish(self, well: bool) -> None:
         self.done = well
 
+    def complete(self) -> bool:
+        """Whether the response is all there: a body that the client never gets need not be."""
+        head = self.head
+        if not isinstance(head, OutgoingResponse):
+            return False
+        return self.done or self.method == "HEAD" or head.status in (204, 304)
+
     def pass_on(self) -> None:
         """Send what there is, if that is possible: the guest is about to wait, or has written a lot."""
         begin, head = self._begin, self.head
@@ -142,7 +165,7 @@ class Answer:
             raise GuestError("guest returned without setting a response")
         if isinstance(head, Err):
             raise GuestError(f"guest answered with the error-code {head.value[0]}")
-        if not self.done:
+        if not self.complete():
             raise GuestError("guest did not finish its response body")
         if self._send is not None:
             self.pass_on()

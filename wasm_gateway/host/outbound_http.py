@@ -91,7 +91,7 @@ _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, token
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")  # RFC 9110, field values
 _BAD_VALUE = re.compile(r"[\x00-\x1f\x7f]").search
 _URL = re.compile(r"[!-~]*")  # printable ASCII; the rest has to be percent-encoded
-_URL_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
+URL_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
 
 Pairs = list[tuple[str, str]]
 
@@ -474,7 +474,7 @@ def _redirected(request: Outgoing, status: int, location: str) -> Outgoing | Non
     """The request that `location` asks for; None when it cannot be followed, as Spin's client sees it."""
     if _BAD_VALUE(location):
         return None
-    target = urljoin(request.target, quote(location, safe=_URL_CHARACTERS, encoding="latin-1"))
+    target = urljoin(request.target, quote(location, safe=URL_CHARACTERS, encoding="latin-1"))
     method, body, headers = request.method, request.body, request.headers
     if status in (301, 302, 303) and method not in ("GET", "HEAD"):
         method, body = "GET", None

@@ -164,8 +164,13 @@ MAX_OUTGOING_BODY = 64 << 20
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, token
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search  # RFC 9110, field values
-_BAD_TARGET = re.compile(r"[^!-~]").search
-_AUTHORITY = re.compile(r"[A-Za-z0-9\-._~%!$&'()*+,;=:@\[\]]+").fullmatch
+# What wasmtime takes, more than RFC 3986, 3.3 and 3.4 allow: quoted when it is sent, without the fragment.
+_TARGET = re.compile(r"(?:/[^\x00-\x20<>?`\x7f]*)?(?:\?[^\x00-\x20\"<>\x7f]*)?").fullmatch
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*").fullmatch  # RFC 3986, 3.1
+# RFC 3986, 3.2, with no percent-encoded host
+_AUTHORITY = re.compile(
+    r"(?:[A-Za-z0-9\-._~%!$&'()*+,;=:]*@(?=.))?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=]*)(?::([0-9]{1,5}))?"
+).fullmatch
 
 IMMUTABLE, SYNTAX, FORBIDDEN_NAME = (
     Err((case, None)) for case in ("immutable", "invalid-syntax", "forbidden")
@@ -201,11 +206,13 @@ class Fields:
         return self
 
 
-def _refused(name: str, values: Iterable[bytes] = ()) -> Err | None:
-    """Why a guest may not have this field; `name` in lower case."""
+def _refused(fields: Fields, name: str, values: Iterable[bytes] = ()) -> Err | None:
+    """Why a guest may not change this field, in the order in which wasmtime looks; `name` in lower case."""
     if _NAME(name) is None or any(map(_BAD_VALUE, values)):
         return SYNTAX
-    return FORBIDDEN_NAME if name in FORBIDDEN else None
+    if name in FORBIDDEN:
+        return FORBIDDEN_NAME
+    return None if fields.mutable else IMMUTABLE
 
 
 def fields_from_list(ctx: HostContext, entries: list[tuple[str, bytes]]) -> Any:
@@ -228,10 +235,8 @@ def fields_has(ctx: HostContext, fields: Fields, name: str) -> bool:
 
 
 def fields_set(ctx: HostContext, fields: Fields, name: str, values: list[bytes]) -> Any:
-    if not fields.mutable:
-        return IMMUTABLE
     name = name.lower()
-    refused = _refused(name, values)
+    refused = _refused(fields, name, values)
     if refused is None:
         fields.drop(name)
         fields.grow(name, values)
@@ -239,19 +244,16 @@ def fields_set(ctx: HostContext, fields: Fields, name: str, values: list[bytes])
 
 
 def fields_delete(ctx: HostContext, fields: Fields, name: str) -> Any:
-    if not fields.mutable:
-        return IMMUTABLE
-    refused = _refused(name.lower())
+    name = name.lower()
+    refused = _refused(fields, name)
     if refused is None:
-        fields.drop(name.lower())
+        fields.drop(name)
     return refused
 
 
 def fields_append(ctx: HostContext, fields: Fields, name: str, value: bytes) -> Any:
-    if not fields.mutable:
-        return IMMUTABLE
     name = name.lower()
-    refused = _refused(name, (value,))
+    refused = _refused(fields, name, (value,))
     if refused is None:
         fields.grow(name, (value,))
     return refused
@@ -518,22 +520,24 @@ def set_method(ctx: HostContext, request: OutgoingRequest, method: tuple[str, An
 
 
 def set_target(ctx: HostContext, request: OutgoingRequest, target: str | None) -> Any:
-    if target is not None and _BAD_TARGET(target):
+    if target is not None and _TARGET(target) is None:
         return FAILED
     request.target = target
     return None
 
 
 def set_scheme(ctx: HostContext, request: OutgoingRequest, scheme: tuple[str, Any] | None) -> Any:
-    if scheme is not None and scheme[0] == "other" and not re.fullmatch(r"[A-Za-z][\w+.-]*", scheme[1]):
+    if scheme is not None and scheme[0] == "other" and _SCHEME(scheme[1]) is None:
         return FAILED
     request.scheme = scheme
     return None
 
 
 def set_authority(ctx: HostContext, request: OutgoingRequest, authority: str | None) -> Any:
-    if authority is not None and _AUTHORITY(authority) is None:
-        return FAILED
+    if authority is not None:
+        found = _AUTHORITY(authority)
+        if not authority or found is None or int(found[1] or 0) > 65535:
+            return FAILED
     request.authority = authority
     return None
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from .. import forks
 from ..component.values import Err, Ok
@@ -26,6 +27,7 @@ from .base import Deadline, HostContext
 from .outbound_http import (
     HOP_BY_HOP,
     SCHEMES,
+    URL_CHARACTERS,
     Answer,
     HttpFailure,
     Incoming,
@@ -420,20 +422,28 @@ class OutgoingHandler:
         if options is not None and 0 in (options.connect, options.first_byte):
             return Err(("connection-timeout", None))
         method = request.method[1] if request.method[0] == "other" else request.method[0].upper()
-        target = request.target or "/"
+        target = quote(request.target or "/", safe=URL_CHARACTERS)
+        if target[0] != "/":
+            target = "/" + target  # a query alone
         authority = request.authority or ""
         own = authority == "" or authority.partition(":")[0] == "self.alt"
         if not own:
             scheme = request.scheme
             name = "https" if scheme is None else scheme[1] if scheme[0] == "other" else scheme[0].lower()
-            target = f"{name}://{authority}{target if target[0] == '/' else '/' + target}"
+            target = f"{name}://{authority}{target}"
         headers = [(name, value.decode("latin-1")) for name, value in request.fields.pairs]
         try:
             permit(ctx, target)
             if not own:
                 parse_address(target, SCHEMES)
             kept = [pair for pair in headers if pair[0] not in HOP_BY_HOP]
-            outgoing = replace(checked(method, target, kept, None), plain=True, length=request.body.declared)
+            # what is left to check: the fields were when the guest set them
+            outgoing = replace(
+                checked(method, target, [], None),
+                headers=tuple(kept),
+                plain=True,
+                length=request.body.declared,
+            )
         except HttpFailure as failure:
             return Err(error_code(failure))
         except BadAddress:

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from wasm_gateway.messages import Headers, Request
 ROOT = Path(__file__).resolve().parent.parent
 GAME = ROOT / "example_projects" / "finicky_whiskers"
 FLASK_APP = ROOT / "example_projects" / "flask_app"
+SCORES = ROOT / "example_projects" / "django_scores"
 GUESTS = GAME / "guests"
 
 TREATS = {"fish", "shrimp", "milk", "cheese", "egg", "chicken"}
@@ -535,6 +537,159 @@ def test_flask_app(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch)
     app.extensions["wasm_gateway"].close()
 
 
+# The Django site that lends its ORM
+
+
+class ScoresSite:
+    """The site with a state of its own, in processes."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            "DJANGO_SCORES_STATE": str(folder / "state"),
+            "DJANGO_SETTINGS_MODULE": "project.settings",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(SCORES),
+            "XDG_CACHE_HOME": str(cache),
+        }
+
+    def manage(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", str(SCORES / "manage.py"), *arguments],
+            env=os.environ | self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    @contextmanager
+    def served(self, *command: str) -> Iterator[Ask]:
+        """The site on a server, whose log says where it listens."""
+        with_log = ["sh", "-c", 'exec "$@" 2>&1', "sh", sys.executable, "-m", *command]
+        with running(with_log, self.folder, **self.environment) as url:
+            ask = asker(url)
+            wait_until_answering(ask, "/")
+            yield ask
+
+
+@pytest.fixture
+def scores(tmp_path: Path, state: Path) -> ScoresSite:
+    site = ScoresSite(tmp_path, state / "xdg")
+    migrated = site.manage("migrate", "--verbosity=0")
+    assert migrated.returncode == 0, migrated.stderr
+    return site
+
+
+GUNICORN = ("gunicorn", "--bind", "127.0.0.1:0", "--threads", "2", "project.wsgi")
+UVICORN = ("uvicorn", "--port", "0", "--lifespan", "off", "project.asgi:application")
+
+
+def test_scores_passes_its_own_tests(scores: ScoresSite) -> None:
+    done = scores.manage("test")
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Ran \d+ tests", done.stderr), done.stderr
+
+
+def test_scores_has_all_its_migrations(scores: ScoresSite) -> None:
+    assert scores.manage("makemigrations", "--check", "--dry-run").stdout == "No changes detected\n"
+
+
+@pytest.mark.parametrize("command", [GUNICORN, UVICORN], ids=lambda command: command[0])
+def test_scores_on_a_server(scores: ScoresSite, command: tuple[str, ...]) -> None:
+    with scores.served(*command) as ask:
+        assert (ask("GET", "/board")[0], ask("GET", "/board")[2]) == (200, b'{"scores":[]}')
+        for name, points, place in [("Ada", 12, 1), ("Bob", 7, 2), ("%F0%9F%90%B1%22%5C%3Cb%3E", 30, 1)]:
+            status, _, body = ask("POST", f"/board?name={name}&points={points}")
+            assert (status, json.loads(body)) == (201, {"place": place})
+
+        status, headers, body = ask("GET", "/board")
+        assert (status, headers["content-type"]) == (200, "application/json")
+        best = json.loads(body)["scores"]
+        assert [(score["name"], score["points"]) for score in best] == [
+            ('🐱"\\<b>', 30), ("Ada", 12), ("Bob", 7)
+        ]  # fmt: skip
+        assert all(abs(score["when"] - time.time()) < 3600 for score in best)
+
+        page = ask("GET", "/")[2].decode()
+        assert re.findall(r"<li>(.*?): (\d+)", page) == [
+            ("🐱&quot;\\&lt;b&gt;", "30"), ("Ada", "12"), ("Bob", "7")
+        ]  # fmt: skip
+
+        status, headers, _ = ask("DELETE", "/board")
+        assert (status, headers["allow"]) == (405, "GET, HEAD, POST")
+        assert ask("HEAD", "/board")[::2] == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("", "name: text expected"),
+        ("name=&points=1", "name: text expected"),
+        ("name=%FF&points=1", "name: text expected"),
+        ("name=a%00b&points=1", "name: text expected"),
+        ("name=a&name=b&points=1", "name: text expected"),
+        ("name=a", "points: a number expected"),
+        ("name=a&points=-1", "points: a number expected"),
+        ("name=a&points=4294967296", "points: a number expected"),
+        ("name=a&points=4294967295", "points: Ensure this value is less than or equal to 1000000."),
+        (f"name={'x' * 41}&points=1", "name: Ensure this value has at most 40 characters (it has 41)."),
+    ],
+)
+def test_scores_that_are_refused(scores_gateway: Ask, query: str, error: str) -> None:
+    status, _, body = scores_gateway("POST", f"/board?{query}")
+
+    assert (status, json.loads(body)) == (400, {"error": error})
+
+
+@pytest.fixture(scope="module")
+def scores_gateway(tmp_path_factory: pytest.TempPathFactory, state: Path) -> Iterator[Ask]:
+    site = ScoresSite(tmp_path_factory.mktemp("scores"), state / "xdg")
+    assert site.manage("migrate", "--verbosity=0").returncode == 0
+    with site.served(*GUNICORN) as ask:
+        yield ask
+
+
+def test_scores_needs_its_line_in_the_manifest(scores: ScoresSite, tmp_path: Path) -> None:
+    manifest = (SCORES / "spin.toml").read_text()
+    line = 'host_interfaces = ["scores:site/board@1.0.0"]\n'
+    assert line in manifest
+    for folder in ("project", "scores", "guests"):
+        (tmp_path / folder).symlink_to(SCORES / folder)
+    (tmp_path / "spin.toml").write_text(manifest.replace(line, ""))
+    (tmp_path / "unlent.py").write_text(
+        "from pathlib import Path\nfrom project.settings import *\n"
+        f"WASM_GATEWAY = WASM_GATEWAY | {{'MANIFEST': Path({str(tmp_path / 'spin.toml')!r})}}\n"
+    )
+
+    done = scores.manage(
+        "check",
+        "--deploy",
+        DJANGO_SETTINGS_MODULE="unlent",
+        PYTHONPATH=os.pathsep.join((str(tmp_path), str(SCORES))),
+    )
+
+    assert done.returncode == 1
+    assert "wasm_gateway.E002" in done.stderr
+    assert (
+        "imports scores:site/board@1.0.0, which the site lends to components that name it: add it to "
+        "`host_interfaces` in [component.board.tool.wasm-gateway]"
+    ) in done.stderr
+
+
+def test_scores_runs_nowhere_else(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "wasm_gateway", "check", "-f", str(SCORES / "spin.toml")],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert done.returncode != 0
+    assert "scores:site/board@1.0.0" in done.stdout + done.stderr
+
+
 # How the guests are built
 
 
@@ -560,11 +715,39 @@ def test_the_sources_give_the_committed_guest(guest: str) -> None:
     assert wasm == (GUESTS / f"{guest}.wasm").read_bytes()
 
 
+def test_the_source_gives_the_committed_guest_of_scores() -> None:
+    build = module(SCORES / "guests" / "build.py")
+    try:
+        wasm = build.build()
+    except build.MissingTool as missing:
+        pytest.skip(f"needs {missing}")
+
+    assert wasm == (SCORES / "guests" / "board.wasm").read_bytes()
+
+
+@pytest.mark.parametrize("appended", [b"", b"x"])
+def test_build_of_scores_checks(appended: bytes, tmp_path: Path) -> None:
+    build = module(SCORES / "guests" / "build.py")
+    try:
+        build.build()
+    except build.MissingTool as missing:
+        pytest.skip(f"needs {missing}")
+    for name in ("finicky_whiskers", "django_scores"):
+        shutil.copytree(SCORES.parent / name / "guests", tmp_path / name / "guests")
+    guests = tmp_path / "django_scores" / "guests"
+    with (guests / "board.wasm").open("ab") as file:
+        file.write(appended)
+
+    done = subprocess.run([sys.executable, str(guests / "build.py"), "--check"], capture_output=True)
+
+    assert done.returncode == bool(appended)
+
+
 def test_no_guest_knows_where_it_was_built() -> None:
     guests = sorted(GUESTS.glob("*.wasm"))
 
     assert [guest.stem for guest in guests] == sorted(module(GUESTS / "build.py").GUESTS)
-    for guest in guests:
+    for guest in [*guests, SCORES / "guests" / "board.wasm"]:
         wasm = guest.read_bytes()
         for folder in (str(ROOT), str(Path.home()), "/home/", "/tmp/", "/root/"):
             assert folder.encode() not in wasm

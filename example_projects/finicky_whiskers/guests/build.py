@@ -48,12 +48,12 @@ def build(guest: str) -> bytes:
         if guest in RUST:
             build_rust(guest, output)
         else:
-            build_c(guest, output)
+            build_c(HERE / f"{guest}.c", output)
         wasm = output.read_bytes()
     return wasm + world_section() if guest in SPIN_1 else wasm
 
 
-def build_c(guest: str, output: Path) -> None:
+def build_c(source: Path, output: Path) -> None:
     try:
         version = importlib.metadata.version("ziglang")
     except importlib.metadata.PackageNotFoundError:
@@ -63,7 +63,7 @@ def build_c(guest: str, output: Path) -> None:
     command = [sys.executable, "-m", "ziglang", "cc", "-target", "wasm32-freestanding", "-Os", "-nostdlib"]
     command += ["-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wl,--no-entry", "-s"]
     command += [f"-Wl,-z,stack-size={STACK_BYTES}"]
-    subprocess.run([*command, "-o", output, f"{guest}.c"], cwd=HERE, check=True)
+    subprocess.run([*command, "-o", output, source], cwd=source.parent, check=True)
 
 
 def build_rust(guest: str, output: Path) -> None:
@@ -87,11 +87,11 @@ def said(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def world_section() -> bytes:
+def world_section(world: Path = HERE / "world.wat") -> bytes:
     """The custom section `component-type`."""
     import wasmtime
 
-    payload = vector(b"component-type") + bytes(wasmtime.wat2wasm((HERE / "world.wat").read_text()))
+    payload = vector(b"component-type") + bytes(wasmtime.wat2wasm(world.read_text()))
     return b"\x00" + vector(payload)
 
 

@@ -761,9 +761,12 @@ def test_wasm_redis_without_a_trigger() -> None:
         call_command("wasm_redis")
 
 
-REDIS_GUEST = """(module (memory (export "memory") 1)
+REDIS_GUEST = """(module
+  (import "test:site/rows@1.0.0" "touch" (func $touch))
+  (memory (export "memory") 1)
   (func (export "canonical_abi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64))
   (func (export "handle-redis-message") (param $at i32) (param $size i32) (result i32)
+    (call $touch)
     (i32.store8 (i32.const 0) (i32.const 1)) ;; an error, which shows in the log
     (i32.const 0)))"""
 
@@ -772,14 +775,26 @@ import sys
 import django
 from django.conf import settings
 from django.core.management import call_command
+from django.db import connections
+from wasm_gateway import HostInterface
 
+class Rows(HostInterface):
+    wit = "package test:site@1.0.0; interface rows { touch: func(); }"
+
+    def touch(self, guest):
+        used.append(connections["default"])
+        connections["default"].cursor().execute("SELECT 1")
+
+used = []
+manifest, cache, database = sys.argv[1:]
 settings.configure(
     INSTALLED_APPS=["wasm_gateway.integrations.django"],
-    WASM_GATEWAY={"MANIFEST": sys.argv[1], "CACHE_DIR": sys.argv[2], "STATE_DIR": ""},
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": database}},
+    WASM_GATEWAY={"MANIFEST": manifest, "CACHE_DIR": cache, "STATE_DIR": "", "INTERFACES": [Rows]},
 )
 django.setup()
 call_command("wasm_redis")
-print("ended")
+print("ended, left open:", {each.connection for each in used})
 """
 
 
@@ -795,12 +810,13 @@ def test_wasm_redis(tmp_path: Path, cache_dir: Path) -> None:
         'spin_manifest_version = 2\n[application]\nname = "redis"\n'
         f'[application.trigger.redis]\naddress = "redis://127.0.0.1:{port}"\n'
         '[[trigger.redis]]\nchannel = "news"\ncomponent = "guest"\n'
-        '[component.guest]\nsource = "guest.wasm"'
+        '[component.guest]\nsource = "guest.wasm"\n'
+        '[component.guest.tool.wasm-gateway]\nhost_interfaces = ["test:site/rows@1.0.0"]'
     )
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
     server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
     command = subprocess.Popen(
-        [sys.executable, "-c", REDIS_SITE, str(manifest), str(cache_dir)],
+        [sys.executable, "-c", REDIS_SITE, str(manifest), str(cache_dir), str(tmp_path / "db")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -816,7 +832,7 @@ def test_wasm_redis(tmp_path: Path, cache_dir: Path) -> None:
         command.send_signal(signal.SIGTERM)
         output, _ = command.communicate(timeout=10)
         assert "component guest: message on channel b'news': GuestError" in output
-        assert output.splitlines()[-1] == "ended"
+        assert output.splitlines()[-1] == "ended, left open: {None}"
     finally:
         for process in (command, server):
             process.kill()

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,10 +86,96 @@ ASKS = (
 )
 Side = Callable[[Ask], Answer]
 
-GUESTS = sorted(Path(FOLDER).glob("*.wasm")) if PROGRAM and FOLDER else []
-pytestmark = pytest.mark.skipif(
-    not GUESTS, reason="WASMTIME and GUESTS do not name a program and a folder with guests (see README.md)"
-)
+# The first one is made from TEXT.
+GUESTS = [Path("text.wasm"), *(sorted(Path(FOLDER).resolve().glob("*.wasm")) if FOLDER else ())]
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="WASMTIME does not name a program (see README.md)")
+
+HTTP = "wasi:http/types@0.2.0"
+STREAMS = "wasi:io/streams@0.2.0"
+USES = {
+    HTTP: (
+        *("[method]fields.append", "[method]fields.get", "[method]incoming-request.path-with-query"),
+        *("[method]incoming-request.headers", "[method]incoming-request.consume"),
+        *("[method]incoming-body.stream", "[resource-drop]incoming-body", "[resource-drop]fields"),
+    ),
+    STREAMS: ("[method]input-stream.blocking-read", "[resource-drop]input-stream"),
+}
+DATA = """
+  (data (i32.const 1024) "content-type") (data (i32.const 1040) "text/plain")
+  (data (i32.const 1056) "x-echo") (data (i32.const 1064) "x-one") (data (i32.const 1072) "x-many")
+  (data (i32.const 1080) "1ab") (data (i32.const 1088) "hello\\n") (data (i32.const 1096) "none")
+  (data (i32.const 1104) "short and stout\\n")"""
+FUNCTIONS = """
+  (func $add (param $fields i32) (param $name i32) (param $n i32) (param $value i32) (param $v i32)
+    (call $fields.append (local.get $fields) (local.get $name) (local.get $n)
+      (local.get $value) (local.get $v) (i32.const 16))
+    (if (i32.load8_u (i32.const 16)) (then (unreachable))))
+  (global $sink (mut i32) (i32.const 0))
+  (func $begin (param $out i32) (param $status i32) (param $fields i32) (result i32)
+    (local $response i32) (local $body i32)
+    (local.set $response (call $outgoing-response (local.get $fields)))
+    (drop (call $outgoing-response.set-status-code (local.get $response) (local.get $status)))
+    (call $outgoing-response.body (local.get $response) (i32.const 16))
+    (local.set $body (i32.load (i32.const 20)))
+    (call $response-outparam.set (local.get $out) (i32.const 0) (local.get $response) (i32.const 0)
+      (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+    (call $outgoing-body.write (local.get $body) (i32.const 16))
+    (global.set $sink (i32.load (i32.const 20)))
+    (local.get $body))
+  (func $send (param $at i32) (param $size i32)
+    (call $output-stream.blocking-write-and-flush (global.get $sink) (local.get $at) (local.get $size)
+      (i32.const 16))
+    (if (i32.load8_u (i32.const 16)) (then (unreachable))))
+  (func $end (param $body i32)
+    (call $drop.output-stream (global.get $sink))
+    (call $outgoing-body.finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 16))
+    (if (i32.load8_u (i32.const 16)) (then (unreachable))))
+  (func $hello (param $request i32) (param $out i32) (local $fields i32) (local $headers i32)
+    (call $add (local.tee $fields (call $fields))
+      (i32.const 1024) (i32.const 12) (i32.const 1040) (i32.const 10))
+    (local.set $headers (call $incoming-request.headers (local.get $request)))
+    (call $fields.get (local.get $headers) (i32.const 1056) (i32.const 6) (i32.const 32))
+    (if (i32.load (i32.const 36))
+      (then (call $add (local.get $fields) (i32.const 1056) (i32.const 6)
+        (i32.load (i32.load (i32.const 32))) (i32.load offset=4 (i32.load (i32.const 32)))))
+      (else (call $add (local.get $fields) (i32.const 1056) (i32.const 6) (i32.const 1096) (i32.const 4))))
+    (call $drop.fields (local.get $headers))
+    (call $begin (local.get $out) (i32.const 200) (local.get $fields))
+    (call $send (i32.const 1088) (i32.const 6))
+    (call $end))
+  (func $status (param $out i32) (local $fields i32)
+    (call $add (local.tee $fields (call $fields))
+      (i32.const 1064) (i32.const 5) (i32.const 1080) (i32.const 1))
+    (call $add (local.get $fields) (i32.const 1072) (i32.const 6) (i32.const 1081) (i32.const 1))
+    (call $add (local.get $fields) (i32.const 1072) (i32.const 6) (i32.const 1082) (i32.const 1))
+    (call $begin (local.get $out) (i32.const 418) (local.get $fields))
+    (call $send (i32.const 1104) (i32.const 16))
+    (call $end))
+  (func $echo (param $request i32) (param $out i32) (local $body i32) (local $in i32)
+    (call $incoming-request.consume (local.get $request) (i32.const 16))
+    (local.set $body (i32.load (i32.const 20)))
+    (call $incoming-body.stream (local.get $body) (i32.const 16))
+    (local.set $in (i32.load (i32.const 20)))
+    (call $begin (local.get $out) (i32.const 200) (call $fields))
+    (block $done (loop $more
+      (call $reset)
+      (call $input-stream.blocking-read (local.get $in) (i64.const 4096) (i32.const 32))
+      (br_if $done (i32.load (i32.const 32)))
+      (call $send (i32.load (i32.const 36)) (i32.load (i32.const 40)))
+      (br $more)))
+    (call $drop.input-stream (local.get $in))
+    (call $drop.incoming-body (local.get $body))
+    (call $end))"""
+# the targets differ in their lengths
+TEXT = """
+  (local $size i32)
+  (call $incoming-request.path-with-query (local.get $request) (i32.const 16))
+  (if (i32.eq (local.tee $size (i32.load (i32.const 24))) (i32.const 6))
+    (then (call $hello (local.get $request) (local.get $out)) (return)))
+  (if (i32.eq (local.get $size) (i32.const 7)) (then (call $status (local.get $out)) (return)))
+  (if (i32.eq (local.get $size) (i32.const 5))
+    (then (call $echo (local.get $request) (local.get $out)) (return)))
+  (call $end (call $begin (local.get $out) (i32.const 404) (call $fields)))"""
 
 
 def over_http(port: int) -> Side:
@@ -160,8 +247,11 @@ def serving(folder: Path, *command: str) -> Iterator[Side]:
 
 
 @pytest.fixture(scope="module", params=GUESTS, ids=lambda path: path.stem)
-def guest(request: pytest.FixtureRequest) -> Path:
+def guest(request: pytest.FixtureRequest, components: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = request.param
+    if not path.is_absolute():
+        path = tmp_path_factory.mktemp("text") / path
+        path.write_bytes(components.http(TEXT, USES, FUNCTIONS, DATA))
     return path
 
 

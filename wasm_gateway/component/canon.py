@@ -450,12 +450,47 @@ def resource_import(
             return raw_import(
                 name, "i", "i", lambda inst, rep: canon_resource_new(state(inst), rt, rep), current
             )
+        case "drop" if not enters:
+            return lazy(name, "lower", current, lambda: write_drop(name, rt, current, part))
         case "drop":
             return raw_import(
                 name, "i", "", lambda inst, i: canon_resource_drop(inst, rt, i, state(inst), enters), current
             )
         case "rep":
             return raw_import(name, "i", "i", lambda inst, i: canon_resource_rep(state(inst), rt, i), current)
+
+
+def write_drop(name: str, rt: ResourceType, current: Any, part: int) -> tuple[str, dict[str, Any]]:
+    """canon_resource_drop, in line for what is dropped most: a handle that owns, and that is not lent."""
+    out = Writer(part)
+    emit, block = out.emit, out.block
+    with block("def lower(env, caller, raw, nargs):"):
+        with block("try:"):
+            emit("inst = current.instance")
+            emit(f"state = {out.state}")
+            emit(f"i, = {out.struct('unpack_from', 'I')}(core_values(raw))")
+            emit("array = state.handles.array")
+            emit("h = array[i] if i < len(array) else None")
+            plain = "h is not None and h.rt is RESOURCE and h.own and not h.num_lends and state.may_leave"
+            with block(f"if {plain}:"):
+                emit("array[i] = None")
+                emit("state.handles.free.append(i)")
+                if rt.dtor is not None:
+                    emit("DESTRUCTOR(inst, h.rep)")
+            with block("else:"):
+                emit("canon_resource_drop(inst, RESOURCE, i, state)")
+        with block("except BaseException as exc:"):
+            emit("return current.instance.park(named(exc, NAME))")
+    return out.text(), {
+        **out.constants,
+        "DESTRUCTOR": rt.dtor,
+        "NAME": name,
+        "RESOURCE": rt,
+        "canon_resource_drop": canon_resource_drop,
+        "core_values": (c_char * 4).from_address,
+        "current": current,
+        "named": named,
+    }
 
 
 def fuse(

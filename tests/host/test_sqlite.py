@@ -543,10 +543,12 @@ def test_connections_are_kept(guest: Callable[..., Guest], family: Sqlite) -> No
 
 
 def test_an_aborted_statement_leaves_nothing(guest: Callable[..., Guest], family: Sqlite) -> None:
+    before = guest()
+    before.run("CREATE TABLE t (a)")
+    before.end()
     db = guest(seconds=0.05)
-    db.run("CREATE TABLE t (a)")
-    db.run("BEGIN")
     with pytest.raises(DeadlineExceeded):
+        db.run("BEGIN")
         db.run("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) INSERT INTO t SELECT i FROM n")
     db.end()
     after = guest()

@@ -228,7 +228,8 @@ class _Component:
         found = self.resources.get(rt)
         if found is None:
             assert rt.interface is not None
-            name = next((n for n in self.uses if canonical_name(n) == rt.interface), f"{rt.interface}.0")
+            whole = f"{rt.interface}.0" if rt.interface.endswith("@0.2") else rt.interface
+            name = next((n for n in self.uses if canonical_name(n) == rt.interface), whole)
             interface = self.interface(name)
             interface.resource(rt)
             found = self.resources[rt] = f"$res{len(self.resources)}"
@@ -332,22 +333,32 @@ class Toolkit:
             place(name)
         return ordered
 
-    def http(self, body: str, uses: Uses | None = None, functions: str = "", data: str = "") -> bytes:
+    def http(
+        self,
+        body: str,
+        uses: Uses | None = None,
+        functions: str = "",
+        data: str = "",
+        *,
+        version: str = "0.2.0",
+        answer: tuple[str, Uses] = (ANSWER, ANSWERING),
+    ) -> bytes:
         """A guest of wasi:http: `body` is the code of handle(request, out), which may call $answer.
 
-        `functions` are more core functions, `data` are data segments.
+        `functions` are more core functions, `data` are data segments. `version` takes the place of 0.2.0
+        in names, `answer` is the code of $answer and what it uses.
         """
-        merged = {name: list(functions) for name, functions in ANSWERING.items()}
-        for name, more in (uses or {}).items():
-            for function in more:
-                if function not in merged.setdefault(name, []):
-                    merged[name].append(function)
-        types = self.hosts.interface(HTTP)
+        merged: dict[str, list[str]] = {}
+        for used in (answer[1], uses or {}):
+            for name, more in used.items():
+                known = merged.setdefault(name.replace("@0.2.0", f"@{version}"), [])
+                known += [function for function in more if function not in known]
+        types = self.hosts.interface(HTTP.replace("0.2.0", version))
         assert types is not None
         request, out = types.type.types["incoming-request"], types.type.types["response-outparam"]
         assert isinstance(request, ResourceType)
         assert isinstance(out, ResourceType)
-        core = f"""{data}{ANSWER}
+        core = f"""{data}{answer[0]}
     {functions}
     (func (export "handle") (param $request i32) (param $out i32)
       {body})"""
@@ -367,8 +378,20 @@ class Toolkit:
   (instance $shimmed (instantiate $shim
     (with "in" (type {incoming_request})) (with "out" (type {response_outparam}))
     (with "handle" (func $lifted))))
-  (export "wasi:http/incoming-handler@0.2.0" (instance $shimmed))"""
+  (export "wasi:http/incoming-handler@0.2.0" (instance $shimmed))""".replace("0.2.0", version)
         return wat2wasm(self.text(core, merged, export, resources=(request, out)).encode())
+
+    def command(self, body: str, uses: Uses, data: str = "", *, version: str = "0.2.0") -> bytes:
+        """A command, which exports wasi:cli/run: `body` is the code of run, and gives 1 for an error."""
+        core = f"""{data}
+    (func (export "run") (result i32)
+      {body})"""
+        export = f"""(alias core export $core "run" (core func $exported))
+  (func $lifted (result (result)) (canon lift (core func $exported)))
+  (instance $run (export "run" (func $lifted)))
+  (export "wasi:cli/run@{version}" (instance $run))"""
+        named = {name.replace("@0.2.0", f"@{version}"): functions for name, functions in uses.items()}
+        return wat2wasm(self.text(core, named, export).encode())
 
     def echo(self) -> bytes:
         """A guest of wasi:http that gives back what it is sent, chunk by chunk."""

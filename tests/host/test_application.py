@@ -50,6 +50,14 @@ def test_other_interfaces_are_not_offered(name: str) -> None:
     assert Hosts(RuntimeConfig()).interface(name) is None
 
 
+def test_all_versions_of_wasi_0_2_are_one() -> None:
+    hosts = Hosts(RuntimeConfig())
+    for name in FAMILIES:
+        if name.endswith("@0.2"):
+            found = {id(hosts.interface(f"{name}.{patch}")) for patch in range(13)}
+            assert found == {id(hosts.interface(name))}
+
+
 def test_an_interface_is_made_once_for_all_threads() -> None:
     hosts = Hosts(RuntimeConfig())
     start, found = threading.Barrier(8), []

@@ -330,8 +330,9 @@ class Hosts:
             from .network import Network
             from .outbound import BlockedNetworks
 
-            blocked = BlockedNetworks(self.config.outbound_networking.block_networks)
-            self._network = Network(blocked.blocks)
+            config = self.config.outbound_networking
+            blocked = BlockedNetworks(config.block_networks)
+            self._network = Network(blocked.blocks, config.max_total_connections)
         return self._network
 
 

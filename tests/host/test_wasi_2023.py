@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from wasm_gateway.component.types import OwnType, ResourceType, ResultType
 from wasm_gateway.component.values import Err, Ok
 from wasm_gateway.errors import DeadlineExceeded, Trap
 from wasm_gateway.host.application import Hosts
-from wasm_gateway.host.wasi_2023 import NOVEMBER, OCTOBER
+from wasm_gateway.host.wasi_2023 import EDITS, FAMILIES, NOVEMBER, OCTOBER
 from wasm_gateway.host.wasi_http import Fields, FutureTrailers, ResponseOutparam
 from wasm_gateway.host.wasi_io import READY, BytesInput, SinkOutput, StreamClosed, wait_any
 from wasm_gateway.host.wasi_state import WasiTemplate
@@ -279,6 +280,12 @@ def test_interfaces_of_a_snapshot_share_its_resources(snapshot: str, hosts: Host
     assert input_stream.dtor is not None
 
 
+@pytest.mark.parametrize("snapshot", SNAPSHOTS)
+def test_every_edit_finds_its_words(snapshot: str) -> None:
+    texts = "".join({text for family in FAMILIES for text in family.INTERFACES.values()})
+    assert [words for words, _ in EDITS[snapshot] if words not in texts] == []
+
+
 def test_a_snapshot_has_what_it_had(hosts: Hosts) -> None:
     assert hosts.interface(f"wasi:io/error@{OCTOBER}") is None
     assert hosts.interface(f"wasi:clocks/timezone@{NOVEMBER}") is None
@@ -361,6 +368,116 @@ def test_files(functions: Callable[..., Any], context: Callable[..., Any], tmp_p
         ("unlock", ()),
     ):
         assert types[f"[method]descriptor.{name}"](ctx, root, *arguments) == Err("unsupported")
+
+
+# Sockets
+
+
+LOCAL = (127, 0, 0, 1)
+
+
+def datagrams() -> socket.socket:
+    """A peer on loopback."""
+    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    peer.bind(("127.0.0.1", 0))
+    peer.settimeout(20)
+    return peer
+
+
+@pytest.mark.parametrize("snapshot", SNAPSHOTS)
+def test_sockets_of_ipv6_are_of_ipv6_only(snapshot: str, hosts: Hosts, context: Callable[..., Any]) -> None:
+    ctx = context()
+    for kind in ("tcp", "udp"):
+        create, methods = (
+            hosts.interface(f"wasi:sockets/{name}@{snapshot}") for name in (f"{kind}-create-socket", kind)
+        )
+        assert create is not None
+        assert methods is not None
+        get, set_ = (methods.functions[f"[method]{kind}-socket.{name}ipv6-only"] for name in ("", "set-"))
+        old, new = (create.functions[f"create-{kind}-socket"](ctx, family) for family in ("ipv4", "ipv6"))
+        assert get(ctx, old) == set_(ctx, old, True) == Err("not-supported")
+        if not isinstance(new, Err):  # there is IPv6 here
+            assert get(ctx, new) is True
+            assert set_(ctx, new, True) is None
+            assert set_(ctx, new, False) == Err("not-supported")
+
+
+def test_options_of_tcp(functions: Callable[..., Any], context: Callable[..., Any]) -> None:
+    tcp, ctx = functions("wasi:sockets/tcp"), context()
+    sock = functions("wasi:sockets/tcp-create-socket")["create-tcp-socket"](ctx, "ipv4")
+    for name, value in (("no-delay", True), ("keep-alive", True), ("unicast-hop-limit", 7)):
+        assert tcp[f"[method]tcp-socket.{name}"](ctx, sock) != value
+        assert tcp[f"[method]tcp-socket.set-{name}"](ctx, sock, value) is None
+        assert tcp[f"[method]tcp-socket.{name}"](ctx, sock) == value
+    tcp["[resource-drop]tcp-socket"](ctx, sock)
+    assert sock.closed
+
+
+def test_names_are_not_looked_up(functions: Callable[..., Any], context: Callable[..., Any]) -> None:
+    network = functions("wasi:sockets/instance-network")["instance-network"](context())
+    resolve = functions("wasi:sockets/ip-name-lookup")["resolve-addresses"]
+    assert resolve(context(), network, "localhost", "ipv4", True) == Err("permanent-resolver-failure")
+
+
+@pytest.fixture
+def udp(functions: Callable[..., Any], context: Callable[..., Any]) -> Callable[..., Any]:
+    """`udp("receive", ...)` of a bound socket; `udp.sock` is that."""
+    ctx, methods = context(allowed=["udp://127.0.0.1:*"]), functions("wasi:sockets/udp")
+    sock = functions("wasi:sockets/udp-create-socket")["create-udp-socket"](ctx, "ipv4")
+
+    def udp(name: str, *arguments: Any) -> Any:
+        if name == "drop":
+            return methods["[resource-drop]udp-socket"](ctx, sock)
+        if name == "wait":
+            return wait_any(ctx, [methods["[method]udp-socket.subscribe"](ctx, sock)])
+        return methods[f"[method]udp-socket.{name}"](ctx, sock, *arguments)
+
+    assert udp("receive", 1) == udp("send", []) == Err("invalid-state")  # not bound
+    udp("wait")
+    assert udp("start-bind", None, ("ipv4", (0, LOCAL))) is None
+    assert udp("finish-bind") is None
+    return udp
+
+
+def test_datagrams_to_anybody(udp: Any) -> None:
+    with datagrams() as peer:
+        port = peer.getsockname()[1]
+        assert udp("receive", 1) == Err("would-block")
+        assert udp("receive", 0) == []
+        assert udp("send", [(b"ping", ("ipv4", (port, LOCAL)))]) == 1
+        data, sender = peer.recvfrom(100)
+        assert data == b"ping"
+        peer.sendto(b"pong", sender)
+        udp("wait")
+        assert udp("receive", 5) == [(b"pong", ("ipv4", (port, LOCAL)))]
+        assert udp("local-address") == ("ipv4", (sender[1], LOCAL))
+        assert udp("send", [(b"x", ("ipv4", (port, (10, 0, 0, 1))))]) == Err("access-denied")
+        assert udp("send", []) == 0
+
+
+def test_datagrams_to_one(udp: Any) -> None:
+    with datagrams() as one, datagrams() as two:
+        first, second = (("ipv4", (peer.getsockname()[1], LOCAL)) for peer in (one, two))
+        assert udp("finish-connect") == Err("not-in-progress")
+        for peer, address in ((one, first), (two, second)):
+            assert udp("start-connect", None, address) is None
+            assert udp("finish-connect") is None
+            assert udp("remote-address") == address
+            assert udp("send", [(b"hello", address)]) == 1
+            assert peer.recv(100) == b"hello"
+        assert udp("send", [(b"hello", first)]) == Err("invalid-argument")
+        assert udp("start-connect", None, ("ipv4", (9, (10, 0, 0, 1)))) == Err("access-denied")
+        assert udp("finish-connect") == Err("not-in-progress")
+
+
+def test_a_socket_that_is_dropped_is_closed(udp: Any) -> None:
+    with datagrams() as peer:
+        address = "ipv4", (peer.getsockname()[1], LOCAL)
+        assert udp("send", [(b"1", address)]) == 1
+        local = peer.recvfrom(100)[1]
+        udp("drop")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(local)  # the port is free again
 
 
 # October: http

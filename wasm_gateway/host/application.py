@@ -70,6 +70,13 @@ FAMILIES = {
     "wasi:cli/terminal-stderr@0.2": "wasi_cli",
     "wasi:filesystem/types@0.2": "wasi_filesystem",
     "wasi:filesystem/preopens@0.2": "wasi_filesystem",
+    "wasi:sockets/network@0.2": "wasi_sockets",
+    "wasi:sockets/instance-network@0.2": "wasi_sockets",
+    "wasi:sockets/ip-name-lookup@0.2": "wasi_sockets",
+    "wasi:sockets/tcp@0.2": "wasi_tcp",
+    "wasi:sockets/tcp-create-socket@0.2": "wasi_tcp",
+    "wasi:sockets/udp@0.2": "wasi_udp",
+    "wasi:sockets/udp-create-socket@0.2": "wasi_udp",
     "wasi:http/types@0.2": "wasi_http",
     "wasi:http/outgoing-handler@0.2": "wasi_outgoing",
 }
@@ -314,6 +321,16 @@ class Hosts:
     def _make_wasi_filesystem(self, module: Any) -> Any:
         return module.WasiFilesystem()
 
+    def _make_wasi_sockets(self, module: Any) -> Any:
+        limit = self.config.outbound_networking.max_socket_connections
+        return module.WasiSockets(self._outbound(), limit)
+
+    def _make_wasi_tcp(self, module: Any) -> Any:
+        return module.WasiTcp(self._family("wasi_sockets")[1])
+
+    def _make_wasi_udp(self, module: Any) -> Any:
+        return module.WasiUdp(self._family("wasi_sockets")[1])
+
     def _make_wasi_http(self, module: Any) -> Any:
         return module.WasiHttp()
 
@@ -356,8 +373,9 @@ class Hosts:
             from .network import Network
             from .outbound import BlockedNetworks
 
-            blocked = BlockedNetworks(self.config.outbound_networking.block_networks)
-            self._network = Network(blocked.blocks)
+            config = self.config.outbound_networking
+            blocked = BlockedNetworks(config.block_networks)
+            self._network = Network(blocked.blocks, config.max_total_connections)
         return self._network
 
 

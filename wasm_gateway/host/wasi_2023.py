@@ -6,34 +6,61 @@
 # Rule 2: its resource types are its own, the objects behind them are those of 0.2.
 # Rule 3: a failure that a snapshot has no error for is a trap, as in Spin.
 #
-# Where Spin is at odds with a snapshot's text, the text counts: what today's WASI has no more is
-# done, or answered with `unsupported` (Spin traps), and milliseconds are milliseconds (Spin takes
-# them for nanoseconds).
+# Where Spin is at odds with a snapshot's text, the text counts: what WASI has no more is done, or
+# answered with `unsupported` (Spin traps); milliseconds are milliseconds (Spin takes them for
+# nanoseconds); datagrams can be sent and received (Spin refuses both).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
 from ..component.types import InterfaceType
 from ..component.values import Err, Ok
 from ..errors import Trap
-from . import wasi_cli, wasi_clocks, wasi_filesystem, wasi_http, wasi_io, wasi_outgoing
+from . import (
+    wasi_cli,
+    wasi_clocks,
+    wasi_filesystem,
+    wasi_http,
+    wasi_io,
+    wasi_outgoing,
+    wasi_sockets,
+    wasi_tcp,
+    wasi_udp,
+)
 from .base import HostContext
 from .wasi_http import FAILED, Fields, OutgoingRequest, OutgoingResponse, RequestOptions
+from .wasi_io import READY, InputStream, OutputStream, Pollable
+from .wasi_sockets import NOT_IN_PROGRESS, NOT_SUPPORTED, WOULD_BLOCK, Socket
 
 OCTOBER, NOVEMBER = "0.2.0-rc-2023-10-18", "0.2.0-rc-2023-11-10"
-_HTTP = wasi_http.WasiHttp.FUNCTIONS
+FAMILIES = (
+    *(wasi_io, wasi_clocks, wasi_cli, wasi_filesystem, wasi_sockets, wasi_tcp, wasi_udp),
+    *(wasi_http, wasi_outgoing),
+)
 
-# What a snapshot says otherwise, by package: (words of 0.2, its own words).
-_EDITS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
-    (NOVEMBER, "wasi:http"): (
+_FAMILY = "    address-family: func() -> ip-address-family;\n"
+_IPV6_ONLY = (
+    _FAMILY,
+    f"""{_FAMILY}    ipv6-only: func() -> result<bool, error-code>;
+    set-ipv6-only: func(value: bool) -> result<_, error-code>;
+""",
+)
+# Words of 0.2, and those that a snapshot has in their place. What it has not, and nobody would miss, stays.
+EDITS: dict[str, tuple[tuple[str, str], ...]] = {
+    NOVEMBER: (
+        # http
         ("    has: func(name: field-name) -> bool;\n", ""),
         ("-timeout: func(", "-timeout-ms: func("),
         ("<result<result<option<trailers>, error-code>>>", "<result<option<trailers>, error-code>>"),
+        # sockets
+        _IPV6_ONLY,
     ),
-    (OCTOBER, "wasi:io"): (
+    OCTOBER: (
+        # io
         ("interface error {\n  resource error { to-debug-string: func() -> string; }\n}\n", ""),
         ("  use error.{error};\n", "  resource error { to-debug-string: func() -> string; }\n"),
         ("pollable {\n    ready: func() -> bool;\n    block: func();\n  }", "pollable;"),
@@ -43,16 +70,11 @@ _EDITS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
             "    splice: func(",
             "    forward: func(src: input-stream) -> result<u64, stream-error>;\n    splice: func(",
         ),
-    ),
-    (OCTOBER, "wasi:clocks"): (
+        # clocks
         ("  subscribe-instant: func(when: instant)", "  subscribe: func(when: instant, absolute: bool)"),
         ("  subscribe-duration: func(when: duration) -> pollable;\n", ""),
-    ),
-    (OCTOBER, "wasi:filesystem"): (
-        (
-            "open-flags: open-flags, %flags: descriptor-flags)",
-            "open-flags: open-flags, %flags: descriptor-flags, modes: modes)",
-        ),
+        # filesystem
+        ("%flags: descriptor-flags)", "%flags: descriptor-flags, modes: modes)"),
         (
             "  resource descriptor {\n",
             """  flags modes { readable, writable, executable }
@@ -70,10 +92,53 @@ _EDITS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     unlock: func() -> result<_, error-code>;
 """,
         ),
+        # sockets
+        _IPV6_ONLY,
+        ("{network, error-code, ip-address}", "{network, error-code, ip-address, ip-address-family}"),
+        (
+            "func(network: borrow<network>, name: string)",
+            """func(network: borrow<network>, name: string,
+    address-family: option<ip-address-family>, include-unavailable: bool)""",
+        ),
+        ("    keep-alive-enabled: func", "    keep-alive: func"),
+        ("    set-keep-alive-enabled: func", "    set-keep-alive: func"),
+        ("    hop-limit: func", "    unicast-hop-limit: func"),
+        ("    set-hop-limit: func", "    set-unicast-hop-limit: func"),
+        (
+            "    is-listening: func() -> bool;\n",
+            """    no-delay: func() -> result<bool, error-code>;
+    set-no-delay: func(value: bool) -> result<_, error-code>;
+""",
+        ),
+        (
+            """    %stream: func(remote-address: option<ip-socket-address>)
+      -> result<tuple<incoming-datagram-stream, outgoing-datagram-stream>, error-code>;
+""",
+            """    start-connect: func(network: borrow<network>, remote-address: ip-socket-address)
+      -> result<_, error-code>;
+    finish-connect: func() -> result<_, error-code>;
+    receive: func(max-results: u64) -> result<list<datagram>, error-code>;
+    send: func(datagrams: list<datagram>) -> result<u64, error-code>;
+""",
+        ),
+        (
+            """  resource incoming-datagram-stream {
+    receive: func(max-results: u64) -> result<list<incoming-datagram>, error-code>;
+    subscribe: func() -> pollable;
+  }
+  resource outgoing-datagram-stream {
+    check-send: func() -> result<u64, error-code>;
+    send: func(datagrams: list<outgoing-datagram>) -> result<u64, error-code>;
+    subscribe: func() -> pollable;
+  }
+""",
+            "",
+        ),
+        ("record incoming-datagram {", "record datagram {"),
     ),
 }
 
-# wasi:http of October: little of it is as in 0.2.
+# Of wasi:http little was as it is in 0.2.
 _HTTP_OCTOBER = """
 package wasi:http@0.2.0;
 interface types {
@@ -155,42 +220,46 @@ interface outgoing-handler {
 """
 
 
-def _text(text: str, snapshot: str, package: str) -> str:
+def _text(text: str, snapshot: str) -> str:
     """A text of 0.2 in the words of a snapshot."""
-    if (snapshot, package) == (OCTOBER, "wasi:http"):
+    if snapshot == OCTOBER and text is wasi_http.TEXT:
         text = _HTTP_OCTOBER
-    for words, own in _EDITS.get((snapshot, package), ()):
-        assert words in text, (snapshot, package, words)
+    for words, own in EDITS[snapshot]:
         text = text.replace(words, own)
     return text.replace("@0.2.0", f"@{snapshot}")
 
 
 INTERFACES = {
-    name.replace("@0.2", f"@{snapshot}"): _text(text, snapshot, name.partition("/")[0])
+    name.replace("@0.2", f"@{snapshot}"): _text(text, snapshot)
     for snapshot in (OCTOBER, NOVEMBER)
-    for family in (wasi_io, wasi_clocks, wasi_cli, wasi_filesystem, wasi_http, wasi_outgoing)
+    for family in FAMILIES
     for name, text in family.INTERFACES.items()
 }
 
-
-# What both have.
-
-
-def trailers_get(ctx: HostContext, future: Any) -> Any:
-    """future-trailers.get, which may be called again in 0.2 alone."""
-    found = _HTTP["[method]future-trailers.get"](ctx, future)
-    if found == FAILED:
-        raise Trap("the trailers have been taken already")
-    return found and found.value
+# By name. Each function below takes those of 0.2 and gives what a snapshot has besides, or otherwise.
+Functions = Mapping[str, Callable[..., Any]]
 
 
 # wasi:io, wasi:clocks and wasi:filesystem of October.
 
 
+def _poll(of: Functions) -> Functions:
+    return {"poll-list": of["poll"], "poll-one": of["[method]pollable.block"]}
+
+
+def _streams(of: Functions) -> Functions:
+    return {
+        **wasi_io.WasiIo.FUNCTIONS["wasi:io/error@0.2"],
+        "[method]output-stream.splice": _giving(wasi_io.splice),
+        "[method]output-stream.blocking-splice": _giving(wasi_io.blocking_splice),
+        "[method]output-stream.forward": forward,
+    }
+
+
 def _giving(splice: Callable[..., Any]) -> Callable[..., Any]:
     """`splice` of a stream that the guest gives away."""
 
-    def giving(ctx: HostContext, stream: Any, source: Any, length: int) -> Any:
+    def giving(ctx: HostContext, stream: OutputStream, source: InputStream, length: int) -> Any:
         try:
             return splice(ctx, stream, source, length)
         finally:
@@ -199,7 +268,7 @@ def _giving(splice: Callable[..., Any]) -> Callable[..., Any]:
     return giving
 
 
-def forward(ctx: HostContext, stream: wasi_io.OutputStream, source: wasi_io.InputStream) -> Any:
+def forward(ctx: HostContext, stream: OutputStream, source: InputStream) -> Any:
     """All of `source`, to its end; the length of that."""
     size = 0
     try:
@@ -214,26 +283,183 @@ def forward(ctx: HostContext, stream: wasi_io.OutputStream, source: wasi_io.Inpu
     return size if flushed is None else flushed
 
 
-def subscribe(ctx: HostContext, when: int, absolute: bool) -> wasi_io.Pollable:
-    return (wasi_clocks.subscribe_instant if absolute else wasi_clocks.subscribe_duration)(ctx, when)
+def _monotonic_clock(of: Functions) -> Functions:
+    instant, duration = of["subscribe-instant"], of["subscribe-duration"]
+    return {"subscribe": lambda ctx, when, absolute: (instant if absolute else duration)(ctx, when)}
 
 
-def open_at(
-    ctx: HostContext, descriptor: Any, path_flags: int, path: str, open_flags: int, flags: int, modes: int
-) -> Any:
-    return wasi_filesystem.open_at(ctx, descriptor, path_flags, path, open_flags, flags)
+def _files(of: Functions) -> Functions:
+    open_at = of["[method]descriptor.open-at"]
+    gone = (
+        *("access-at", "change-file-permissions-at", "change-directory-permissions-at", "lock-shared"),
+        *("lock-exclusive", "try-lock-shared", "try-lock-exclusive", "unlock"),
+    )
+    return {
+        # its last parameter is modes, of a file that is made
+        "[method]descriptor.open-at": lambda ctx, *arguments: open_at(ctx, *arguments[:-1]),
+        **{f"[method]descriptor.{name}": lambda ctx, *_: Err("unsupported") for name in gone},
+    }
 
 
-def unsupported(ctx: HostContext, *_: Any) -> Err:
-    return Err("unsupported")
+# wasi:sockets.
 
 
-# wasi:http of October.
+def _name_lookup(of: Functions) -> Functions:
+    resolve = of["resolve-addresses"]
+    return {"resolve-addresses": lambda ctx, network, name, family, unavailable: resolve(ctx, network, name)}
 
 
-def _or_trap(name: str) -> Callable[..., Any]:
+def ipv6_only(ctx: HostContext, sock: Socket) -> Any:
+    return NOT_SUPPORTED if sock.family == "ipv4" else True
+
+
+def set_ipv6_only(ctx: HostContext, sock: Socket, value: bool) -> Any:
+    return None if sock.family == "ipv6" and value else NOT_SUPPORTED
+
+
+def _ipv6_only(resource: str) -> Functions:
+    return {
+        f"[method]{resource}.ipv6-only": ipv6_only,
+        f"[method]{resource}.set-ipv6-only": set_ipv6_only,
+    }
+
+
+def no_delay(ctx: HostContext, sock: Socket) -> Any:
+    value = sock.option(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    return value if isinstance(value, Err) else bool(value)
+
+
+def set_no_delay(ctx: HostContext, sock: Socket, value: bool) -> Any:
+    return sock.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, value)
+
+
+def _tcp(of: Functions) -> Functions:
+    renamed = {
+        "keep-alive": "keep-alive-enabled",
+        "set-keep-alive": "set-keep-alive-enabled",
+        "unicast-hop-limit": "hop-limit",
+        "set-unicast-hop-limit": "set-hop-limit",
+    }
+    return {
+        **_ipv6_only("tcp-socket"),
+        **{f"[method]tcp-socket.{name}": of[f"[method]tcp-socket.{now}"] for name, now in renamed.items()},
+        "[method]tcp-socket.no-delay": no_delay,
+        "[method]tcp-socket.set-no-delay": set_no_delay,
+    }
+
+
+class UdpSocket:
+    """The resource udp-socket of October: one of 0.2, and the streams that it sends and receives by."""
+
+    __slots__ = ("connecting", "of", "sending", "sock", "streams")
+
+    def __init__(self, sock: Any, of: Functions) -> None:
+        self.sock = sock
+        self.of = of
+        self.streams: tuple[Any, Any] | None = None
+        self.connecting = False
+        self.sending = False  # what would have blocked last
+
+    def open(self, ctx: HostContext, remote: Any) -> Err | None:
+        """Streams from and to `remote`, None for anybody."""
+        opened = self.of["[method]udp-socket.stream"](ctx, self.sock, remote)
+        if isinstance(opened, Err):
+            return opened
+        self.release(ctx)
+        self.streams = opened
+        return None
+
+    def release(self, ctx: HostContext) -> None:
+        streams, self.streams = self.streams, None
+        if streams is not None:
+            self.of["[resource-drop]incoming-datagram-stream"](ctx, streams[0])
+            self.of["[resource-drop]outgoing-datagram-stream"](ctx, streams[1])
+
+    def start_connect(self, ctx: HostContext, network: Any, remote: Any) -> Any:
+        refused = self.open(ctx, remote)
+        self.connecting = self.connecting or refused is None
+        return refused
+
+    def finish_connect(self, ctx: HostContext) -> Any:
+        connecting, self.connecting = self.connecting, False
+        return None if connecting else NOT_IN_PROGRESS
+
+    def receive(self, ctx: HostContext, count: int) -> Any:
+        refused = self.open(ctx, None) if self.streams is None else None
+        if refused is not None or self.streams is None:
+            return refused
+        received = self.of["[method]incoming-datagram-stream.receive"](ctx, self.streams[0], count)
+        self.sending = False
+        return received if received or not count else WOULD_BLOCK
+
+    def send(self, ctx: HostContext, datagrams: Sequence[Any]) -> Any:
+        refused = self.open(ctx, None) if self.streams is None else None
+        if refused is not None or self.streams is None:
+            return refused
+        permit = self.of["[method]outgoing-datagram-stream.check-send"](ctx, self.streams[1])
+        if isinstance(permit, Err):
+            return permit
+        self.sending = not permit
+        if datagrams and not permit:
+            return WOULD_BLOCK
+        return self.of["[method]outgoing-datagram-stream.send"](ctx, self.streams[1], datagrams[:permit])
+
+    def subscribe(self, ctx: HostContext) -> Pollable:
+        if self.streams is None:
+            return READY
+        stream = "outgoing-datagram-stream" if self.sending else "incoming-datagram-stream"
+        found: Pollable = self.of[f"[method]{stream}.subscribe"](ctx, self.streams[self.sending])
+        return found
+
+    def drop(self, ctx: HostContext) -> None:
+        self.release(ctx)
+        self.of["[resource-drop]udp-socket"](ctx, self.sock)
+
+
+def _udp(of: Functions) -> Functions:
+    def inner(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda ctx, own, *arguments: function(ctx, own.sock, *arguments)
+
+    method = "[method]udp-socket."
+    kept = {**of, **_ipv6_only("udp-socket")}
+    return {
+        **{name: inner(function) for name, function in kept.items() if name.startswith(method)},
+        f"{method}start-connect": lambda ctx, own, *arguments: own.start_connect(ctx, *arguments),
+        f"{method}finish-connect": lambda ctx, own: own.finish_connect(ctx),
+        f"{method}receive": lambda ctx, own, count: own.receive(ctx, count),
+        f"{method}send": lambda ctx, own, datagrams: own.send(ctx, datagrams),
+        f"{method}subscribe": lambda ctx, own: own.subscribe(ctx),
+        "[resource-drop]udp-socket": lambda ctx, own: own.drop(ctx),
+    }
+
+
+# wasi:http.
+
+
+def _trailers(of: Functions) -> Callable[..., Any]:
+    """future-trailers.get; that it may be called again, for an error, is of 0.2."""
+    get = of["[method]future-trailers.get"]
+
+    def trailers_get(ctx: HostContext, future: Any) -> Any:
+        found = get(ctx, future)
+        if found == FAILED:
+            raise Trap("the trailers have been taken already")
+        return None if found is None else found.value
+
+    return trailers_get
+
+
+def _http_november(of: Functions) -> Functions:
+    options = "[method]request-options."
+    return {
+        "[method]future-trailers.get": _trailers(of),
+        **{f"{name}-ms": function for name, function in of.items() if name.startswith(options)},
+    }
+
+
+def _or_trap(of: Functions, name: str) -> Callable[..., Any]:
     """The function `name` of 0.2, whose error is a trap."""
-    function = _HTTP[name]
+    function = of[name]
 
     @wraps(function)
     def trapping(ctx: HostContext, *arguments: Any) -> Any:
@@ -246,7 +472,7 @@ def _or_trap(name: str) -> Callable[..., Any]:
 
 
 def unexpected(code: tuple[str, Any]) -> tuple[str, str]:
-    """An error-code of 0.2 as an error: as text, in the way that Spin's guests know."""
+    """An error-code of 0.2 as an error: as text, which begins as that of Spin does."""
     case, payload = code
     name = "".join(map(str.capitalize, case.split("-")))
     return "unexpected-error", f"ErrorCode::{name}" + ("" if payload is None else f"({payload})")
@@ -260,111 +486,93 @@ _WORDS = {
 }
 
 
-def outparam_set(ctx: HostContext, param: Any, response: Any) -> None:
-    if isinstance(response, Err):
-        case, text = response.value
-        response = Err(("internal-error", f"{_WORDS[case]}: {text}"))
-    _HTTP["[static]response-outparam.set"](ctx, param, response)
+def _http_october(of: Functions) -> Functions:
+    setters = [
+        _or_trap(of, f"[method]outgoing-request.set-{part}")
+        for part in ("method", "path-with-query", "scheme", "authority")
+    ]
+    set_status = _or_trap(of, "[method]outgoing-response.set-status-code")
+    outparam_set = of["[static]response-outparam.set"]
+    trailers_get = _trailers(of)
+    response_get = of["[method]future-incoming-response.get"]
+
+    def new_request(ctx: HostContext, *parts: Any) -> OutgoingRequest:
+        *values, fields = parts
+        request = OutgoingRequest(Fields(fields.pairs))
+        # Without authority it is one to the own application, as in 0.2; Spin puts a port alone there.
+        for set_, value in zip(setters, values, strict=True):
+            set_(ctx, request, value)
+        return request
+
+    def new_response(ctx: HostContext, status: int, fields: Fields) -> OutgoingResponse:
+        response = OutgoingResponse(Fields(fields.pairs))
+        set_status(ctx, response, status)
+        return response
+
+    def set_(ctx: HostContext, param: Any, response: Any) -> None:
+        if isinstance(response, Err):
+            case, text = response.value
+            response = Err(("internal-error", f"{_WORDS[case]}: {text}"))
+        outparam_set(ctx, param, response)
+
+    def trailers(ctx: HostContext, future: Any) -> Any:
+        found = trailers_get(ctx, future)
+        if isinstance(found, Err):
+            return Err(unexpected(found.value))
+        # there are always some, which may be none
+        return None if found is None else Ok(found.value or Fields(mutable=False))
+
+    def get(ctx: HostContext, future: Any) -> Any:
+        found = response_get(ctx, future)
+        if isinstance(found, Ok) and isinstance(found.value, Err):
+            return Ok(Err(unexpected(found.value.value)))
+        return found
+
+    return {
+        "[constructor]fields": _or_trap(of, "[static]fields.from-list"),
+        "[method]fields.set": _or_trap(of, "[method]fields.set"),
+        "[method]fields.delete": _or_trap(of, "[method]fields.delete"),
+        "[method]fields.append": _or_trap(of, "[method]fields.append"),
+        "[constructor]outgoing-request": new_request,
+        "[method]outgoing-request.write": of["[method]outgoing-request.body"],
+        "[static]response-outparam.set": set_,
+        "[method]future-trailers.get": trailers,
+        "[constructor]outgoing-response": new_response,
+        "[method]outgoing-response.write": of["[method]outgoing-response.body"],
+        "[static]outgoing-body.finish": _or_trap(of, "[static]outgoing-body.finish"),
+        "[method]future-incoming-response.get": get,
+    }
 
 
-def new_request(
-    ctx: HostContext, method: Any, target: str | None, scheme: Any, authority: str | None, fields: Fields
-) -> OutgoingRequest:
-    # Without authority it is one to the own application, as in 0.2; Spin puts a port alone there.
-    request = OutgoingRequest(Fields(fields.pairs))
-    for set_, value in zip(_SETTERS, (method, target, scheme, authority), strict=True):
-        set_(ctx, request, value)
-    return request
+def _outgoing_handler(of: Functions) -> Functions:
+    send = of["handle"]
 
-
-def new_response(ctx: HostContext, status: int, fields: Fields) -> OutgoingResponse:
-    response = OutgoingResponse(Fields(fields.pairs))
-    _set_status(ctx, response, status)
-    return response
-
-
-def some_trailers(ctx: HostContext, future: Any) -> Any:
-    """future-trailers.get: there are always some, which may be none."""
-    found = trailers_get(ctx, future)
-    if isinstance(found, Err):
-        return Err(unexpected(found.value))
-    return found and Ok(found.value or Fields(mutable=False))
-
-
-def response_get(ctx: HostContext, future: Any) -> Any:
-    found = _HTTP["[method]future-incoming-response.get"](ctx, future)
-    if isinstance(found, Ok) and isinstance(found.value, Err):
-        return Ok(Err(unexpected(found.value.value)))
-    return found
-
-
-def _handling(handle: Callable[..., Any]) -> Callable[..., Any]:
-    """outgoing-handler.handle over that of 0.2."""
-
-    def handling(ctx: HostContext, request: Any, milliseconds: Any) -> Any:
+    def handle(ctx: HostContext, request: Any, milliseconds: Any) -> Any:
         options = None
         if milliseconds is not None:
             options = RequestOptions()
             options.connect, options.first_byte, options.between_bytes = (
                 None if ms is None else ms * 1_000_000 for ms in milliseconds
             )
-        result = handle(ctx, request, options)
+        result = send(ctx, request, options)
         return Err(unexpected(result.value)) if isinstance(result, Err) else result
 
-    return handling
+    return {"handle": handle}
 
 
-_SETTERS = [
-    _or_trap(f"[method]outgoing-request.set-{part}")
-    for part in ("method", "path-with-query", "scheme", "authority")
-]
-_set_status = _or_trap("[method]outgoing-response.set-status-code")
-
-# What is not as in 0.2, or has another name there.
-_CHANGES: dict[str, Mapping[str, Callable[..., Any]]] = {
-    f"wasi:http/types@{NOVEMBER}": {
-        "[method]future-trailers.get": trailers_get,
-        **{
-            f"{name}-ms": function
-            for name, function in _HTTP.items()
-            if name.startswith("[method]request-options.")
-        },
-    },
-    f"wasi:io/poll@{OCTOBER}": {
-        "poll-list": wasi_io.poll,
-        "poll-one": lambda ctx, pollable: wasi_io.wait_any(ctx, [pollable]),
-    },
-    f"wasi:io/streams@{OCTOBER}": {
-        **wasi_io.WasiIo.FUNCTIONS["wasi:io/error@0.2"],
-        "[method]output-stream.splice": _giving(wasi_io.splice),
-        "[method]output-stream.blocking-splice": _giving(wasi_io.blocking_splice),
-        "[method]output-stream.forward": forward,
-    },
-    f"wasi:clocks/monotonic-clock@{OCTOBER}": {"subscribe": subscribe},
-    f"wasi:filesystem/types@{OCTOBER}": {
-        "[method]descriptor.open-at": open_at,
-        **{
-            f"[method]descriptor.{name}": unsupported
-            for name in (
-                *("access-at", "change-file-permissions-at", "change-directory-permissions-at"),
-                *("lock-shared", "lock-exclusive", "try-lock-shared", "try-lock-exclusive", "unlock"),
-            )
-        },
-    },
-    f"wasi:http/types@{OCTOBER}": {
-        "[constructor]fields": _or_trap("[static]fields.from-list"),
-        "[method]fields.set": _or_trap("[method]fields.set"),
-        "[method]fields.delete": _or_trap("[method]fields.delete"),
-        "[method]fields.append": _or_trap("[method]fields.append"),
-        "[constructor]outgoing-request": new_request,
-        "[method]outgoing-request.write": _HTTP["[method]outgoing-request.body"],
-        "[static]response-outparam.set": outparam_set,
-        "[method]future-trailers.get": some_trailers,
-        "[constructor]outgoing-response": new_response,
-        "[method]outgoing-response.write": _HTTP["[method]outgoing-response.body"],
-        "[static]outgoing-body.finish": _or_trap("[static]outgoing-body.finish"),
-        "[method]future-incoming-response.get": response_get,
-    },
+_CHANGES: dict[str, Callable[[Functions], Functions]] = {
+    f"wasi:sockets/tcp@{NOVEMBER}": lambda of: _ipv6_only("tcp-socket"),
+    f"wasi:sockets/udp@{NOVEMBER}": lambda of: _ipv6_only("udp-socket"),
+    f"wasi:http/types@{NOVEMBER}": _http_november,
+    f"wasi:io/poll@{OCTOBER}": _poll,
+    f"wasi:io/streams@{OCTOBER}": _streams,
+    f"wasi:clocks/monotonic-clock@{OCTOBER}": _monotonic_clock,
+    f"wasi:filesystem/types@{OCTOBER}": _files,
+    f"wasi:sockets/ip-name-lookup@{OCTOBER}": _name_lookup,
+    f"wasi:sockets/tcp@{OCTOBER}": _tcp,
+    f"wasi:sockets/udp@{OCTOBER}": _udp,
+    f"wasi:http/types@{OCTOBER}": _http_october,
+    f"wasi:http/outgoing-handler@{OCTOBER}": _outgoing_handler,
 }
 
 
@@ -372,21 +580,30 @@ class Snapshots:
     """Both snapshots; `functions_of` gives those of an interface of 0.2, `type_of` the type of one here."""
 
     def __init__(
-        self,
-        functions_of: Callable[[str], Mapping[str, Callable[..., Any]]],
-        type_of: Callable[[str], InterfaceType],
+        self, functions_of: Callable[[str], Functions], type_of: Callable[[str], InterfaceType]
     ) -> None:
         self._functions_of = functions_of
         self._type_of = type_of
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
-        name, _, snapshot = interface.partition("@")
-        functions = {**self._functions_of(f"{name}@0.2"), **_CHANGES.get(interface, {})}
-        if (name, snapshot) == ("wasi:http/outgoing-handler", OCTOBER):
-            functions["handle"] = _handling(functions["handle"])
+        name = interface.partition("@")[0]
+        functions = dict(self._functions_of(f"{name}@0.2"))
+        if interface in _CHANGES:
+            functions |= _CHANGES[interface](functions)
+        if interface == f"wasi:sockets/udp-create-socket@{OCTOBER}":
+            functions = {"create-udp-socket": self._creating(functions["create-udp-socket"])}
         type_ = self._type_of(interface)
         known = type_.funcs.keys() | {f"[resource-drop]{key}" for key in type_.types}
         return {key: function for key, function in functions.items() if key in known}
+
+    def _creating(self, create: Callable[..., Any]) -> Callable[..., Any]:
+        of = self._functions_of("wasi:sockets/udp@0.2")
+
+        def creating(ctx: HostContext, family: str) -> Any:
+            sock = create(ctx, family)
+            return sock if isinstance(sock, Err) else UdpSocket(sock, of)
+
+        return creating
 
     def close(self) -> None:
         pass

@@ -37,10 +37,10 @@ __all__ = [
 
 # What this host recognises, for the error that lists it (Spin: http, 7).
 KNOWN = (
-    "wasi:http/incoming-handler@0.2 (Spin 2 and 3, wasmCloud, wasmtime serve)",
+    "wasi:http/incoming-handler@0.2 (Spin 2 and 3, wasmCloud, wasmtime serve), or its two snapshots of 2023",
     "fermyon:spin/inbound-http (Spin 1)",
     "handle-http-request (a module of the older flat ABI)",
-    '_start (a WASI command, with executor = { type = "wagi" })',
+    '_start or wasi:cli/run (a WASI command, with executor = { type = "wagi" })',
 )
 # Interfaces of an HTTP handler, and of a command (Spin: http, 7).
 HTTP_HANDLERS = (

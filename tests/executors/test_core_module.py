@@ -122,6 +122,11 @@ def test_a_guest_brings_its_own_memory_tables_and_globals(
     assert caught.value.feature == feature
 
 
+def test_standard_names_are_for_components(wat: Any, hosts: Hosts) -> None:
+    with pytest.raises(UnsupportedError, match="make it a component"):
+        linked(wat, hosts, '(import "cm32p2|wasi:io/poll@0.2" "pollable_drop" (func (param i32)))')
+
+
 def test_linking_needs_no_grant(wat: Any, application: Any, ask: Any) -> None:
     """A guest that asks for what it was not granted is told so when it asks (host interfaces, 1)."""
     body = '(call $sql_open (str "default") (i32.const 64)) (call $out_number (i32.load8_u (i32.const 68)))'

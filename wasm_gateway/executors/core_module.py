@@ -50,9 +50,11 @@ RUNS_GUESTS = {
     "wasi:http/types": {"[method]future-incoming-response.get"},
 }
 # Functions of a module that stand for canonical built-ins of a resource, the host's or, imported from
-# "[export]" and an interface, its own (BuildTargets.md has the names).
+# "[export]" and an interface, its own: the names that wit-component takes. Those of BuildTargets.md, which
+# begin with "cm32p2", no SDK uses yet.
 RESOURCE_DROP = "[resource-drop]"
 OF_EXPORT = "[export]"
+STANDARD_NAMES = "cm32p2"
 _BUILTINS: dict[str, Literal["new", "rep", "drop"]] = {
     "[resource-new": "new",
     "[resource-rep": "rep",
@@ -99,6 +101,12 @@ def link(wasm: bytes, hosts: Hosts, grants: Grants | None = None) -> Linkage:
             raise UnsupportedError(
                 f"imports the {item.kind} {item.module}.{item.name}; a guest brings its own",
                 f"imported {item.kind}",
+            )
+        if item.module.startswith(STANDARD_NAMES):
+            raise UnsupportedError(
+                f"imports {item.module}.{item.name}, as the standard build target names it: "
+                "make it a component (wasm-tools component new)",
+                "standard names in core modules",
             )
         key = (item.module, item.name)
         if key in functions:  # AssemblyScript imports some twice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -471,6 +472,47 @@ def test_datagrams_to_one(udp: Any) -> None:
         assert udp("send", [(b"hello", first)]) == Err("invalid-argument")
         assert udp("start-connect", None, ("ipv4", (9, (10, 0, 0, 1)))) == Err("access-denied")
         assert udp("finish-connect") == Err("not-in-progress")
+
+
+UDP_USES = {
+    "wasi:sockets/instance-network@0.2.0": ("instance-network",),
+    "wasi:sockets/udp-create-socket@0.2.0": ("create-udp-socket",),
+    "wasi:sockets/udp@0.2.0": (
+        *("[method]udp-socket.start-bind", "[method]udp-socket.finish-bind", "[method]udp-socket.send"),
+        *("[method]udp-socket.receive", "[method]udp-socket.subscribe", "[resource-drop]udp-socket"),
+    ),
+    POLL: ("poll-one",),
+}
+
+
+def test_a_guest_sends_a_datagram_and_gives_back_the_answer(
+    application: Any, ask: Any, components: Any
+) -> None:
+    with datagrams() as peer, ThreadPoolExecutor(1) as pool:
+        port = peer.getsockname()[1]
+        body = f"""(local $socket i32)
+          (call $create-udp-socket (i32.const 0) (i32.const 512))
+          (local.set $socket (i32.load (i32.const 516)))
+          (call $udp-socket.start-bind (local.get $socket) (call $instance-network)
+            (i32.const 0) (i32.const 0) (i32.const 127) (i32.const 0) (i32.const 0) (i32.const 1)
+            {"(i32.const 0)" * 6} (i32.const 512))
+          (call $udp-socket.finish-bind (local.get $socket) (i32.const 512))
+          (i32.store (i32.const 604) (i32.const 4))
+          (i32.store16 (i32.const 612) (i32.const {port}))
+          (i32.store8 (i32.const 614) (i32.const 127)) (i32.store8 (i32.const 617) (i32.const 1))
+          (call $udp-socket.send (local.get $socket) (i32.const 600) (i32.const 1) (i32.const 512))
+          (if (i32.load8_u (i32.const 512)) (then unreachable))
+          (call $poll-one (call $udp-socket.subscribe (local.get $socket)))
+          (call $udp-socket.receive (local.get $socket) (i64.const 5) (i32.const 512))
+          (call $drop.udp-socket (local.get $socket))
+          (call $answer (local.get $out) (i32.const 200) (i32.load (i32.load (i32.const 516)))
+            (i32.load offset=4 (i32.load (i32.const 516))))"""
+        wasm = http(components, OCTOBER, body, UDP_USES, '(data (i32.const 0) "ping")')
+        gateway = application(a=application.part(wasm, allowed_outbound_hosts=["udp://127.0.0.1:*"]))
+        answered = pool.submit(ask, gateway, "/a")
+        data, sender = peer.recvfrom(100)
+        peer.sendto(data + b" pong", sender)
+        assert answered.result() == (200, b"ping pong")
 
 
 def test_a_socket_that_is_dropped_is_closed(udp: Any) -> None:

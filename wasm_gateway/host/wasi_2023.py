@@ -33,7 +33,7 @@ from . import (
 )
 from .base import HostContext
 from .wasi_http import FAILED, Fields, OutgoingRequest, OutgoingResponse, RequestOptions
-from .wasi_io import READY, InputStream, OutputStream, Pollable
+from .wasi_io import READY, InputStream, OutputStream
 from .wasi_sockets import NOT_IN_PROGRESS, NOT_SUPPORTED, WOULD_BLOCK, Socket
 
 OCTOBER, NOVEMBER = "0.2.0-rc-2023-10-18", "0.2.0-rc-2023-11-10"
@@ -349,87 +349,106 @@ def _tcp(of: Functions) -> Functions:
 
 
 class UdpSocket:
-    """The resource udp-socket of October: one of 0.2, and the streams that it sends and receives by."""
+    """The resource udp-socket of October: one of 0.2, and the streams that it receives and sends by."""
 
-    __slots__ = ("connecting", "of", "sending", "sock", "streams")
+    __slots__ = ("connecting", "sending", "sock", "streams")
 
-    def __init__(self, sock: Any, of: Functions) -> None:
+    def __init__(self, sock: Socket) -> None:
         self.sock = sock
-        self.of = of
         self.streams: tuple[Any, Any] | None = None
         self.connecting = False
         self.sending = False  # what would have blocked last
 
-    def open(self, ctx: HostContext, remote: Any) -> Err | None:
-        """Streams from and to `remote`, None for anybody."""
-        opened = self.of["[method]udp-socket.stream"](ctx, self.sock, remote)
-        if isinstance(opened, Err):
-            return opened
-        self.release(ctx)
-        self.streams = opened
-        return None
 
-    def release(self, ctx: HostContext) -> None:
-        streams, self.streams = self.streams, None
-        if streams is not None:
-            self.of["[resource-drop]incoming-datagram-stream"](ctx, streams[0])
-            self.of["[resource-drop]outgoing-datagram-stream"](ctx, streams[1])
+def _udp_create_socket(of: Functions) -> Functions:
+    create = of["create-udp-socket"]
 
-    def start_connect(self, ctx: HostContext, network: Any, remote: Any) -> Any:
-        refused = self.open(ctx, remote)
-        self.connecting = self.connecting or refused is None
-        return refused
+    def creating(ctx: HostContext, family: str) -> Any:
+        sock = create(ctx, family)
+        return sock if isinstance(sock, Err) else UdpSocket(sock)
 
-    def finish_connect(self, ctx: HostContext) -> Any:
-        connecting, self.connecting = self.connecting, False
-        return None if connecting else NOT_IN_PROGRESS
-
-    def receive(self, ctx: HostContext, count: int) -> Any:
-        refused = self.open(ctx, None) if self.streams is None else None
-        if refused is not None or self.streams is None:
-            return refused
-        received = self.of["[method]incoming-datagram-stream.receive"](ctx, self.streams[0], count)
-        self.sending = False
-        return received if received or not count else WOULD_BLOCK
-
-    def send(self, ctx: HostContext, datagrams: Sequence[Any]) -> Any:
-        refused = self.open(ctx, None) if self.streams is None else None
-        if refused is not None or self.streams is None:
-            return refused
-        permit = self.of["[method]outgoing-datagram-stream.check-send"](ctx, self.streams[1])
-        if isinstance(permit, Err):
-            return permit
-        self.sending = not permit
-        if datagrams and not permit:
-            return WOULD_BLOCK
-        return self.of["[method]outgoing-datagram-stream.send"](ctx, self.streams[1], datagrams[:permit])
-
-    def subscribe(self, ctx: HostContext) -> Pollable:
-        if self.streams is None:
-            return READY
-        stream = "outgoing-datagram-stream" if self.sending else "incoming-datagram-stream"
-        found: Pollable = self.of[f"[method]{stream}.subscribe"](ctx, self.streams[self.sending])
-        return found
-
-    def drop(self, ctx: HostContext) -> None:
-        self.release(ctx)
-        self.of["[resource-drop]udp-socket"](ctx, self.sock)
+    return {"create-udp-socket": creating}
 
 
 def _udp(of: Functions) -> Functions:
+    method, incoming, outgoing = (
+        f"[method]{resource}."
+        for resource in ("udp-socket", "incoming-datagram-stream", "outgoing-datagram-stream")
+    )
+    stream = of[f"{method}stream"]
+    incoming_receive, incoming_subscribe = of[f"{incoming}receive"], of[f"{incoming}subscribe"]
+    check_send, outgoing_send = of[f"{outgoing}check-send"], of[f"{outgoing}send"]
+    outgoing_subscribe = of[f"{outgoing}subscribe"]
+
     def inner(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda ctx, own, *arguments: function(ctx, own.sock, *arguments)
 
-    method = "[method]udp-socket."
+    def release(ctx: HostContext, own: UdpSocket) -> None:
+        streams, own.streams = own.streams, None
+        if streams is not None:
+            of["[resource-drop]incoming-datagram-stream"](ctx, streams[0])
+            of["[resource-drop]outgoing-datagram-stream"](ctx, streams[1])
+
+    def streams(ctx: HostContext, own: UdpSocket) -> Any:
+        """Both streams, from and to anybody unless it has been connected, or an Err."""
+        if own.streams is None:
+            opened = stream(ctx, own.sock, None)
+            if isinstance(opened, Err):
+                return opened
+            own.streams = opened
+        return own.streams
+
+    def start_connect(ctx: HostContext, own: UdpSocket, network: object, remote: Any) -> Any:
+        opened = stream(ctx, own.sock, remote)
+        if isinstance(opened, Err):
+            return opened
+        release(ctx, own)
+        own.streams = opened
+        own.connecting = True
+        return None
+
+    def finish_connect(ctx: HostContext, own: UdpSocket) -> Any:
+        connecting, own.connecting = own.connecting, False
+        return None if connecting else NOT_IN_PROGRESS
+
+    def receive(ctx: HostContext, own: UdpSocket, count: int) -> Any:
+        opened = streams(ctx, own)
+        if isinstance(opened, Err):
+            return opened
+        own.sending = False
+        received = incoming_receive(ctx, opened[0], count)
+        return received if received or not count else WOULD_BLOCK
+
+    def send(ctx: HostContext, own: UdpSocket, datagrams: Sequence[Any]) -> Any:
+        opened = streams(ctx, own)
+        permit = opened if isinstance(opened, Err) else check_send(ctx, opened[1])
+        if isinstance(permit, Err):
+            return permit
+        own.sending = not permit
+        if datagrams and not permit:
+            return WOULD_BLOCK
+        return outgoing_send(ctx, opened[1], datagrams[:permit])
+
+    def subscribe(ctx: HostContext, own: UdpSocket) -> Any:
+        if own.streams is None:
+            return READY
+        if own.sending:
+            return outgoing_subscribe(ctx, own.streams[1])
+        return incoming_subscribe(ctx, own.streams[0])
+
+    def drop(ctx: HostContext, own: UdpSocket) -> None:
+        release(ctx, own)
+        of["[resource-drop]udp-socket"](ctx, own.sock)
+
     kept = {**of, **_ipv6_only("udp-socket")}
     return {
         **{name: inner(function) for name, function in kept.items() if name.startswith(method)},
-        f"{method}start-connect": lambda ctx, own, *arguments: own.start_connect(ctx, *arguments),
-        f"{method}finish-connect": lambda ctx, own: own.finish_connect(ctx),
-        f"{method}receive": lambda ctx, own, count: own.receive(ctx, count),
-        f"{method}send": lambda ctx, own, datagrams: own.send(ctx, datagrams),
-        f"{method}subscribe": lambda ctx, own: own.subscribe(ctx),
-        "[resource-drop]udp-socket": lambda ctx, own: own.drop(ctx),
+        f"{method}start-connect": start_connect,
+        f"{method}finish-connect": finish_connect,
+        f"{method}receive": receive,
+        f"{method}send": send,
+        f"{method}subscribe": subscribe,
+        "[resource-drop]udp-socket": drop,
     }
 
 
@@ -571,6 +590,7 @@ _CHANGES: dict[str, Callable[[Functions], Functions]] = {
     f"wasi:sockets/ip-name-lookup@{OCTOBER}": _name_lookup,
     f"wasi:sockets/tcp@{OCTOBER}": _tcp,
     f"wasi:sockets/udp@{OCTOBER}": _udp,
+    f"wasi:sockets/udp-create-socket@{OCTOBER}": _udp_create_socket,
     f"wasi:http/types@{OCTOBER}": _http_october,
     f"wasi:http/outgoing-handler@{OCTOBER}": _outgoing_handler,
 }
@@ -586,24 +606,12 @@ class Snapshots:
         self._type_of = type_of
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
-        name = interface.partition("@")[0]
-        functions = dict(self._functions_of(f"{name}@0.2"))
-        if interface in _CHANGES:
-            functions |= _CHANGES[interface](functions)
-        if interface == f"wasi:sockets/udp-create-socket@{OCTOBER}":
-            functions = {"create-udp-socket": self._creating(functions["create-udp-socket"])}
+        of = self._functions_of(f"{interface.partition('@')[0]}@0.2")
+        changes = _CHANGES.get(interface)
+        functions = dict(of) if changes is None else {**of, **changes(of)}
         type_ = self._type_of(interface)
         known = type_.funcs.keys() | {f"[resource-drop]{key}" for key in type_.types}
         return {key: function for key, function in functions.items() if key in known}
-
-    def _creating(self, create: Callable[..., Any]) -> Callable[..., Any]:
-        of = self._functions_of("wasi:sockets/udp@0.2")
-
-        def creating(ctx: HostContext, family: str) -> Any:
-            sock = create(ctx, family)
-            return sock if isinstance(sock, Err) else UdpSocket(sock, of)
-
-        return creating
 
     def close(self) -> None:
         pass

@@ -22,6 +22,7 @@ from wasm_gateway.host.wasi_2023 import EDITS, FAMILIES, NOVEMBER, OCTOBER
 from wasm_gateway.host.wasi_http import Fields, IncomingRequest, ResponseOutparam
 from wasm_gateway.host.wasi_io import READY, BytesInput, SinkOutput, StreamClosed, wait_any
 from wasm_gateway.host.wasi_state import WasiTemplate
+from wasm_gateway.host.wasi_udp import MAX_DATAGRAMS
 from wasm_gateway.messages import Headers, Request
 from wasm_gateway.runtime_config import RuntimeConfig
 
@@ -352,6 +353,8 @@ def test_polling(functions: Callable[..., Any], context: Callable[..., Any]) -> 
     assert poll["poll-list"](ctx, [later, soon]) == [1]
     assert poll["poll-one"](ctx, soon) is None
     assert not later.ready()
+    assert clock["subscribe"](ctx, clock["now"](ctx), True).ready()
+    assert not clock["subscribe"](ctx, clock["now"](ctx), False).ready()
     with pytest.raises(Trap):
         poll["poll-list"](ctx, [])
 
@@ -457,6 +460,7 @@ def test_datagrams_to_anybody(udp: Any) -> None:
         assert udp("local-address") == ("ipv4", (sender[1], LOCAL))
         assert udp("send", [(b"x", ("ipv4", (port, (10, 0, 0, 1))))]) == Err("access-denied")
         assert udp("send", []) == 0
+        assert udp("send", [(b"x", ("ipv4", (port, LOCAL)))] * (MAX_DATAGRAMS + 1)) == MAX_DATAGRAMS
 
 
 def test_datagrams_to_one(udp: Any) -> None:
@@ -472,6 +476,10 @@ def test_datagrams_to_one(udp: Any) -> None:
         assert udp("send", [(b"hello", first)]) == Err("invalid-argument")
         assert udp("start-connect", None, ("ipv4", (9, (10, 0, 0, 1)))) == Err("access-denied")
         assert udp("finish-connect") == Err("not-in-progress")
+        local = udp("local-address")
+        udp("drop")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", local[1][0]))  # the port is free again, whatever streams there were
 
 
 UDP_USES = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.guest_wat import vector
 from wasm_gateway.component.layout import flatten_functype
 from wasm_gateway.component.names import canonical_name
 from wasm_gateway.component.types import (
@@ -39,20 +40,21 @@ HTTP = "wasi:http/types@0.2.0"
 STREAMS = "wasi:io/streams@0.2.0"
 
 # Memory, an allocator that frees all at once ($reset): `$main` has both. 0 to 4095 are the test's own.
-MEMORY = """
-  (core module $mem
+FIELDS = """
     (memory (export "memory") 4)
     (global $top (mut i32) (i32.const 65536))
-    (func (export "reset") (global.set $top (i32.const 65536)))
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+    (func $reset (export "reset") (global.set $top (i32.const 65536)))
+    (func $realloc (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
       (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
       (global.get $top)
       (global.set $top (i32.add (global.get $top) (local.get 3)))
       (block (br_if 0 (i32.le_u (global.get $top) (i32.mul (memory.size) (i32.const 65536))))
-        (drop (memory.grow (i32.add (i32.shr_u (local.get 3) (i32.const 16)) (i32.const 1)))))))
+        (drop (memory.grow (i32.add (i32.shr_u (local.get 3) (i32.const 16)) (i32.const 1))))))"""
+MEMORY = f"""
+  (core module $mem {FIELDS})
   (core instance $m (instantiate $mem))
   (alias core export $m "memory" (core memory $memory))
-  (alias core export $m "realloc" (core func $realloc))
+  (alias core export $m "cabi_realloc" (core func $realloc))
   (alias core export $m "reset" (core func $reset))"""
 
 # What a guest of wasi:http needs to answer: $answer(out, status, pointer, length).
@@ -228,7 +230,8 @@ class _Component:
         found = self.resources.get(rt)
         if found is None:
             assert rt.interface is not None
-            name = next((n for n in self.uses if canonical_name(n) == rt.interface), f"{rt.interface}.0")
+            whole = f"{rt.interface}.0" if rt.interface.endswith("@0.2") else rt.interface
+            name = next((n for n in self.uses if canonical_name(n) == rt.interface), whole)
             interface = self.interface(name)
             interface.resource(rt)
             found = self.resources[rt] = f"$res{len(self.resources)}"
@@ -249,6 +252,14 @@ def core_label(function: str) -> str:
     return "drop." + function.removeprefix("[resource-drop]") if "[resource-drop]" in function else function
 
 
+def core_signature(ft: FuncType) -> str:
+    """The core type of a lowered function, as text."""
+    flat = flatten_functype(ft, "lower")
+    return "".join(f" (param {CORE[letter]})" for letter in flat.params) + "".join(
+        f" (result {CORE[letter]})" for letter in flat.results
+    )
+
+
 class Toolkit:
     """Makes components; `interfaces` of the site are known to it too."""
 
@@ -263,20 +274,7 @@ class Toolkit:
 
         `export` is what follows the instance `$core` of that code.
         """
-        component = _Component(self.hosts, uses)
-        for rt in resources:
-            component.resource(rt)
-        for name in uses:
-            component.interface(name)
-        for name, functions in uses.items():
-            for function in functions:
-                if function.startswith("[resource-drop]"):
-                    found = component.interface(name).type.types[function.removeprefix("[resource-drop]")]
-                    assert isinstance(found, ResourceType)
-                    component.resource(found)
-        numbers = {name: number for number, name in enumerate(component.imports)}
-        for name in self._ordered(component):
-            component.emit(component.imports[name], numbers[name])
+        component, numbers = self._importing(uses, resources)
         lowered, imported, given = [], [], []
         for name, functions in uses.items():
             interface = component.interface(name)
@@ -293,9 +291,7 @@ class Toolkit:
                     lowered.append(
                         f'(core func ${label} (canon lower (func $i{number} "{function}") {options}))'
                     )
-                    flat = flatten_functype(interface.type.funcs[function], "lower")
-                    signature = "".join(f" (param {CORE[letter]})" for letter in flat.params)
-                    signature += "".join(f" (result {CORE[letter]})" for letter in flat.results)
+                    signature = core_signature(interface.type.funcs[function])
                 imported.append(f'(import "h" "{label}" (func ${label} {signature}))')
                 given.append(f'(export "{label}" (func ${label}))')
         new_line = "\n    "
@@ -315,6 +311,26 @@ class Toolkit:
   {export.format(**{rt.name.replace("-", "_"): component.resource(rt) for rt in resources})}
 )"""
 
+    def _importing(
+        self, uses: Uses, resources: Sequence[ResourceType]
+    ) -> tuple[_Component, Mapping[str, int]]:
+        """The imports of a component as text, and which instance each of them is."""
+        component = _Component(self.hosts, uses)
+        for rt in resources:
+            component.resource(rt)
+        for name in uses:
+            component.interface(name)
+        for name, functions in uses.items():
+            for function in functions:
+                if function.startswith("[resource-drop]"):
+                    found = component.interface(name).type.types[function.removeprefix("[resource-drop]")]
+                    assert isinstance(found, ResourceType)
+                    component.resource(found)
+        numbers = {name: number for number, name in enumerate(component.imports)}
+        for name in self._ordered(component):
+            component.emit(component.imports[name], numbers[name])
+        return component, numbers
+
     @staticmethod
     def _ordered(component: _Component) -> list[str]:
         """Imports after those whose resources they use."""
@@ -332,22 +348,23 @@ class Toolkit:
             place(name)
         return ordered
 
-    def http(self, body: str, uses: Uses | None = None, functions: str = "", data: str = "") -> bytes:
+    def http(
+        self,
+        body: str,
+        uses: Uses | None = None,
+        functions: str = "",
+        data: str = "",
+        *,
+        version: str = "0.2.0",
+        answer: tuple[str, Uses] = (ANSWER, ANSWERING),
+    ) -> bytes:
         """A guest of wasi:http: `body` is the code of handle(request, out), which may call $answer.
 
-        `functions` are more core functions, `data` are data segments.
+        `functions` are more core functions, `data` are data segments. `version` takes the place of 0.2.0
+        in names, `answer` is the code of $answer and what it uses.
         """
-        merged = {name: list(functions) for name, functions in ANSWERING.items()}
-        for name, more in (uses or {}).items():
-            for function in more:
-                if function not in merged.setdefault(name, []):
-                    merged[name].append(function)
-        types = self.hosts.interface(HTTP)
-        assert types is not None
-        request, out = types.type.types["incoming-request"], types.type.types["response-outparam"]
-        assert isinstance(request, ResourceType)
-        assert isinstance(out, ResourceType)
-        core = f"""{data}{ANSWER}
+        merged, resources = self._handling(uses, version, answer[1])
+        core = f"""{data}{answer[0]}
     {functions}
     (func (export "handle") (param $request i32) (param $out i32)
       {body})"""
@@ -367,8 +384,82 @@ class Toolkit:
   (instance $shimmed (instantiate $shim
     (with "in" (type {incoming_request})) (with "out" (type {response_outparam}))
     (with "handle" (func $lifted))))
-  (export "wasi:http/incoming-handler@0.2.0" (instance $shimmed))"""
-        return wat2wasm(self.text(core, merged, export, resources=(request, out)).encode())
+  (export "wasi:http/incoming-handler@0.2.0" (instance $shimmed))""".replace("0.2.0", version)
+        return wat2wasm(self.text(core, merged, export, resources=resources).encode())
+
+    def _handling(
+        self, uses: Uses | None, version: str, answering: Uses
+    ) -> tuple[dict[str, list[str]], Sequence[ResourceType]]:
+        """What a handler uses that may answer, and the resources that it is called with."""
+        merged: dict[str, list[str]] = {}
+        for used in (answering, uses or {}):
+            for name, more in used.items():
+                known = merged.setdefault(name.replace("@0.2.0", f"@{version}"), [])
+                known += [function for function in more if function not in known]
+        types = self.hosts.interface(HTTP.replace("0.2.0", version))
+        assert types is not None
+        request, out = types.type.types["incoming-request"], types.type.types["response-outparam"]
+        assert isinstance(request, ResourceType)
+        assert isinstance(out, ResourceType)
+        return merged, (request, out)
+
+    def http_module(
+        self,
+        body: str,
+        uses: Uses | None = None,
+        functions: str = "",
+        data: str = "",
+        *,
+        version: str = "0.2.0",
+        answer: tuple[str, Uses] = (ANSWER, ANSWERING),
+        imports: str = "",
+        exports: str = "",
+    ) -> bytes:
+        """The same as `http`, as a core module with its world in a custom section.
+
+        `imports` are more imports of the module, `exports` more exports of the world.
+        """
+        merged, resources = self._handling(uses, version, answer[1])
+        component, _ = self._importing(merged, resources)
+        request, out = (component.resource(rt) for rt in resources)
+        for name, used in merged.items():
+            for function in used:
+                signature = "(param i32)"
+                if not function.startswith("[resource-drop]"):
+                    signature = core_signature(component.interface(name).type.funcs[function])
+                imports += f'(import "{name}" "{function}" (func ${core_label(function)} {signature}))'
+        handler = f"wasi:http/incoming-handler@{version}"
+        wasm = wat2wasm(
+            f"""(module {imports} {FIELDS} {data}{answer[0]} {functions}
+              (func (export "{handler}#handle") (param $request i32) (param $out i32)
+                {body}))""".encode()
+        )
+        new_line = "\n"
+        world = f"""(component (@custom "wit-component-encoding" "\\04\\00")
+          (type (component (type (component
+            {new_line.join(component.text)}
+            (export "{handler}" (instance
+              (alias outer 1 {request} (type $q)) (alias outer 1 {out} (type $o))
+              (export "incoming-request" (type $request (eq $q)))
+              (export "response-outparam" (type $out (eq $o)))
+              (export "handle" (func (param "request" (own $request)) (param "response-out" (own $out))))))
+            {exports}
+          )) (export "test:guests/guest" (component (type 0)))))
+          (export "guest" (type 0)))"""
+        content = vector(b"component-type:guest") + wat2wasm(world.encode())
+        return wasm + b"\0" + vector(content)
+
+    def command(self, body: str, uses: Uses, data: str = "", *, version: str = "0.2.0") -> bytes:
+        """A command, which exports wasi:cli/run: `body` is the code of run, and gives 1 for an error."""
+        core = f"""{data}
+    (func (export "run") (result i32)
+      {body})"""
+        export = f"""(alias core export $core "run" (core func $exported))
+  (func $lifted (result (result)) (canon lift (core func $exported)))
+  (instance $run (export "run" (func $lifted)))
+  (export "wasi:cli/run@{version}" (instance $run))"""
+        named = {name.replace("@0.2.0", f"@{version}"): functions for name, functions in uses.items()}
+        return wat2wasm(self.text(core, named, export).encode())
 
     def echo(self) -> bytes:
         """A guest of wasi:http that gives back what it is sent, chunk by chunk."""

@@ -39,7 +39,7 @@ from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import VALUE_OVERHEAD, Budget
 from .network import Network
-from .pools import WAIT
+from .pools import WAIT, Places
 
 _TYPES = """
 interface http-types {
@@ -147,22 +147,16 @@ class Client:
 
     def __init__(self, network: Network, max_connections: int | None = None, *, pooling: bool = True) -> None:
         self._network = network
-        self._max_connections = max_connections
+        self._places = Places(max_connections, network.places)
         self._pooling = pooling
         self._current = threading.local()
         self._manager: urllib3.PoolManager | None = None
-        self._begin()
         forks.watch(self)
-
-    def _begin(self) -> None:
-        limit = self._max_connections
-        self._slots = None if limit is None else threading.Semaphore(limit)
 
     def after_fork(self) -> None:
         if self._manager is not None:
             forks.abandon(self._manager)
             self._manager = None
-        self._begin()
 
     def _pools(self) -> urllib3.PoolManager:
         manager = self._manager
@@ -194,8 +188,8 @@ class Client:
 
         Left before the end of the body, or with an exception, it closes the connection.
         """
-        slots = self._slots
-        if slots is not None and not slots.acquire(timeout=min(WAIT, deadline.remaining())):
+        give_back = self._places.take(min(WAIT, deadline.remaining()))
+        if give_back is None:
             deadline.remaining()
             raise HttpFailure("too-many-requests")
         self._current.deadline, self._current.kept = deadline, False
@@ -215,8 +209,7 @@ class Client:
         finally:
             if not self._pooling:
                 _close(pools)
-            if slots is not None:
-                slots.release()
+            give_back()
 
     def _begin_exchange(
         self, pools: urllib3.PoolManager, request: Outgoing, address: Address

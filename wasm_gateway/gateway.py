@@ -400,7 +400,7 @@ def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Reque
         headers += spin_headers(match, request)
     return Request(
         *(request.method, request.path, request.query, Headers.trusted(tuple(headers)), request.body),
-        *(request.scheme, authority, request.client, request.protocol),
+        *(request.scheme, authority, request.client, request.protocol, request.trailers),
     )
 
 

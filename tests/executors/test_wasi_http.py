@@ -239,6 +239,62 @@ def test_a_door_that_nobody_listens_at_ends_the_guest(serve: Serve) -> None:
     assert response.status == 400
 
 
+# Trailers
+
+
+def trailing(*pairs: tuple[str, str]) -> Callable[[], Headers]:
+    return lambda: Headers(pairs)
+
+
+def test_trailers_come_and_go_with_their_bodies(components: Any, application: Any) -> None:
+    gateway, door = application(a=components.passing_on()), Door()
+    sent = request((b"one", b"two"), "POST")
+    sent.trailers = trailing(("x-sum", "6"), ("x-latin", "\xe9"), ("host", "evil"), ("upgrade", "h3"))
+    wanted = Headers([("x-sum", "6"), ("x-latin", "\xe9")])
+    response = gateway.handle(sent)
+    assert b"".join(response.body) == b"onetwo"
+    assert response.trailers() == wanted
+
+    def body() -> Iterator[bytes]:
+        yield b"first"
+        assert not asked  # the trailers are known when the body has been read, and not before
+        yield b"second"
+
+    asked = []
+    sent.body, sent.trailers = body(), lambda: asked.append(1) or wanted
+    assert gateway.handle(sent, begin=door) is STREAMED
+    assert door.chunks == [b"first", b"second"]
+    assert door.head is not None
+    assert door.head.trailers is not None
+    assert door.head.trailers() == wanted
+
+
+def test_without_trailers_there_are_none(components: Any, application: Any) -> None:
+    gateway, door = application(a=components.passing_on()), Door()
+    for trailers in (None, trailing(), trailing(("host", "x"))):
+        sent = request((b"x",), "POST")
+        sent.trailers = trailers
+        response = gateway.handle(sent)
+        assert (response.body, response.trailers) == ((b"x",), None)
+    assert gateway.handle(request(iter([b"x", b"y"]), "POST"), begin=door) is STREAMED
+    assert door.head is not None
+    assert door.head.trailers is not None
+    assert door.head.trailers() == Headers()
+
+
+def test_trailers_of_components_that_call_each_other(components: Any, application: Any) -> None:
+    gateway = application(
+        a=application.part(
+            components.proxy("b.spin.internal"), allowed_outbound_hosts=["http://b.spin.internal"]
+        ),
+        b=components.passing_on(),
+    )
+    sent = request((b"hello",), "POST")
+    sent.trailers = trailing(("x-sum", "5"))
+    response = gateway.handle(sent)
+    assert (response.body, response.trailers()) == ((b"hello",), Headers([("x-sum", "5")]))
+
+
 # Doors
 
 
@@ -256,8 +312,8 @@ class Server:
         self.status, self.headers = status, dict(headers)
         return self.sent.append if self.writes else None
 
-    def run(self, app: Any, method: str = "GET") -> bytes:
-        environ = {
+    def run(self, app: Any, method: str = "GET", **extra: Any) -> bytes:
+        environ = extra | {
             "REQUEST_METHOD": method,
             "PATH_INFO": "/a",
             "SCRIPT_NAME": "",
@@ -286,6 +342,29 @@ def test_the_wsgi_door_without_write_gives_an_iterable(serve: Serve) -> None:
         assert len(server.run(app)) == 655360
         lengths.append(server.headers.get("content-length"))
     assert lengths == [None, "655360"]  # it has learned that this server takes nothing early
+
+
+def test_trailers_leave_through_the_doors(components: Any, application: Any) -> None:
+    """After a body that was sent while it was made, too; with and without the server's help."""
+    gateway = application(a=components.passing_on())
+    door, chunks = gateway.wsgi(), (b"one", b"two")
+    handle = gateway.handle
+
+    def with_trailers(request: Request, *arguments: Any) -> Any:
+        request.body, request.trailers = iter(chunks), trailing(("x-sum", "6"))
+        return handle(request, *arguments)
+
+    gateway.handle = with_trailers
+    for extra in ({}, {"gunicorn.http2.send_trailers": (taken := []).append}):
+        server = Server()
+        assert server.run(door, "POST", **extra) == b"onetwo"
+        assert server.sent == [b"one", b"two"]
+    assert taken == [[("x-sum", "6")]]
+    relayed = relay(Workers(1), lambda begin: with_trailers(request((), "POST"), None, begin))
+    assert relayed is not None
+    assert b"".join(relayed.body) == b"onetwo"
+    assert relayed.trailers is not None
+    assert relayed.trailers() == Headers([("x-sum", "6")])
 
 
 def test_the_wsgi_door_breaks_off(serve: Serve) -> None:

@@ -209,12 +209,19 @@ class InputStream:
                 return data
             wait_any(ctx, [self.pollable()])
 
+    def at_end(self) -> bool:
+        """Whether it is known, without waiting for anybody, that nothing more comes."""
+        return False
+
     def pollable(self) -> Pollable:
         """Ready when a read would not be in vain."""
         return READY
 
     def close(self, ctx: HostContext) -> None:
         """The guest dropped the stream."""
+
+    def abandon(self) -> None:
+        """Nobody will read the rest, not even for what comes after it."""
 
 
 class OutputStream:
@@ -256,6 +263,9 @@ class BytesInput(InputStream):
         self._at = at + len(data)
         return data
 
+    def at_end(self) -> bool:
+        return self._at >= len(self._data)
+
 
 class IteratorInput(InputStream):
     """A stream of chunks from an iterable, which is asked for the next one when all before is read."""
@@ -264,19 +274,23 @@ class IteratorInput(InputStream):
         self._chunks: Iterator[bytes] = iter(chunks)
         self._chunk = b""
         self._at = 0
+        self._over = False
 
     def read(self, ctx: HostContext, length: int) -> bytes:
         if not length:
             return b""
         while self._at >= len(self._chunk):
-            following = self.next(ctx)
+            following = None if self._over else self.next(ctx)
             if following is None:
-                self._chunk, self._at = b"", 0
+                self._chunk, self._at, self._over = b"", 0, True
                 raise StreamClosed
             self._chunk, self._at = following, 0
         at, chunk = self._at, self._chunk
         self._at = at + length
         return chunk if not at and len(chunk) <= length else chunk[at : at + length]
+
+    def at_end(self) -> bool:
+        return self._over
 
     def next(self, ctx: HostContext) -> bytes | None:
         """The next chunk, None at the end."""

@@ -120,7 +120,7 @@ class AsgiGateway:
         trailers: Trailers | None = None
         try:
             try:
-                request = to_request(scope, path, inbox if _has_body(scope) else ())
+                request = to_request(scope, path, inbox if _has_body(scope) else (), gone=inbox.is_left)
                 if self.inline and _is_short(request):
                     if request.body != ():
                         request = replace(request, body=await inbox.whole())
@@ -176,6 +176,7 @@ def to_request(
     *,
     authority: str | None = None,
     scheme: str | None = None,
+    gone: Callable[[], bool] | None = None,
 ) -> Request:
     """The request of an http `scope` at the raw `path` (what `raw_path` gave).
 
@@ -202,6 +203,7 @@ def to_request(
         authority=checked_authority(authority),
         client=(client[0], client[1] or 0) if client else None,
         protocol=f"HTTP/{scope.get('http_version', '1.1')}",
+        gone=gone,
     )
 
 
@@ -378,6 +380,9 @@ class Inbox:
     def __iter__(self) -> Iterator[bytes]:
         return self
 
+    def is_left(self) -> bool:
+        return self.left
+
     def wait(self, seconds: float) -> bool:
         """Whether there is something to take, or to find out, within `seconds`."""
         with self._ready:
@@ -474,8 +479,8 @@ AsyncAnswer = tuple[int, list[tuple[str, str]], "tuple[bytes, ...] | Outbox"]
 class Exchange:
     """One request in a thread, seen from an event loop. `close` it in any case.
 
-    With an `inbox`, a client that leaves ends the exchange. A guest notices when it reads or writes; one
-    that only computes runs on, unheard, to its deadline.
+    With an `inbox`, a client that leaves ends the exchange. A guest notices when it reads, writes or waits;
+    one that only computes runs on, unheard, to its deadline.
     """
 
     __slots__ = (

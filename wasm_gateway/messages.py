@@ -87,7 +87,8 @@ class Request:
 
     `path` is raw (never percent-decoded), begins with "/" and has no query; `query` is the raw text
     behind "?", None without one. `authority` is what the Host header or the request line said, None
-    without one. `client` is the peer's (address, port). `trailers` is None where none can follow the body.
+    without one. `client` is the peer's (address, port). `trailers` is None where none can follow the body;
+    `gone` says whether nobody waits for the response any more, None where a door learns that by sending.
     """
 
     method: str
@@ -100,6 +101,7 @@ class Request:
     client: tuple[str, int] | None = None
     protocol: str = "HTTP/1.1"
     trailers: Trailers | None = None
+    gone: Callable[[], bool] | None = None
 
     @property
     def target(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -217,12 +218,24 @@ def test_a_failure_after_the_head_is_told_to_the_door(serve: Serve) -> None:
     assert response.status == 500
 
 
-def test_a_response_that_is_too_long(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    gateway = serve(long(END), WRITES, tool={"max_response_body": "128KiB"})
-    response = gateway.handle(request())
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_response_that_is_too_long(serve: Serve, caplog: pytest.LogCaptureFixture, streamed: bool) -> None:
+    gateway, door = serve(long(END), WRITES, tool={"max_response_body": "128KiB"}), Door()
+    response = gateway.handle(request(), begin=door if streamed else None)
     assert response is not None
     assert response.status == 500
     assert "longer than 131072 bytes" in caplog.text
+    assert sum(map(len, door.chunks)) == (131072 if streamed else 0)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_request_that_is_too_long(serve: Serve, begun: bool) -> None:
+    """Nothing says how long it is; part of it may have been answered already."""
+    gateway, door = serve(ECHO, ECHO_USES, tool={"max_request_body": "128KiB"}), Door()
+    response = gateway.handle(request(iter([bytes(65536)] * 3), "POST"), begin=door if begun else None)
+    assert response is not None
+    assert response.status == 413
+    assert sum(map(len, door.chunks)) == (131072 if begun else 0)
 
 
 def test_a_door_that_nobody_listens_at_ends_the_guest(serve: Serve) -> None:
@@ -365,6 +378,83 @@ def test_trailers_leave_through_the_doors(components: Any, application: Any) -> 
     assert b"".join(relayed.body) == b"onetwo"
     assert relayed.trailers is not None
     assert relayed.trailers() == Headers([("x-sum", "6")])
+
+
+class Connection:
+    """What an ASGI server is to an application; nothing is sent while `go` is not set."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        for message in messages:
+            self.inbox.put_nowait(message)
+        self.sent: list[dict[str, Any]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+        await self.go.wait()
+
+    async def run(self, app: Any, method: str = "GET") -> None:
+        headers = [(b"host", b"x"), *([(b"transfer-encoding", b"chunked")] if method == "POST" else ())]
+        scope = {"type": "http", "method": method, "path": "/a", "headers": headers}
+        await app(scope, self.inbox.get, self.send)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+
+# Waits for a minute, with some of its response sent, or none.
+SLEEP = "(call $pollable.block (call $subscribe-duration (i64.const 60_000_000_000)))"
+SLEEPS = WRITES | {CLOCK: ("subscribe-duration",), POLL: ("[method]pollable.block",)}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_client_that_leaves_ends_a_guest_that_waits(serve: Serve, begun: bool) -> None:
+    app = serve(writes(3, SLEEP + END) if begun else SLEEP, SLEEPS, tool={"timeout": "600s"}).asgi()
+
+    async def main() -> None:
+        server = Connection({"type": "http.request"})
+        task = asyncio.ensure_future(server.run(app))
+        await server.until(lambda: len(server.sent) == 2 or (not begun and app.workers._busy))
+        server.inbox.put_nowait({"type": "http.disconnect"})
+        await task
+        await server.until(lambda: not app.workers._busy)
+
+    asyncio.run(main())
+
+
+def test_a_client_that_does_not_read_slows_the_guest(serve: Serve) -> None:
+    again = LONG.replace("(local $i i32)", "(local.set $i (i32.const 0))")
+    app = serve(long(again + END), WRITES).asgi()
+
+    async def main() -> list[dict[str, Any]]:
+        server = Connection({"type": "http.request"})
+        server.go.clear()
+        task = asyncio.ensure_future(server.run(app))
+        await server.until(lambda: server.sent)
+        await asyncio.sleep(0.05)
+        assert app.workers._busy  # 20 chunks do not fit
+        server.go.set()
+        await task
+        return server.sent
+
+    body = [message["body"] for message in asyncio.run(main())[1:]]
+    assert sum(map(len, body)) == 2 * 655360
+
+
+def test_an_upload_that_does_not_end_is_given_up_at_the_deadline(serve: Serve) -> None:
+    app = serve(ECHO, ECHO_USES, tool={"timeout": "200ms", "stream": False}).asgi()
+
+    async def main() -> Connection:
+        server = Connection({"type": "http.request", "body": b"hel", "more_body": True})
+        async with asyncio.timeout(20):
+            await server.run(app, "POST")
+        return server
+
+    assert asyncio.run(main()).sent[0]["status"] == 504
 
 
 def test_the_wsgi_door_breaks_off(serve: Serve) -> None:

@@ -6,12 +6,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 
+from tests.component_wat import HTTP
 from wasm_gateway.component.values import Err, Ok
 from wasm_gateway.errors import DeadlineExceeded, LimitExceeded, Trap
 from wasm_gateway.host import wasi_io, wasi_outgoing
@@ -119,6 +121,13 @@ class Handler(BaseHTTPRequestHandler):
         self.begin(200, ("content-length", "100"))
         self.wfile.write(b"short")
         self.close_connection = True
+
+    def answer_b(self) -> None:
+        """The request body and its trailers, in chunks."""
+        body = b"".join(self.chunks())
+        self.begin(200, ("transfer-encoding", "chunked"))
+        self.wfile.write(b"%x\r\n%b\r\n0\r\n" % (len(body), body))
+        self.wfile.write(b"".join(self.server.trailers) + b"Host: evil\r\n\r\n")
 
     def answer_heavy(self) -> None:
         self.begin(200, ("transfer-encoding", "chunked"))
@@ -631,6 +640,43 @@ def test_timeouts(
         assert result == Err((code, None))
 
 
+def test_the_time_to_connect(handler: OutgoingHandler, guest: Any) -> None:
+    options = RequestOptions()
+    call("[method]request-options.set-connect-timeout", guest, options, 50_000_000)
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(8):  # more than it takes in
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        authority = f"127.0.0.1:{full.getsockname()[1]}"
+        result = wait(guest, handler.handle(guest, outgoing(guest, authority), options))
+    assert result == Err(("connection-timeout", None))
+
+
+def test_a_server_that_does_not_read_slows_the_guest(
+    server: Server, handler: OutgoingHandler, context: Callable[..., Any]
+) -> None:
+    guest = context(allowed=["http://127.0.0.1:*"], seconds=600)
+    request = outgoing(guest, server.authority, "/silence", "post")
+    _, stream = body_of(guest, request)
+    handler.handle(guest, request, None)
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        permit = wasi_io.check_write(guest, stream)
+        if permit:
+            assert wasi_io.write(guest, stream, bytes(min(permit, 65536))) is None
+        elif wasi_io.poll(guest, [stream.pollable(), wasi_io.Timer(time.monotonic() + 0.2)]) == [1]:
+            break
+    else:
+        raise AssertionError("all of it was taken")
+    assert stream._body.flow._out._size <= PIPE_BYTES + 65536
+    # the thread that sends it waits for the server, and does so no longer
+    assert guest.run_closers() == []
+    handler.close()
+    join_senders()
+
+
 def test_the_deadline_of_the_guest(
     server: Server, handler: OutgoingHandler, context: Callable[..., Any]
 ) -> None:
@@ -754,3 +800,71 @@ def test_what_a_guest_may_keep_unsent(handler: OutgoingHandler, guest: Any) -> N
     with pytest.raises(Trap):
         wasi_io.write(guest, stream, bytes(2 << 20))
     assert body.finished is None
+
+
+# Whole guests
+
+
+def posted(body: bytes, *trailers: tuple[str, str]) -> Request:
+    request = Request("POST", "/a", None, Headers(), (body,), authority="x")
+    request.trailers = lambda: Headers(trailers)
+    return request
+
+
+def test_a_guest_that_passes_on_what_it_is_sent(server: Server, components: Any, application: Any) -> None:
+    wasm = components.proxy(server.authority)
+    gateway = application(a=application.part(wasm, allowed_outbound_hosts=["http://127.0.0.1:*"]))
+    for body in (b"hello", bytes(range(256)) * 4096):
+        server.trailers.clear()
+        response = gateway.handle(
+            posted(body, ("x-sum", "5"), ("x-other", "6"), ("host", "x"), ("x-more", "7"))
+        )
+        assert response.status == 200
+        assert b"".join(response.body) == body
+        assert response.trailers() == Headers([("x-sum", "5"), ("x-more", "7")])
+
+
+POLLS = {
+    HTTP: (
+        *("[constructor]outgoing-request", "[method]outgoing-request.set-authority"),
+        *("[method]outgoing-request.set-path-with-query", "[method]outgoing-request.set-scheme"),
+        *("[method]future-incoming-response.subscribe", "[method]future-incoming-response.get"),
+    ),
+    "wasi:http/outgoing-handler@0.2.0": ("handle",),
+    "wasi:clocks/monotonic-clock@0.2.0": ("subscribe-duration",),
+    "wasi:io/poll@0.2.0": ("poll", "[method]pollable.ready"),
+}
+ASK = """
+  (func $ask (result i32) (local $asked i32)
+    (local.set $asked (call $outgoing-request (call $fields)))
+    (drop (call $outgoing-request.set-scheme (local.get $asked) (i32.const 1) (i32.const 0) (i32.const 0)
+      (i32.const 0)))
+    (drop (call $outgoing-request.set-authority (local.get $asked)
+      (i32.const 1) (i32.const 1024) (i32.const {size})))
+    (drop (call $outgoing-request.set-path-with-query (local.get $asked)
+      (i32.const 1) (i32.const 910) (i32.const 5)))
+    (call $handle (local.get $asked) (i32.const 0) (i32.const 0) (i32.const 32))
+    (if (i32.load8_u (i32.const 32)) (then (unreachable)))
+    (i32.load (i32.const 40)))"""
+# Two requests to a server that answers none before it has both, and a timer: which is ready, is the answer.
+MEET = """
+  (i32.store (i32.const 2000) (call $subscribe-duration (i64.const 60_000_000_000)))
+  (i32.store (i32.const 2004) (call $future-incoming-response.subscribe (call $ask)))
+  (i32.store (i32.const 2008) (call $future-incoming-response.subscribe (call $ask)))
+  (loop $again
+    (call $poll (i32.const 2000) (i32.const 3) (i32.const 32))
+    (br_if $again (i32.eqz (call $pollable.ready (i32.load (i32.const 2004)))))
+    (br_if $again (i32.eqz (call $pollable.ready (i32.load (i32.const 2008))))))
+  (i32.store8 (i32.const 0) (i32.add (i32.const 48) (i32.load (i32.load (i32.const 32)))))
+  (call $answer (local.get $out) (i32.const 200) (i32.const 0) (i32.const 1))"""
+
+
+def test_a_guest_that_polls_several_requests_and_a_timer(
+    server: Server, components: Any, application: Any
+) -> None:
+    data = f'(data (i32.const 910) "/meet") (data (i32.const 1024) "{server.authority}")'
+    wasm = components.http(MEET, POLLS, ASK.format(size=len(server.authority)), data)
+    gateway = application(a=application.part(wasm, allowed_outbound_hosts=["http://127.0.0.1:*"]))
+    response = gateway.handle(posted(b""))
+    assert response.status == 200
+    assert response.body in ((b"1",), (b"2",))

@@ -286,7 +286,7 @@ def test_trailers_over_http_2(
         file.write('\n[[trigger.http]]\nroute = "/wasm/pass"\ncomponent = "pass"')
         file.write('\n[component.pass]\nsource = "pass.wasm"')
     (tmp_path / "site_app.py").write_text(TRAILING.format(manifest=str(manifest), cache=str(cache_dir)))
-    command = ("hypercorn", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "0.1", "site_app:app")
+    command = ("hypercorn", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "1", "site_app:app")
     with start(*command) as address:
         # all at once, and in pieces
         for pieces in ([b"hello"], [b"first", b"second"]):

@@ -53,6 +53,7 @@ class WasiHttpExecutor:
         )
         with guest.instantiate() as instance:
             instance.before_wait = answer.pass_on
+            instance.deadline.gone = request.gone
             try:
                 self.handler(instance, incoming, ResponseOutparam(answer.set))
             except GuestError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from ..component.values import Err, Ok
 from ..errors import LimitExceeded, Trap
@@ -397,9 +397,10 @@ class Flow(Protocol):
 class OutgoingBody:
     """The resource outgoing-body. `take(data)` gets what is written, `finish(ok)` its end."""
 
-    __slots__ = ("_finish", "_sent", "_stream", "_take", "declared", "finished", "flow", "trailers")
+    __slots__ = ("_finish", "_of", "_sent", "_stream", "_take", "declared", "finished", "flow", "trailers")
 
-    def __init__(self, fields: Fields) -> None:
+    def __init__(self, of: Literal["request", "response"], fields: Fields) -> None:
+        self._of = of
         self.declared = _content_length(fields)
         self.flow: Flow | None = None
         self._sent = 0
@@ -435,7 +436,7 @@ class OutgoingBody:
             raise StreamClosed
         self._sent += len(data)
         if self.declared is not None and self._sent > self.declared:
-            raise StreamFailed(_wrong_size(self._sent))
+            raise StreamFailed(self._wrong_size())
         if self._take is not None:
             self._take(data)
         else:
@@ -445,11 +446,15 @@ class OutgoingBody:
     def finish(self, trailers: Fields | None = None) -> Any:
         if self.declared is not None and self._sent != self.declared:
             self.end(False)
-            return Err(_wrong_size(self._sent).http_code)
+            return Err(self._wrong_size().http_code)
         if trailers is not None and self.finished is None:
             self.trailers = trailers.headers()
         self.end(True)
         return None
+
+    def _wrong_size(self) -> IoError:
+        text = f"{self._sent} bytes are not what content-length says"
+        return IoError(text, (f"HTTP-{self._of}-body-size", self._sent))
 
     def end(self, well: bool) -> None:
         if self.finished is None:
@@ -494,10 +499,6 @@ def _content_length(fields: Fields) -> int | None:
     return None
 
 
-def _wrong_size(sent: int) -> IoError:
-    return IoError(f"{sent} bytes are not what content-length says", ("HTTP-request-body-size", sent))
-
-
 class OutgoingResponse:
     """The resource outgoing-response."""
 
@@ -506,7 +507,7 @@ class OutgoingResponse:
     def __init__(self, fields: Fields) -> None:
         self.fields = fields.frozen()
         self.status = 200
-        self.body = OutgoingBody(fields)
+        self.body = OutgoingBody("response", fields)
         self.taken = False
 
 
@@ -552,7 +553,7 @@ class OutgoingRequest:
         self.target: str | None = None
         self.scheme: tuple[str, Any] | None = None
         self.authority: str | None = None
-        self.body = OutgoingBody(fields)
+        self.body = OutgoingBody("request", fields)
         self.taken = False
 
 

@@ -64,6 +64,8 @@ INTERFACES = {"wasi:io/error@0.2": _TEXT, "wasi:io/poll@0.2": _TEXT, "wasi:io/st
 MAX_READ = 1 << 20
 # What a stream that never blocks lets a guest write at once.
 PERMIT = 1 << 20
+# Seconds after which a guest that waits is asked for: its client may have left.
+WATCH_SECONDS = 0.25
 # The limit of the blocking-...-and-flush functions (wasi:io/streams, output-stream).
 MAX_BLOCKING_WRITE = 4096
 
@@ -180,6 +182,8 @@ def wait_any(ctx: HostContext, pollables: Sequence[Pollable]) -> None:
         if ctx.before_wait is not None:
             ctx.before_wait()
         left = ctx.deadline.remaining()
+        if ctx.deadline.gone is not None:
+            left = min(left, WATCH_SECONDS)
         dues = [pollable.due for pollable in pollables if pollable.due is not None]
         if dues:
             left = min(left, max(0.0, min(dues) - time.monotonic()))

@@ -739,6 +739,34 @@ def test_a_client_that_leaves_before_the_head() -> None:
     assert stream.closed == [True]
 
 
+def test_a_cancelled_exchange_is_known_to_its_guest() -> None:
+    """Without an inbox, as Django has it."""
+    seen: list[Request] = []
+    go = threading.Event()
+
+    def guest(request: Request) -> Response:
+        seen.append(request)
+        assert request.gone is not None
+        assert not request.gone()
+        assert go.wait(SECONDS)
+        return text(b"late")
+
+    async def main() -> None:
+        guests: Any = Guests({"/...": guest})
+        request = to_request(http(), "/", ())
+        exchange = Exchange(guests, request, guests.match("/"))
+        task = asyncio.ensure_future(exchange.run(Workers(1)))
+        await until_async(lambda: seen)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert request.gone is not None
+        assert request.gone()
+        go.set()
+
+    run(main)
+
+
 def test_a_cancelled_task_ends_the_stream() -> None:
     stream = Stream(endless())
 

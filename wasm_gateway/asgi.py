@@ -120,7 +120,7 @@ class AsgiGateway:
         trailers: Trailers | None = None
         try:
             try:
-                request = to_request(scope, path, inbox if _has_body(scope) else (), gone=inbox.is_left)
+                request = to_request(scope, path, inbox if _has_body(scope) else ())
                 if self.inline and _is_short(request):
                     if request.body != ():
                         request = replace(request, body=await inbox.whole())
@@ -176,7 +176,6 @@ def to_request(
     *,
     authority: str | None = None,
     scheme: str | None = None,
-    gone: Callable[[], bool] | None = None,
 ) -> Request:
     """The request of an http `scope` at the raw `path` (what `raw_path` gave).
 
@@ -203,7 +202,6 @@ def to_request(
         authority=checked_authority(authority),
         client=(client[0], client[1] or 0) if client else None,
         protocol=f"HTTP/{scope.get('http_version', '1.1')}",
-        gone=gone,
     )
 
 
@@ -380,9 +378,6 @@ class Inbox:
     def __iter__(self) -> Iterator[bytes]:
         return self
 
-    def is_left(self) -> bool:
-        return self.left
-
     def wait(self, seconds: float) -> bool:
         """Whether there is something to take, or to find out, within `seconds`."""
         with self._ready:
@@ -477,7 +472,7 @@ AsyncAnswer = tuple[int, list[tuple[str, str]], "tuple[bytes, ...] | Outbox"]
 
 
 class Exchange:
-    """One request in a thread, seen from an event loop. `close` it in any case.
+    """One request in a thread, seen from an event loop. `close` it in any case, `request` is its own.
 
     With an `inbox`, a client that leaves ends the exchange. A guest notices when it reads, writes or waits;
     one that only computes runs on, unheard, to its deadline.
@@ -502,6 +497,7 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.trailers: Trailers | None = None  # of the response, once there is its head
+        request.gone = self._is_closed
 
     async def run(self, workers: Workers) -> AsyncAnswer | None:
         """What the gateway answers, None for nothing. Raises Saturated, Disconnected."""
@@ -530,6 +526,9 @@ class Exchange:
             self._inbox.stop()
         if self._outbox is not None:
             self._outbox.close()
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def _disconnected(self) -> None:
         self._closed = True

@@ -91,7 +91,7 @@ class WsgiGateway:
             _send_trailers(environ, push.trailers)
             return rest
         status, headers, body = outgoing(response, environ["REQUEST_METHOD"])
-        if isinstance(body, tuple):
+        if isinstance(body, tuple) and not is_bodiless(environ["REQUEST_METHOD"], status):
             _send_trailers(environ, response.trailers)
         start_response(status_line(status), headers)
         return body

@@ -17,7 +17,7 @@ from ..guest_logs import printable
 from ..host.base import HostContext
 from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
-from ..messages import STREAMED, Begin, Headers, Request, Response, Trailers
+from ..messages import STREAMED, Begin, Headers, Request, Response
 from ..router import RouteMatch
 from .guest import MAX_RESPONSE_HEADERS, Guest, LiftedFunction
 
@@ -158,8 +158,7 @@ class Answer:
         if begin is None or not isinstance(head, OutgoingResponse):
             return
         if self._send is None:
-            trailers: Trailers = lambda: head.body.trailers  # noqa: E731 known when the guest has finished
-            self._send = begin(Response(head.status, _headers(head), (), trailers))
+            self._send = begin(Response(head.status, _headers(head), (), self.trailers))
         if self.chunks:
             self._flush()
 
@@ -169,6 +168,11 @@ class Answer:
         self._since = time.monotonic()
         assert self._send is not None
         self._send(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def trailers(self) -> Headers:
+        """What follows the body, once the guest has finished that."""
+        assert isinstance(self.head, OutgoingResponse)
+        return self.head.body.trailers
 
     def response(self) -> Response:
         """The whole response, or STREAMED; GuestError when there is none."""
@@ -182,10 +186,8 @@ class Answer:
         if self._send is not None:
             self.pass_on()
             return STREAMED
-        trailers = head.body.trailers
-        return Response(
-            head.status, _headers(head), tuple(self.chunks), (lambda: trailers) if trailers.pairs else None
-        )
+        trailers = self.trailers if head.body.trailers.pairs else None
+        return Response(head.status, _headers(head), tuple(self.chunks), trailers)
 
 
 def _headers(head: OutgoingResponse) -> Headers:

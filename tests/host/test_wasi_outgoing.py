@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -589,6 +591,35 @@ def test_what_is_dropped_is_broken_off_at_once(
             else:
                 trailers = call("[static]incoming-body.finish", guest, body)
                 call("[resource-drop]future-trailers", guest, trailers)
+    handler.close()
+    join_senders()
+
+
+def test_over_tls(
+    server: Server, network: Network, handler: OutgoingHandler, context: Callable[..., Any], certificate: Path
+) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    network.tls_context().load_verify_locations(certificate / "cert.pem")
+    guest = context(allowed=["https://localhost:*"], seconds=600)
+    authority = server.authority.replace("127.0.0.1", "localhost")
+
+    def ask(path: str) -> Any:
+        request = outgoing(guest, authority, path, "post", [("trailer", b"x-sum")])
+        assert call("[method]outgoing-request.set-scheme", guest, request, ("HTTPS", None)) is None
+        body, stream = body_of(guest, request)
+        future = handler.handle(guest, request, None)
+        write_all(guest, stream, b"hello")
+        assert finish(guest, body, Fields([("x-sum", b"5")])) is None
+        return future
+
+    body = call("[method]incoming-response.consume", guest, wait(guest, ask("/b")))
+    assert trailers_of(guest, body).pairs == [("x-sum", b"5")]
+    # dropped while it waits for a server that says nothing
+    future = ask("/silence")
+    until(lambda: len(server.seen) == 2)
+    call("[resource-drop]future-incoming-response", guest, future)
     handler.close()
     join_senders()
 

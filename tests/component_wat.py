@@ -126,7 +126,106 @@ ECHO = f"""{LOCALS}
     (br $more)))
   {END}"""
 
+# For a guest that passes bodies on, trailers included: $pump copies a stream to its end and drops both;
+# $trailers waits for what follows the incoming-body and finishes the outgoing-body with it.
+PUMP_USES = {
+    HTTP: (
+        *("[static]incoming-body.finish", "[method]future-trailers.subscribe"),
+        *("[method]future-trailers.get", "[resource-drop]future-trailers"),
+    ),
+    STREAMS: ("[method]output-stream.blocking-splice", "[resource-drop]input-stream"),
+    "wasi:io/poll@0.2.0": ("[method]pollable.block", "[resource-drop]pollable"),
+}
+PUMP = """
+  (func $pump (param $in i32) (param $sink i32)
+    (loop $more
+      (call $output-stream.blocking-splice (local.get $sink) (local.get $in) (i64.const 65536) (i32.const 16))
+      (br_if $more (i32.eqz (i32.load8_u (i32.const 16)))))
+    (call $drop.input-stream (local.get $in))
+    (call $drop.output-stream (local.get $sink)))
+  (func $wait (param $pollable i32)
+    (call $pollable.block (local.get $pollable))
+    (call $drop.pollable (local.get $pollable)))
+  (func $trailers (param $body i32) (param $out i32) (local $future i32)
+    (local.set $future (call $incoming-body.finish (local.get $body)))
+    (call $wait (call $future-trailers.subscribe (local.get $future)))
+    (call $future-trailers.get (local.get $future) (i32.const 64))
+    (if (i32.ne (i32.load8_u (i32.const 64)) (i32.const 1)) (then (unreachable)))
+    (if (i32.load8_u (i32.const 72)) (then (unreachable)))
+    (if (i32.load8_u (i32.const 80)) (then (unreachable)))
+    (call $outgoing-body.finish (local.get $out)
+      (i32.load8_u (i32.const 88)) (i32.load (i32.const 92)) (i32.const 16))
+    (if (i32.load8_u (i32.const 16)) (then (unreachable)))
+    (call $future-trailers.get (local.get $future) (i32.const 64))
+    (if (i32.eqz (i32.load8_u (i32.const 72))) (then (unreachable)))
+    (call $drop.future-trailers (local.get $future)))"""
+RECEIVE = """
+  (call $incoming-request.consume (local.get $request) (i32.const 16))
+  (local.set $received (i32.load (i32.const 20)))
+  (call $incoming-body.stream (local.get $received) (i32.const 16))
+  (local.set $in (i32.load (i32.const 20)))"""
+PASS_ON = f"""{LOCALS} (local $received i32) {RECEIVE} {BEGIN}
+  (call $pump (local.get $in) (local.get $sink))
+  (call $trailers (local.get $received) (local.get $body))"""
+# The same by way of another server, whose authority are the bytes from 1024 on, as many as $size.
+PROXY_USES = {
+    HTTP: (
+        *("[constructor]outgoing-request", "[method]outgoing-request.body", "[method]fields.append"),
+        *("[method]outgoing-request.set-method", "[method]outgoing-request.set-authority"),
+        *("[method]outgoing-request.set-path-with-query", "[method]outgoing-request.set-scheme"),
+        *("[method]future-incoming-response.subscribe", "[method]future-incoming-response.get"),
+        *("[method]incoming-response.consume", "[resource-drop]future-incoming-response"),
+    ),
+    "wasi:http/outgoing-handler@0.2.0": ("handle",),
+}
+PROXY_DATA = """
+  (data (i32.const 900) "te") (data (i32.const 902) "trailers") (data (i32.const 910) "/b")
+  (data (i32.const 920) "trailer") (data (i32.const 930) "x-sum, x-more")"""
+
+
+def proxy(size: int) -> str:
+    return f"""{LOCALS} (local $received i32) (local $asked i32) (local $out2 i32) (local $future i32)
+  (local $fields i32) {RECEIVE}
+  (local.set $fields (call $fields))
+  (call $fields.append (local.get $fields) (i32.const 900) (i32.const 2) (i32.const 902) (i32.const 8)
+    (i32.const 16))
+  (call $fields.append (local.get $fields) (i32.const 920) (i32.const 7) (i32.const 930) (i32.const 13)
+    (i32.const 16))
+  (local.set $asked (call $outgoing-request (local.get $fields)))
+  (drop (call $outgoing-request.set-method (local.get $asked) (i32.const 2) (i32.const 0) (i32.const 0)))
+  (drop (call $outgoing-request.set-scheme (local.get $asked) (i32.const 1) (i32.const 0) (i32.const 0)
+    (i32.const 0)))
+  (drop (call $outgoing-request.set-authority (local.get $asked)
+    (i32.const 1) (i32.const 1024) (i32.const {size})))
+  (drop (call $outgoing-request.set-path-with-query (local.get $asked)
+    (i32.const 1) (i32.const 910) (i32.const 2)))
+  (call $outgoing-request.body (local.get $asked) (i32.const 16))
+  (local.set $out2 (i32.load (i32.const 20)))
+  (call $handle (local.get $asked) (i32.const 0) (i32.const 0) (i32.const 32))
+  (if (i32.load8_u (i32.const 32)) (then (unreachable)))
+  (local.set $future (i32.load (i32.const 40)))
+  (call $outgoing-body.write (local.get $out2) (i32.const 16))
+  (call $pump (local.get $in) (i32.load (i32.const 20)))
+  (call $trailers (local.get $received) (local.get $out2))
+  (call $wait (call $future-incoming-response.subscribe (local.get $future)))
+  (call $future-incoming-response.get (local.get $future) (i32.const 64))
+  (if (i32.load8_u (i32.const 80)) (then (unreachable)))
+  (call $drop.future-incoming-response (local.get $future))
+  (call $incoming-response.consume (i32.load (i32.const 88)) (i32.const 16))
+  (local.set $received (i32.load (i32.const 20)))
+  (call $incoming-body.stream (local.get $received) (i32.const 16))
+  (local.set $in (i32.load (i32.const 20)))
+  {BEGIN}
+  (call $pump (local.get $in) (local.get $sink))
+  (call $trailers (local.get $received) (local.get $body))"""
+
+
 Uses = Mapping[str, Sequence[str]]
+
+
+def joined(*several: Uses) -> Uses:
+    """The functions of all, interface by interface."""
+    return {name: [f for uses in several for f in uses.get(name, ())] for uses in several for name in uses}
 
 
 class _Interface:
@@ -464,6 +563,15 @@ class Toolkit:
     def echo(self) -> bytes:
         """A guest of wasi:http that gives back what it is sent, chunk by chunk."""
         return self.http(ECHO, ECHO_USES)
+
+    def passing_on(self) -> bytes:
+        """A guest of wasi:http that gives back the body and the trailers that it is sent."""
+        return self.http(PASS_ON, joined(ECHO_USES, PUMP_USES), PUMP)
+
+    def proxy(self, authority: str) -> bytes:
+        """The same, from another server: a POST to `authority`, which must be allowed."""
+        data = f'{PROXY_DATA} (data (i32.const 1024) "{authority}")'
+        return self.http(proxy(len(authority)), joined(ECHO_USES, PUMP_USES, PROXY_USES), PUMP, data)
 
     def waiting(self, text: bytes, seconds: int) -> bytes:
         """A guest of wasi:http that writes `text` and ends so many seconds later."""

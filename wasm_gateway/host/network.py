@@ -65,6 +65,14 @@ class _Bounded(socket.socket):
             deadline.remaining()
             raise
 
+    def cut(self, deadline: Deadline) -> None:
+        """Break off whatever goes on for `deadline`, from any thread; nothing once it is somebody else's."""
+        if self.deadline is deadline:
+            try:
+                socket.socket.shutdown(self, socket.SHUT_RDWR)  # TLS or not
+            except OSError:
+                pass  # it is closed
+
     def connect(self, address: Any) -> Any:
         return self._bounded("connect", address)
 

@@ -64,6 +64,8 @@ INTERFACES = {"wasi:io/error@0.2": _TEXT, "wasi:io/poll@0.2": _TEXT, "wasi:io/st
 MAX_READ = 1 << 20
 # What a stream that never blocks lets a guest write at once.
 PERMIT = 1 << 20
+# Seconds after which a guest that waits is asked for: its client may have left.
+WATCH_SECONDS = 0.25
 # The limit of the blocking-...-and-flush functions (wasi:io/streams, output-stream).
 MAX_BLOCKING_WRITE = 4096
 
@@ -193,6 +195,8 @@ def wait_any(ctx: HostContext, pollables: Sequence[Pollable]) -> None:
         beside -= {pollable for pollable in beside if pollable.ready()}
         waited = [*pollables, *beside]
         left = ctx.deadline.remaining()
+        if ctx.deadline.gone is not None:
+            left = min(left, WATCH_SECONDS)
         dues = [pollable.due for pollable in waited if pollable.due is not None]
         if dues:
             left = min(left, max(0.0, min(dues) - time.monotonic()))
@@ -237,12 +241,19 @@ class InputStream:
                 return data
             wait_any(ctx, [self.pollable()])
 
+    def at_end(self) -> bool:
+        """Whether it is known, without waiting for anybody, that nothing more comes."""
+        return False
+
     def pollable(self) -> Pollable:
         """Ready when a read would not be in vain."""
         return READY
 
     def close(self, ctx: HostContext) -> None:
         """The guest dropped the stream."""
+
+    def abandon(self) -> None:
+        """Nobody will read the rest, not even for what comes after it."""
 
 
 class OutputStream:
@@ -284,6 +295,9 @@ class BytesInput(InputStream):
         self._at = at + len(data)
         return data
 
+    def at_end(self) -> bool:
+        return self._at >= len(self._data)
+
 
 class IteratorInput(InputStream):
     """A stream of chunks from an iterable, which is asked for the next one when all before is read."""
@@ -292,19 +306,23 @@ class IteratorInput(InputStream):
         self._chunks: Iterator[bytes] = iter(chunks)
         self._chunk = b""
         self._at = 0
+        self._over = False
 
     def read(self, ctx: HostContext, length: int) -> bytes:
         if not length:
             return b""
         while self._at >= len(self._chunk):
-            following = self.next(ctx)
+            following = None if self._over else self.next(ctx)
             if following is None:
-                self._chunk, self._at = b"", 0
+                self._chunk, self._at, self._over = b"", 0, True
                 raise StreamClosed
             self._chunk, self._at = following, 0
         at, chunk = self._at, self._chunk
         self._at = at + length
         return chunk if not at and len(chunk) <= length else chunk[at : at + length]
+
+    def at_end(self) -> bool:
+        return self._over
 
     def next(self, ctx: HostContext) -> bytes | None:
         """The next chunk, None at the end."""

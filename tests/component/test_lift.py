@@ -218,6 +218,18 @@ def test_traps(t, flat, message, new_instance, current) -> None:
         lifted(new_instance, current, t, flat, memory)
 
 
+@pytest.mark.parametrize("name", ["x{print(1)}", 'x"); print(1) #', "x\n", "none", "é", "a" * 65])
+@pytest.mark.parametrize("make", [EnumType, lambda labels, name: VariantType((CaseType("a"),), name)])
+def test_names_of_types_never_become_code(name, make, new_instance, current, capsys) -> None:
+    """A guest of several components names the types that its own calls are made of."""
+    t = make(("a",), name)
+    text = source(lower_import("f", FuncType((("p", t),)), print, current))
+    assert name not in text or name == "none"
+    with pytest.raises(Trap, match=r"f: 7 is not a case of (enum|variant)( none)?$"):
+        lifted(new_instance, current, t, (7,))
+    assert not capsys.readouterr().out
+
+
 def test_what_inner_strings_cost(new_instance, current) -> None:
     """Small strings are paid for with their element, larger ones one by one; honest lists pass."""
     inst = new_instance(1 << 20)

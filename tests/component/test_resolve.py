@@ -377,6 +377,17 @@ def test_a_line_of_components_is_no_line_of_calls() -> None:
 
 FIELDS = ResourceType("fields", "wasi:http/types@0.2.0")
 STATE = ResourceType("state", "test:a/other@1.0.0")
+
+
+@pytest.mark.parametrize(
+    "t", ['(record (field "a.b" u8))', '(variant (case ""))', '(enum "1")', '(flags "a{}")', '(enum "a\\0a")']
+)
+def test_labels_are_checked_whoever_runs_it(t: str) -> None:
+    """They become names in Python."""
+    with pytest.raises(DecodeError, match="is not in kebab case"):
+        resolve(component(f"(type {t})"), lambda name: None)
+
+
 HEADERS = InterfaceType(
     "wasi:http/types@0.2",
     {"fields": FIELDS, "names": ListType(STRING), "error": RecordType((), "error")},

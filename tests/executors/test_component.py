@@ -260,6 +260,24 @@ def test_strings_that_are_none(
         running("cooked", data, units)
 
 
+@pytest.mark.parametrize("name", ["x{__import__('os').abort()}", "x\\22); import os; os.abort() #", "none"])
+def test_names_of_a_guest_are_no_code(run: Callable[..., Running], name: str) -> None:
+    """Of a call between its component instances it names the types; names are not looked at when it runs."""
+    types = f"""(type $e' (enum "a" "b")) (export $e "{name}" (type $e'))
+      (type $r' (record (field "x" $e))) (export $r "{name}-r" (type $r'))"""
+    running = run(
+        f"""(component $C {types}
+          (core module $m (func (export "f") (param i32) (result i32) (i32.add (local.get 0) (i32.const 1))))
+          (core instance $i (instantiate $m))
+          (func (export "f") (param "r" $r) (result $e) (canon lift (core func $i "f"))))
+        (instance $c (instantiate $C))
+        (export "f" (func $c "f"))"""
+    )
+    assert running("f", ("a",)) == "b"
+    with pytest.raises(Trap, match="f: 2 is not a case of enum"):
+        running("f", ("b",))
+
+
 # Handles
 
 # C defines a resource, whose destructor tells the host; D has no part in it.

@@ -632,7 +632,7 @@ class Evaluator:
     def labels(self, labels: Iterable[str], what: str, offset: int, least: int = 1) -> None:
         seen = set()
         for label in labels:
-            if self.strict and not is_label(label):
+            if not is_label(label):  # the name of a Python attribute later on
                 raise DecodeError(f"{label!r} in a {what} is not in kebab case", offset)
             seen.add(label.lower())
         count = len(list(labels))

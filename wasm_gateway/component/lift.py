@@ -30,6 +30,7 @@ from .layout import (
     payload_offset,
 )
 from .memory import Memory
+from .names import is_label
 from .types import (
     BoolType,
     BorrowType,
@@ -493,10 +494,13 @@ def is_one_of(name: str, indices: Sequence[int]) -> str:
 
 
 def kind_of(t: ValType) -> str:
-    """What to call a type in a message: short, and safe inside a literal."""
+    """What to call a type in a message: short, and safe inside a literal.
+
+    Its name is the guest's: one that is no label could be any Python text.
+    """
     kind = type(t).__name__.removesuffix("Type").lower()
     name = getattr(t, "name", None)
-    return kind if name is None else f"{kind} {name}"
+    return f"{kind} {name}" if name is not None and len(name) <= 64 and is_label(name) else kind
 
 
 def lift_cost(t: ValType) -> int:

@@ -68,6 +68,7 @@ from .types import (
     bounded,
     children,
     contains,
+    weight_of,
 )
 
 __all__ = [
@@ -84,6 +85,10 @@ __all__ = [
 
 # The body of a core callback: (env, caller, raw, nargs) -> address of a trap, or None.
 Callback = Callable[[int, int, int, int], "int | None"]
+
+# Nodes of all types of one function. Each takes up to a millisecond and some kilobytes to generate, which a
+# guest may ask for in the middle of a request. The largest function of WASI and Spin has some 300.
+MAX_WEIGHT = 2000
 
 VAL_RAW = 16  # bytes of a wasmtime_val_raw_t
 # Struct letters of core values, by their type or by the letter of a core signature.
@@ -367,6 +372,12 @@ def uses_memory(t: ValType | None) -> bool:
 def check_supported(name: str, ft: FuncType) -> None:
     if ft.async_:
         raise UnsupportedError(f"{name}: async functions are not supported yet", "async functions")
+    weight = weight_of(ft)
+    if weight > MAX_WEIGHT:
+        raise UnsupportedError(
+            f"{name}: its types have {weight} nodes (at most {MAX_WEIGHT}) to generate code for",
+            "large types",
+        )
     for t in (*ft.param_types(), ft.result):
         if t is not None:
             check_type(name, bounded(t))

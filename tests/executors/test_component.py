@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from wasm_gateway import HostInterface
+from wasm_gateway.component.handles import HandleTable
 from wasm_gateway.component.values import Err, Ok, Some
 from wasm_gateway.engine import Engine, wat2wasm
 from wasm_gateway.errors import ComponentError, LimitExceeded, LinkError, Trap, UnsupportedError
@@ -443,6 +444,15 @@ LENT = """
   (core instance $o (instantiate $outer (with "" (instance (export "use" (func $use))
     (export "make" (func $i "make")) (export "drop" (func $drop))))))
   (func (export "run") (canon lift (core func $o "run")))"""
+
+
+def test_handles_without_end(run: Callable[..., Running]) -> None:
+    """All component instances together hold as many as one guest may."""
+    running = run(THINGS.replace("{code}", "(loop $l (drop (call $make (i32.const 1))) (br $l))"))
+    with pytest.raises(Trap, match="more than [0-9]+ handles"):
+        running("run")
+    tables = [running.instance.handles, *(part.handles for part in running.instance.parts[1:])]
+    assert HandleTable.MAX_LENGTH // 8 < sum(map(len, tables)) <= HandleTable.MAX_LENGTH
 
 
 def test_what_is_lent_can_be_dropped_afterwards(run: Callable[..., Running]) -> None:

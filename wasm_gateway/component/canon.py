@@ -141,6 +141,7 @@ def write_import(
     lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
     emit, block = out.emit, out.block
     ts, t = ft.param_types(), ft.result
+    lifting.share(ts)
     spilled_params = len(flatten_types(ts)) > MAX_FLAT_PARAMS
     spilled_result = t is not None and len(flatten_type(t)) > MAX_FLAT_RESULTS
 
@@ -242,6 +243,7 @@ def write_export(
     lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
     emit, block = out.emit, out.block
     ts, t = ft.param_types(), ft.result
+    lifting.share((t,))
     params = [f"arg{i}" for i in range(len(ts))]
     spilled_params = len(flatten_types(ts)) > MAX_FLAT_PARAMS
     spilled_result = t is not None and len(flatten_type(t)) > MAX_FLAT_RESULTS
@@ -346,6 +348,8 @@ def emit_lift(lifting: Lifting, lines: list[tuple[int, str]], memory: bool) -> N
         out.emit(f"handles = {out.state}.handles")
     if lifting.lenders:
         out.emit("lenders = []")
+    if lifting.shared:
+        out.emit("left = LIFT_LIMIT")
     if any(".decode(" in line for _, line in lines + lifting.helpers):
         with out.block("try:"):
             out.lines += lines
@@ -381,8 +385,11 @@ def check_supported(name: str, ft: FuncType) -> None:
     for t in (*ft.param_types(), ft.result):
         if t is not None:
             check_type(name, bounded(t))
-            if lift_cost(t) > LIFT_LIMIT or elem_size(t) >= 1 << 28:
+            if elem_size(t) >= 1 << 28:
                 raise UnsupportedError(f"{name}: a value of {elem_size(t)} bytes is too large", "large types")
+    for ts in (ft.param_types(), () if ft.result is None else (ft.result,)):
+        if sum(map(lift_cost, ts)) > LIFT_LIMIT:
+            raise UnsupportedError(f"{name}: its values are too large", "large types")
 
 
 def check_type(name: str, t: ValType) -> None:

@@ -236,7 +236,7 @@ class Instance(HostContext):
         if program.parts > 1:
             from .component.handles import Part
 
-            self.parts = [self, *(Part() for _ in range(1, program.parts))]
+            self.parts = [self, *(Part(program.new_handles()) for _ in range(1, program.parts))]
             for part in self.parts[1:]:
                 self.on_close(partial(part.handles.close, self))
         linker = program.take_linker()

@@ -46,6 +46,9 @@ from .errors import UnsupportedError
 # What instances of several modules may have together.
 MAX_MEMORIES = 16
 
+# Handles that each component instance may hold, however many there are.
+MIN_HANDLES = 1024
+
 # Modules that are compiled side by side.
 COMPILERS = 4
 
@@ -104,7 +107,9 @@ class LinkedProgram:
         self.engine = engine
         self.assembly = assembly
         self.parts = plan.parts
-        self.new_handles = HandleTable
+        self.new_handles: Callable[[], HandleTable] = HandleTable
+        if self.parts > 1:
+            self.new_handles = partial(HandleTable, max(HandleTable.MAX_LENGTH // self.parts, MIN_HANDLES))
         # memories of all its instances together; each may grow as the limits say
         self.max_memories = 1 if len(plan.steps) == 1 else MAX_MEMORIES
         self._modules = modules

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from wasm_gateway import HostInterface
+from wasm_gateway.component.handles import HandleTable
 from wasm_gateway.component.values import Err, Ok, Some
 from wasm_gateway.engine import Engine, wat2wasm
 from wasm_gateway.errors import ComponentError, LimitExceeded, LinkError, Trap, UnsupportedError
@@ -260,6 +261,24 @@ def test_strings_that_are_none(
         running("cooked", data, units)
 
 
+@pytest.mark.parametrize("name", ["x{__import__('os').abort()}", "x\\22); import os; os.abort() #", "none"])
+def test_names_of_a_guest_are_no_code(run: Callable[..., Running], name: str) -> None:
+    """Of a call between its component instances it names the types; names are not looked at when it runs."""
+    types = f"""(type $e' (enum "a" "b")) (export $e "{name}" (type $e'))
+      (type $r' (record (field "x" $e))) (export $r "{name}-r" (type $r'))"""
+    running = run(
+        f"""(component $C {types}
+          (core module $m (func (export "f") (param i32) (result i32) (i32.add (local.get 0) (i32.const 1))))
+          (core instance $i (instantiate $m))
+          (func (export "f") (param "r" $r) (result $e) (canon lift (core func $i "f"))))
+        (instance $c (instantiate $C))
+        (export "f" (func $c "f"))"""
+    )
+    assert running("f", ("a",)) == "b"
+    with pytest.raises(Trap, match="f: 2 is not a case of enum"):
+        running("f", ("b",))
+
+
 # Handles
 
 # C defines a resource, whose destructor tells the host; D has no part in it.
@@ -425,6 +444,15 @@ LENT = """
   (core instance $o (instantiate $outer (with "" (instance (export "use" (func $use))
     (export "make" (func $i "make")) (export "drop" (func $drop))))))
   (func (export "run") (canon lift (core func $o "run")))"""
+
+
+def test_handles_without_end(run: Callable[..., Running]) -> None:
+    """All component instances together hold as many as one guest may."""
+    running = run(THINGS.replace("{code}", "(loop $l (drop (call $make (i32.const 1))) (br $l))"))
+    with pytest.raises(Trap, match=r"more than \d+ handles"):
+        running("run")
+    tables = [running.instance.handles, *(part.handles for part in running.instance.parts[1:])]
+    assert HandleTable.MAX_LENGTH // 8 < sum(map(len, tables)) <= HandleTable.MAX_LENGTH
 
 
 def test_what_is_lent_can_be_dropped_afterwards(run: Callable[..., Running]) -> None:

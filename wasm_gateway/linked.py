@@ -43,9 +43,6 @@ from .engine import (
 )
 from .errors import UnsupportedError
 
-# What instances of several modules may have together.
-MAX_MEMORIES = 16
-
 # Modules that are compiled side by side.
 COMPILERS = 4
 
@@ -105,8 +102,6 @@ class LinkedProgram:
         self.assembly = assembly
         self.parts = plan.parts
         self.new_handles = HandleTable
-        # memories of all its instances together; each may grow as the limits say
-        self.max_memories = 1 if len(plan.steps) == 1 else MAX_MEMORIES
         self._modules = modules
         self._linker = wasmtime.Linker(engine.wasmtime_engine)
         self._callbacks = define(self._linker, functions)  # alive as long as guest code can call them

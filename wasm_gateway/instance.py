@@ -19,7 +19,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import capi
 from .component.memory import Memory
-from .engine import EACH, MEMORY, RAW, REALLOC, TRAP, CoreSignature, Program, current, ticks
+from .engine import (
+    EACH,
+    MAX_INSTANCES,
+    MAX_MEMORIES,
+    MAX_TABLES,
+    MEMORY,
+    RAW,
+    REALLOC,
+    TRAP,
+    CoreSignature,
+    Program,
+    current,
+    ticks,
+)
 from .errors import DeadlineExceeded, LimitExceeded, Saturated, Trap
 from .host.base import Deadline, Grants, HostContext, Stream
 from .linked import LinkedProgram
@@ -39,9 +52,6 @@ _NULL = bytes(8)
 _NO_EXTERN = bytes(capi.EXTERN_SIZE)
 # An import that has to fail gets this as its trap; the reason is parked.
 _HOST_TRAP = b"host function failed"
-
-# What one guest may have of each, whatever its limits are for one of them.
-MAX_INSTANCES, MAX_TABLES = 64, 64
 
 # wasmtime's words for a pool that has no slot left, or for minimum sizes over a limit.
 _POOL_FULL = "maximum concurrent"
@@ -186,7 +196,7 @@ class Instance(HostContext):
             limits.max_table_elements,
             MAX_INSTANCES,
             MAX_TABLES,
-            program.max_memories,
+            MAX_MEMORIES,
         )
         self.context = capi.store_context(store)
         capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds))

@@ -73,6 +73,16 @@ VALID = {
     "both names of a resource": '(type $a (resource (rep i32))) (export $b "b" (type $a)) '
     '(export "c" (type $b) (type (eq $b)))',
     "async functions": '(import "f" (func async (result (stream u8))))',
+    "a type of an argument, under another name": """
+      (component $one (type $x' (resource (rep i32))) (export $x "x" (type $x'))
+        (type $foo (record (field "x" (own $x)))) (export "foo" (type $foo)))
+      (instance $one (instantiate $one)) (export $shown "a:b/one" (instance $one))
+      (alias export $shown "x" (type $x)) (alias export $shown "foo" (type $foo))
+      (component $two (import "x" (type $x (sub resource)))
+        (type $r (record (field "x" (own $x)))) (import "foo" (type $foo (eq $r)))
+        (export "bar" (type $foo)))
+      (instance $two (instantiate $two (with "x" (type $x)) (with "foo" (type $foo))))
+      (export "a:b/two" (instance $two))""",
 }
 
 

@@ -939,7 +939,7 @@ class Renaming(Substitution):
                 self.budget.spend(1 + len(exports))
                 for name, each in exports.items():
                     self.identify(each, found[name])
-            case ValType(), ValType():
+            case (ValType(), ValType()) | (ResourceType(), ResourceType()):
                 self._done[id(imported)] = imported, argument
 
     def val(self, t: ValType) -> ValType:

@@ -169,6 +169,32 @@ def mariadb_server() -> Iterator[str]:
             yield f"mysql://guest:secret@127.0.0.1:{port}/site"
 
 
+@pytest.fixture(scope="session")
+def mosquitto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an MQTT server: mqtt://127.0.0.1:PORT
+
+    It takes everybody; user "guest" has the password "secret", and another one is refused.
+    """
+    server, passwords = program("mosquitto"), program("mosquitto_passwd")
+    if server is None or passwords is None:
+        pytest.skip("Mosquitto is not installed")
+    user = as_user("mosquitto")
+    with _own_folder(user) as folder:
+        secrets, config = folder / "passwords", folder / "mosquitto.conf"
+        _run([*user, passwords, "-c", "-b", str(secrets), "guest", "secret"], folder)
+
+        def command(port: int) -> list[str]:
+            lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", f"password_file {secrets}"]
+            config.write_text("\n".join([*lines, "max_packet_size 20000000", ""]))
+            config.chmod(0o644)
+            return [*user, server, "-c", str(config)]
+
+        # CONNECT of an anonymous client (MQTT 3.1.1, 3.1), answered by CONNACK
+        hello = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x05\x00\x01x"
+        with running(command, folder, lambda port: answers(port, hello, 4)) as port:
+            yield f"mqtt://127.0.0.1:{port}"
+
+
 @contextlib.contextmanager
 def _own_folder(user: list[str]) -> Iterator[Path]:
     """A folder that belongs to the user of `as_user`.

@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
-import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
 
 from wasm_gateway.component.values import Err
 from wasm_gateway.errors import DeadlineExceeded, Trap
@@ -57,23 +54,6 @@ def guest(context: Callable[..., Any], network: Network) -> Make:
         return Guest(family or Mqtt(network), context(allowed=["mqtt://127.0.0.1:*"], **options))
 
     return make
-
-
-@pytest.fixture
-def heard(mosquitto_server: str) -> Iterator[Queue[tuple[str, bytes, int]]]:
-    """What the server tells a client that listens to everything: topic, payload, QoS."""
-    messages: Queue[tuple[str, bytes, int]] = Queue()
-    ready = threading.Event()
-    client = paho.Client(CallbackAPIVersion.VERSION2)
-    client.on_connect = lambda *_: client.subscribe("#", 2)
-    client.on_subscribe = lambda *_: ready.set()
-    client.on_message = lambda _, __, message: messages.put((message.topic, message.payload, message.qos))
-    client.connect("127.0.0.1", int(mosquitto_server.rpartition(":")[2]))
-    client.loop_start()
-    assert ready.wait(20)
-    yield messages
-    client.disconnect()
-    client.loop_stop()
 
 
 @contextmanager
@@ -123,30 +103,30 @@ def failed(answer: Any, case: str) -> str:
 
 @services
 @pytest.mark.parametrize("qos", ["at-most-once", "at-least-once", "exactly-once"])
-def test_messages_arrive(guest: Make, mosquitto_server: str, heard: Any, qos: str) -> None:
+def test_messages_arrive(guest: Make, mosquitto_server: str, mqtt_messages: Any, qos: str) -> None:
     call = guest()
     conn = call.open(mosquitto_server)
     for payload in (b"\x00\xff", b"", bytes(300_000)):
         assert call.publish(conn, "a/täpic", payload, qos) is None
-        assert heard.get(timeout=20) == ("a/täpic", payload, mqtt.QOS[qos])
+        assert mqtt_messages.get(timeout=20) == ("a/täpic", payload, mqtt.QOS[qos])
 
 
 @services
-def test_a_large_message_arrives(guest: Make, mosquitto_server: str, heard: Any) -> None:
+def test_a_large_message_arrives(guest: Make, mosquitto_server: str, mqtt_messages: Any) -> None:
     call = guest()
     payload = os.urandom(1 << 20) * 16
     assert call.publish(call.open(mosquitto_server), "large", payload) is None
-    assert heard.get(timeout=20) == ("large", payload, 0)
+    assert mqtt_messages.get(timeout=20) == ("large", payload, 0)
 
 
 @services
 @pytest.mark.parametrize("topic", ["", "a/+", "#", "x" * 65536])
-def test_topics_that_are_none(guest: Make, mosquitto_server: str, heard: Any, topic: str) -> None:
+def test_topics_that_are_none(guest: Make, mosquitto_server: str, mqtt_messages: Any, topic: str) -> None:
     call = guest()
     conn = call.open(mosquitto_server)
     failed(call.publish(conn, topic, b"", "at-least-once"), "other")
     assert call.publish(conn, "fine", b"", "at-least-once") is None
-    assert heard.get(timeout=20)[0] == "fine"
+    assert mqtt_messages.get(timeout=20)[0] == "fine"
 
 
 @services
@@ -163,7 +143,7 @@ def test_names_and_passwords(guest: Make, mosquitto_server: str) -> None:
 
 @services
 def test_a_connection_that_the_server_gave_up_is_made_again(
-    guest: Make, mosquitto_server: str, heard: Any
+    guest: Make, mosquitto_server: str, mqtt_messages: Any
 ) -> None:
     """Two clients with one identifier: the later one displaces the earlier one."""
     call = guest()
@@ -171,7 +151,7 @@ def test_a_connection_that_the_server_gave_up_is_made_again(
     one, two = call.open(address), call.open(address)
     for conn in (one, two, one, two):
         assert call.publish(conn, "a", b"x", "exactly-once") is None
-        assert heard.get(timeout=20)[1] == b"x"
+        assert mqtt_messages.get(timeout=20)[1] == b"x"
         if conn == two:
             time.sleep(0.05)  # the server has displaced the other one before it answered
 

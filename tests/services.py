@@ -12,11 +12,15 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 # Debian keeps PostgreSQL's programs away from the PATH.
 POSTGRES_FOLDERS = ("/usr/lib/postgresql", "/usr/local/lib/postgresql")
@@ -167,6 +171,49 @@ def mariadb_server() -> Iterator[str]:
             lambda port: answers(port, size=5),
         ) as port:
             yield f"mysql://guest:secret@127.0.0.1:{port}/site"
+
+
+@pytest.fixture(scope="session")
+def mosquitto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an MQTT server: mqtt://127.0.0.1:PORT
+
+    It takes everybody; user "guest" has the password "secret", and another one is refused.
+    """
+    server, passwords = program("mosquitto"), program("mosquitto_passwd")
+    if server is None or passwords is None:
+        pytest.skip("Mosquitto is not installed")
+    user = as_user("mosquitto")
+    with _own_folder(user) as folder:
+        secrets, config = folder / "passwords", folder / "mosquitto.conf"
+        _run([*user, passwords, "-c", "-b", str(secrets), "guest", "secret"], folder)
+
+        def command(port: int) -> list[str]:
+            lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", f"password_file {secrets}"]
+            config.write_text("\n".join([*lines, "max_packet_size 20000000", ""]))
+            config.chmod(0o644)
+            return [*user, server, "-c", str(config)]
+
+        # CONNECT of an anonymous client (MQTT 3.1.1, 3.1), answered by CONNACK
+        hello = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x05\x00\x01x"
+        with running(command, folder, lambda port: answers(port, hello, 4)) as port:
+            yield f"mqtt://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def mqtt_messages(mosquitto_server: str) -> Iterator[Queue[tuple[str, bytes, int]]]:
+    """What that server tells a client that listens to everything: topic, payload, QoS."""
+    messages: Queue[tuple[str, bytes, int]] = Queue()
+    ready = threading.Event()
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.on_connect = lambda *_: client.subscribe("#", 2)
+    client.on_subscribe = lambda *_: ready.set()
+    client.on_message = lambda _, __, message: messages.put((message.topic, message.payload, message.qos))
+    client.connect("127.0.0.1", int(mosquitto_server.rpartition(":")[2]))
+    client.loop_start()
+    assert ready.wait(20)
+    yield messages
+    client.disconnect()
+    client.loop_stop()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Whole components that use the stores, databases and variables of the application."""
+"""Whole components that use the stores, databases and variables of the application, and servers outside."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from wasm_gateway import Gateway
 from wasm_gateway.messages import Headers, Request
+from wasm_gateway.runtime_config import OutboundMqtt, RuntimeConfig
 
 KEY_VALUE = "fermyon:spin/key-value@2.0.0"
 WASI_STORE = "wasi:keyvalue/store@0.2.0-draft2"
@@ -258,3 +259,148 @@ def test_llm(serve: Serve, models: list[str], answer: bytes) -> None:
       {SAY.format("(i32.load (i32.const 24))", "(i32.load (i32.const 28))")}"""
     status, found = get(serve(body, {LLM: ("infer",)}, text, ai_models=models))
     assert (status, found[: len(answer)]) == (200, answer)
+
+
+# Servers.
+
+services = pytest.mark.services
+
+
+def kept(address: str, **keys: Any) -> dict[str, Any]:
+    """The component may connect to the server there."""
+    scheme, _, rest = address.partition("://")
+    return {"allowed_outbound_hosts": [f"{scheme}://{rest.rpartition('@')[2].partition('/')[0]}"], **keys}
+
+
+def connection_of(*methods: str) -> tuple[str, ...]:
+    """Functions of the resource connection; a method with more than a name is taken as it is."""
+    named = [name if name.startswith("[") else f"[method]connection.{name}" for name in methods]
+    return ("[static]connection.open", *named, "[resource-drop]connection")
+
+
+@services
+def test_redis(serve: Serve, redis_server: str) -> None:
+    text = Texts()
+    address, key, value = text(redis_server), text("from-a-component"), text("a value")
+    body = f"""(local $redis i32)
+      (call $connection.open {address} (i32.const 16))
+      {fail(16)}
+      (local.set $redis (i32.load (i32.const 20)))
+      (call $connection.set (local.get $redis) {key} {value} (i32.const 32))
+      {fail(32)}
+      (call $connection.get (local.get $redis) {key} (i32.const 48))
+      {fail(48)}
+      (if (i32.eqz (i32.load8_u (i32.const 52))) (then unreachable))
+      (i32.store (i32.const 512) {key.at})
+      (i32.store (i32.const 516) {key.size})
+      (call $connection.del (local.get $redis) (i32.const 512) (i32.const 1) (i32.const 64))
+      {fail(64)}
+      (if (i32.ne (i32.load (i32.const 68)) (i32.const 1)) (then unreachable))
+      (call $drop.connection (local.get $redis))
+      {SAY.format("(i32.load (i32.const 56))", "(i32.load (i32.const 60))")}"""
+    uses = {"fermyon:spin/redis@2.0.0": connection_of("get", "set", "del")}
+    gateway = serve(body, uses, text, **kept(redis_server))
+    assert get(gateway) == get(gateway) == (200, b"a value")
+    assert get(serve(body, uses, text)) == (400, b"")
+
+
+# Parameters: a string as the only one, in both versions of its variant.
+STR = "(i32.store8 (i32.const 512) (i32.const {case})) (i32.store (i32.const 520) {at}) "
+STR += "(i32.store (i32.const 524) {size})"
+
+
+@services
+@pytest.mark.parametrize(
+    ("interface", "server", "statement", "case"),
+    [
+        ("fermyon:spin/postgres@2.0.0", "postgres_server", "SELECT 'a ' || $1::text", 11),
+        ("spin:postgres/postgres@3.0.0", "postgres_server", "SELECT 'a ' || $1::text", 7),
+        ("spin:postgres/postgres@4.0.0", "postgres_server", "SELECT 'a ' || $1::text", 7),
+        ("spin:postgres/postgres@4.1.0", "postgres_server", "SELECT 'a ' || $1::text", 7),
+        ("fermyon:spin/mysql@2.0.0", "mariadb_server", "SELECT CONCAT('a ', ?)", 11),
+    ],
+)
+def test_relational_databases(
+    serve: Serve, request: pytest.FixtureRequest, interface: str, server: str, statement: str, case: int
+) -> None:
+    """The connection is left to the end of the instance."""
+    url: str = request.getfixturevalue(server)
+    text = Texts()
+    address, select, value = text(url), text(statement), text("string")
+    body = f"""(local $db i32)
+      (call $connection.open {address} (i32.const 16))
+      {fail(16)}
+      (local.set $db (i32.load (i32.const 20)))
+      {STR.format(case=case, at=value.at, size=value.size)}
+      (call $connection.execute (local.get $db) {select} (i32.const 512) (i32.const 1) (i32.const 32))
+      {fail(32)}
+      (call $connection.query (local.get $db) {select} (i32.const 512) (i32.const 1) (i32.const 96))
+      {fail(96)}
+      {
+        SAY.format(
+            "(i32.load offset=8 (i32.load (i32.load (i32.const 108))))",
+            "(i32.load offset=12 (i32.load (i32.load (i32.const 108))))",
+        )
+    }"""
+    uses = {interface: connection_of("query", "execute")}
+    gateway = serve(body, uses, text, **kept(url))
+    assert get(gateway) == get(gateway) == (200, b"a string")
+    assert get(serve(body, uses, text)) == (400, b"")
+
+
+BUILDER = ("[constructor]connection-builder", "[method]connection-builder.build")
+
+
+@services
+def test_postgres_values_and_errors(serve: Serve, postgres_server: str) -> None:
+    """A builder; an array with a null, both ways; the code of an error."""
+    text = Texts()
+    address, wrong = text(postgres_server), text("SELEC")
+    select = text("SELECT $1::int8[], 'kept'::text")
+    body = f"""(local $db i32) (local $value i32)
+      (call $connection-builder.build (call $connection-builder {address}) (i32.const 16))
+      {fail(16)}
+      (local.set $db (i32.load (i32.const 20)))
+      (i32.store8 (i32.const 512) (i32.const 20))
+      (i32.store (i32.const 520) (i32.const 640)) (i32.store (i32.const 524) (i32.const 2))
+      (i32.store8 (i32.const 640) (i32.const 1)) (i64.store (i32.const 648) (i64.const -5))
+      (call $connection.query (local.get $db) {select} (i32.const 512) (i32.const 1) (i32.const 96))
+      {fail(96)}
+      (local.set $value (i32.load (i32.load (i32.const 108))))
+      (if (i32.ne (i32.load8_u (local.get $value)) (i32.const 20)) (then unreachable))
+      (if (i32.ne (i32.load offset=12 (local.get $value)) (i32.const 2)) (then unreachable))
+      (if (i32.ne (i32.load8_u offset=56 (local.get $value)) (i32.const 7)) (then unreachable))
+      (local.set $value (i32.load offset=8 (local.get $value)))
+      (if (i64.ne (i64.load offset=8 (local.get $value)) (i64.const -5)) (then unreachable))
+      (if (i32.load8_u offset=16 (local.get $value)) (then unreachable))
+      (call $connection.query (local.get $db) {wrong} (i32.const 0) (i32.const 0) (i32.const 96))
+      (if (i32.ne (i32.load8_u (i32.const 96)) (i32.const 1)) (then unreachable))
+      (if (i32.ne (i32.load8_u (i32.const 100)) (i32.const 2)) (then unreachable))
+      (if (i32.ne (i32.load8_u (i32.const 104)) (i32.const 1)) (then unreachable))
+      {SAY.format("(i32.load (i32.const 124))", "(i32.load (i32.const 128))")}"""
+    uses = {"spin:postgres/postgres@4.2.0": (*connection_of("query"), *BUILDER)}
+    assert get(serve(body, uses, text, **kept(postgres_server))) == (200, b"42601")
+    assert get(serve(body, uses, text)) == (400, b"")
+
+
+@services
+def test_mqtt(serve: Serve, mosquitto_server: str, mqtt_messages: Any) -> None:
+    text = Texts()
+    address, topic, payload = text(mosquitto_server), text("a/topic"), text("a payload")
+    nothing = "(i32.const 0) (i32.const 0)"
+    body = f"""(local $mqtt i32)
+      (call $connection.open {address} {nothing} {nothing} (i64.const 30) (i32.const 16))
+      {fail(16)}
+      (local.set $mqtt (i32.load (i32.const 20)))
+      (call $connection.publish (local.get $mqtt) {topic} {payload} (i32.const 2) (i32.const 32))
+      {fail(32)}
+      {SAY.format(topic.at, topic.size)}"""
+    uses = {"fermyon:spin/mqtt@2.0.0": connection_of("publish")}
+    config = RuntimeConfig(outbound_mqtt=OutboundMqtt(max_payload_size_bytes=5))
+    assert get(serve(body, uses, text, **kept(mosquitto_server))) == (200, b"a/topic")
+    assert mqtt_messages.get(timeout=20) == ("a/topic", b"a payload", 2)
+    assert get(serve(body, uses, text)) == (402, b"")
+    assert get(serve(body, uses, text, options={"runtime_config": config}, **kept(mosquitto_server))) == (
+        403,
+        b"",
+    )

@@ -99,7 +99,7 @@ hosts = Hosts(RuntimeConfig())
 def test_what_no_guest_needs_is_not_imported() -> None:
     out = python(
         """
-drivers = ("urllib3", "redis", "psycopg", "pymysql", "sqlite3")
+drivers = ("urllib3", "redis", "psycopg", "pymysql", "paho", "sqlite3")
 def loaded():
     return [name for name in drivers if name in sys.modules]
 print(loaded())
@@ -114,7 +114,13 @@ print(loaded())
 
 @pytest.mark.parametrize(
     ("driver", "interface", "extra"),
-    [("psycopg", "postgres", "postgres"), ("pymysql", "mysql", "mysql"), ("redis", "redis", "redis")],
+    [
+        ("psycopg", "fermyon:spin/postgres", "postgres"),
+        ("psycopg", "spin:postgres/postgres@4.0.0", "postgres"),
+        ("pymysql", "fermyon:spin/mysql", "mysql"),
+        ("redis", "fermyon:spin/redis", "redis"),
+        ("paho", "fermyon:spin/mqtt@2.0.0", "mqtt"),
+    ],
 )
 def test_a_driver_that_is_missing_is_named_with_its_extra(driver: str, interface: str, extra: str) -> None:
     out = python(
@@ -122,7 +128,7 @@ def test_a_driver_that_is_missing_is_named_with_its_extra(driver: str, interface
 sys.modules[{driver!r}] = None
 from wasm_gateway.errors import LinkError
 try:
-    hosts.interface("fermyon:spin/{interface}")
+    hosts.interface("{interface}")
 except LinkError as error:
     print(error)
 print(hosts.interface("fermyon:spin/key-value") is not None)

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
-from wasm_gateway.host.limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, Budget, Handles
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from wasm_gateway.errors import Trap
+from wasm_gateway.host.limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, Budget, Handles, Held
 
 
 def test_the_limit_is_that_of_spin() -> None:
@@ -32,3 +38,25 @@ def test_handles_fit_into_32_bits() -> None:
     handles.next = 0xFFFF_FFFF
     assert handles.push("last") == 0xFFFF_FFFF
     assert handles.push("one more") is None
+
+
+def test_what_an_instance_holds_ends_with_it(context: Callable[..., Any]) -> None:
+    ended: list[tuple[Any, str]] = []
+    held: Held[str] = Held(lambda ctx, item: ended.append((ctx, item)), 2)
+    one, two = context(), context()
+    for ctx in (one, two):
+        assert held.of(ctx).push("a") == 0
+        assert held.of(ctx).push("b") == 1
+        assert held.of(ctx).is_full
+    held.drop(one, 0)
+    held.drop(one, 0)
+    assert ended == [(one, "a")]
+    assert held.get(one, 1) == "b"
+    assert held.get(two, 0) == "a"
+    with pytest.raises(Trap):
+        held.get(one, 0)
+    one.run_closers()
+    assert ended == [(one, "a"), (one, "b")]
+    assert held.of(two).push("c") is None
+    two.run_closers()
+    assert ended[2:] == [(two, "b"), (two, "a")]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.sql_guests import Guest, failed
 from wasm_gateway.component.values import Err
 from wasm_gateway.component.wit import parse_interface
 from wasm_gateway.errors import DeadlineExceeded
@@ -36,36 +37,11 @@ def guest(context: Callable[..., Any]) -> Any:
     return context(allowed=["mysql://127.0.0.1:*"])
 
 
-class Guest:
-    """Calls the interface with one address."""
-
-    def __init__(self, family: MySql, ctx: Any, address: str) -> None:
-        self.family = family
-        self.ctx = ctx
-        self.address = address
-
-    def query(self, statement: str, *params: tuple[str, Any]) -> Any:
-        return self.family.query(self.ctx, self.address, statement, list(params))
-
-    def execute(self, statement: str, *params: tuple[str, Any]) -> Any:
-        return self.family.execute(self.ctx, self.address, statement, list(params))
-
-    def value(self, expression: str, *params: tuple[str, Any]) -> Any:
-        ((_, ((value,),)),) = [self.query(f"SELECT {expression}", *params)]
-        return value
-
-
 @pytest.fixture
 def db(family: MySql, guest: Any, mariadb_server: str) -> Guest:
     made = Guest(family, guest, mariadb_server)
     assert made.execute("DROP TABLE IF EXISTS t") is None
     return made
-
-
-def failed(answer: Any, case: str = "query-failed") -> str:
-    assert isinstance(answer, Err), answer
-    assert answer.value[0] == case, answer
-    return str(answer.value[1])
 
 
 def test_functions_are_those_of_the_interface(family: MySql) -> None:

@@ -49,6 +49,17 @@ def test_a_fresh_one_leaves_the_others() -> None:
     assert made.take("a", long()) is connection
 
 
+def test_fewer_are_kept_than_used() -> None:
+    made = pool(per_key=3, idle=1)
+    first, second = Connection(), Connection()
+    for _ in range(3):
+        assert made.take("a", long()) is None
+    for connection in (first, second, None):
+        made.give("a", connection)
+    assert (first.closed, second.closed) == (False, True)
+    assert made.take("a", long()) is first
+
+
 def test_connections_of_a_key_are_limited() -> None:
     made = pool(per_key=1)
     made.take("a", long())

@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 
+from tests.sql_guests import Connected, Guest, failed
 from wasm_gateway.component.values import Err
 from wasm_gateway.component.wit import parse_interface
-from wasm_gateway.errors import DeadlineExceeded
+from wasm_gateway.errors import DeadlineExceeded, Trap
 from wasm_gateway.host import postgres
 from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.limits import RESULT_TOO_LARGE, Budget
 from wasm_gateway.host.network import Network
-from wasm_gateway.host.postgres import INTERFACES, PgClient, Postgres, parse
+from wasm_gateway.host.postgres import INTERFACES, MAX_BUILDERS, PgClient, Postgres, parse
 from wasm_gateway.host.rdbms import DatabaseFailure
 
 INTERFACE = "fermyon:spin/postgres"
@@ -37,25 +40,6 @@ def guest(context: Callable[..., Any]) -> Any:
     return context(allowed=["postgres://127.0.0.1:*"])
 
 
-class Guest:
-    """Calls the interface with one address."""
-
-    def __init__(self, family: Postgres, ctx: Any, address: str) -> None:
-        self.family = family
-        self.ctx = ctx
-        self.address = address
-
-    def query(self, statement: str, *params: tuple[str, Any]) -> Any:
-        return self.family.query(self.ctx, self.address, statement, list(params))
-
-    def execute(self, statement: str, *params: tuple[str, Any]) -> Any:
-        return self.family.execute(self.ctx, self.address, statement, list(params))
-
-    def value(self, expression: str, *params: tuple[str, Any]) -> Any:
-        ((_, ((value,),)),) = [self.query(f"SELECT {expression}", *params)]
-        return value
-
-
 @pytest.fixture
 def db(family: Postgres, guest: Any, postgres_server: str) -> Guest:
     made = Guest(family, guest, postgres_server)
@@ -63,16 +47,9 @@ def db(family: Postgres, guest: Any, postgres_server: str) -> Guest:
     return made
 
 
-def failed(answer: Any, case: str = "query-failed") -> str:
-    assert isinstance(answer, Err), answer
-    assert answer.value[0] == case, answer
-    return str(answer.value[1])
-
-
 def test_functions_are_those_of_the_interface(family: Postgres) -> None:
     declared = parse_interface(INTERFACE, INTERFACES[INTERFACE])
     assert set(family.functions(INTERFACE)) == set(declared.funcs)
-    assert parse_interface("fermyon:spin/rdbms-types", INTERFACES["fermyon:spin/rdbms-types"])
     assert family.functions("fermyon:spin/other") == {}
 
 
@@ -208,6 +185,164 @@ def test_values_that_cannot_be(db: Guest) -> None:
     assert "out of range" in failed(db.query("SELECT $1::int4", ("int64", 2**40)))
     failed(db.query("SELECT $1::int4", ("binary", b"1234")))
     failed(db.query("SELECT 1", ("int32", 1)))
+
+
+# Later versions.
+
+V2, V3, V4 = "fermyon:spin/postgres@2", "spin:postgres/postgres@3", "spin:postgres/postgres@4"
+BUILD, SET_CA_ROOT = "[method]connection-builder.build", "[method]connection-builder.set-ca-root"
+
+
+@services
+def test_what_the_server_says_is_told_apart(family: Postgres, guest: Any, postgres_server: str) -> None:
+    db = Connected(family, V4, guest, postgres_server)
+    db.execute("DROP TABLE IF EXISTS unique_one")
+    db.execute("CREATE TABLE unique_one (a int CONSTRAINT only_once UNIQUE)")
+    db.execute("INSERT INTO unique_one VALUES (7)")
+    case, details = failed(db.execute("INSERT INTO unique_one VALUES (7)"))
+    as_text, severity, code, message, detail, extras = details
+    assert (case, severity, code, detail) == ("db-error", "ERROR", "23505", "Key (a)=(7) already exists.")
+    assert message == 'duplicate key value violates unique constraint "only_once"'
+    assert message in as_text
+    found = dict(extras)
+    assert list(found) == ["constraint", "routine", "table", "schema", "file", "line"]
+    assert (found["constraint"], found["table"], found["schema"]) == ("only_once", "unique_one", "public")
+    _, (*_, extras) = failed(db.query("SELECT nearby FROM (SELECT 1 AS near_by) AS x"))
+    assert "near_by" in dict(extras)["hint"]
+    _, (*_, extras) = failed(db.query("DO $$ BEGIN RAISE 'no' USING COLUMN = 'c', DATATYPE = 'd'; END $$"))
+    assert (dict(extras)["column"], dict(extras)["datatype"]) == ("c", "d")
+    assert "PL/pgSQL" in dict(extras)["where_"]
+    # what did not come from the server
+    assert failed(db.query("COPY (SELECT 1) TO STDOUT"))[0] == "text"
+    for version in (V2, V3):
+        text = failed(Connected(family, version, guest, postgres_server).query("SELEC"))
+        assert "syntax error" in text
+
+
+@services
+def test_parameters_of_later_versions(family: Postgres, guest: Any, postgres_server: str) -> None:
+    db = Connected(family, V2, guest, postgres_server)
+    failed(db.query("SELECT $1", ("uint8", 1)), "value-conversion-failed")
+    for version in (V3, V4):
+        db = Connected(family, version, guest, postgres_server)
+        assert "date" in failed(db.query("SELECT $1::date", ("date", (2026, 2, 30))), "bad-parameter")
+        assert "65535" in failed(db.query("SELECT 1", *[("int32", 1)] * 65_536), "bad-parameter")
+        assert db.execute("SELECT 1 UNION SELECT 2") == 2
+
+
+class Builder:
+    """A guest with a connection-builder."""
+
+    def __init__(self, family: Postgres, ctx: Any, address: str) -> None:
+        self.functions = family.functions(V4)
+        self.family = family
+        self.ctx = ctx
+        self.builder = self.functions["[constructor]connection-builder"](ctx, address)
+
+    def trust(self, certificate: str) -> Any:
+        return self.functions[SET_CA_ROOT](self.ctx, self.builder, certificate)
+
+    def build(self) -> Any:
+        return self.functions[BUILD](self.ctx, self.builder)
+
+    def value(self, expression: str) -> Any:
+        """Of a connection that is dropped again."""
+        conn = self.build()
+        assert not isinstance(conn, Err), conn
+        query = self.functions["[method]connection.query"]
+        ((value,),) = query(self.ctx, conn, f"SELECT {expression}", [])[1]
+        self.functions["[resource-drop]connection"](self.ctx, conn)
+        return value
+
+
+@services
+def test_builders_build(family: Postgres, guest: Any, postgres_server: str) -> None:
+    builder = Builder(family, guest, postgres_server)
+    assert builder.value("1") == builder.value("1") == ("int32", 1)
+    builder.functions["[resource-drop]connection-builder"](guest, builder.builder)
+    with pytest.raises(Trap):
+        builder.build()
+
+
+def test_builders_ask_for_permission(family: Postgres, guest: Any) -> None:
+    """In Spin this one function does not."""
+    answer = Builder(family, guest, "postgres://u@127.0.0.2:1/").build()
+    assert answer == Err(("connection-failed", "address postgres://127.0.0.2:1 is not permitted"))
+
+
+def test_builders_are_bounded(family: Postgres, guest: Any, certificate: Path) -> None:
+    assert "too long" in failed(Builder(family, guest, "x" * 70_000).build(), "connection-failed")
+    builder = Builder(family, guest, "postgres://u@127.0.0.1:1/")
+    assert "longer" in failed(builder.trust((certificate / "cert.pem").read_text() * 100), "other")
+    for _ in range(MAX_BUILDERS - 2):
+        Builder(family, guest, "")
+    with pytest.raises(Trap):
+        Builder(family, guest, "")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "ä", "\0"]
+)
+def test_certificates_that_are_none(family: Postgres, guest: Any, text: str) -> None:
+    builder = Builder(family, guest, "postgres://u@127.0.0.1:1/")
+    assert "invalid root certificate" in failed(builder.trust(text), "other")
+
+
+@pytest.fixture
+def encrypted_server(postgres_server: str, certificate: Path) -> Iterator[str]:
+    """The server, by the name in its certificate, with TLS as long as the test runs."""
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        for name in ("cert", "key"):
+            lines = sql.Literal((certificate / f"{name}.pem").read_text().splitlines())
+            to = sql.Literal(f"umask 077; cat > test-{name}.pem")
+            admin.execute(sql.SQL("COPY (SELECT unnest({}::text[])) TO PROGRAM {}").format(lines, to))
+            admin.execute(f"ALTER SYSTEM SET ssl_{name}_file = 'test-{name}.pem'".encode())
+        admin.execute("ALTER SYSTEM SET ssl = on")
+        _reload(admin, "on")
+        yield postgres_server.replace("127.0.0.1", "localhost")
+        admin.execute("ALTER SYSTEM RESET ALL")
+        _reload(admin, "off")
+
+
+def _reload(admin: Any, ssl: str) -> None:
+    admin.execute("SELECT pg_reload_conf()")
+    deadline = time.monotonic() + 20
+    while admin.execute("SHOW ssl").fetchone() != (ssl,):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@services
+def test_builders_trust_a_certificate(
+    family: Postgres, context: Callable[..., Any], encrypted_server: str, certificate: Path
+) -> None:
+    ctx = context(allowed=["postgres://localhost:*", "postgres://127.0.0.1:*"])
+    is_encrypted = "ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+    pem = (certificate / "cert.pem").read_text()
+    for mode in ("", "?sslmode=require", "?sslmode=verify-full"):
+        builder = Builder(family, ctx, encrypted_server + mode)
+        assert builder.trust(pem) is None
+        assert builder.value(is_encrypted) == ("boolean", True)
+    # nobody else's trust, though there is such a connection in the pool
+    strict = encrypted_server + "?sslmode=require"
+    assert "certificate" in failed(Builder(family, ctx, strict).build(), "connection-failed")
+    assert "certificate" in failed(Connected(family, V4, ctx, strict).conn, "connection-failed")
+    # the name is verified, too, and TLS is not left out where that fails
+    builder = Builder(family, ctx, encrypted_server.replace("localhost", "127.0.0.1"))
+    assert builder.trust(pem) is None
+    assert "certificate" in failed(builder.build(), "connection-failed")
+    builder = Builder(family, ctx, encrypted_server + "?sslmode=disable")
+    assert builder.trust(pem) is None
+    assert builder.value(is_encrypted) == ("boolean", False)
+
+
+@services
+def test_trust_wants_encryption(
+    family: Postgres, guest: Any, postgres_server: str, certificate: Path
+) -> None:
+    builder = Builder(family, guest, postgres_server)
+    assert builder.trust((certificate / "cert.pem").read_text()) is None
+    assert "SSL" in failed(builder.build(), "connection-failed")
 
 
 # Addresses.

@@ -13,7 +13,10 @@ from urllib.parse import unquote
 from .outbound import DEFAULT_PORTS, parse_url
 
 # These have a default port for those who connect, though not in allowed_outbound_hosts.
-_MORE_PORTS = {"rediss": DEFAULT_PORTS["redis"]}
+_MORE_PORTS = {"rediss": DEFAULT_PORTS["redis"], "mqtts": 8883}
+
+# Longer than any password or token is. Addresses are kept with connections, of which there are many.
+MAX_ADDRESS = 64 << 10
 
 _AUTHORITY_END = re.compile(r"[/?#]")
 
@@ -43,7 +46,7 @@ class Address:
 
 def parse_address(text: str, schemes: tuple[str, ...]) -> Address:
     """Take an absolute address apart; raises BadAddress when its scheme is not one of `schemes`."""
-    url = parse_url(text, "")
+    url = parse_url(text, "") if len(text) <= MAX_ADDRESS else None
     if url is None:
         raise BadAddress("invalid URL")
     if url.scheme not in schemes:

@@ -45,8 +45,15 @@ FAMILIES = {
     "wasi:config/store@0.2.0-draft-2024-09-27": "config",
     "fermyon:spin/http": "outbound_http",
     "fermyon:spin/redis": "redis",
+    "fermyon:spin/redis@2": "redis",
+    "fermyon:spin/rdbms-types@2": "rdbms",
     "fermyon:spin/postgres": "postgres",
+    "fermyon:spin/postgres@2": "postgres",
+    "spin:postgres/postgres@3": "postgres",
+    "spin:postgres/postgres@4": "postgres",
     "fermyon:spin/mysql": "mysql",
+    "fermyon:spin/mysql@2": "mysql",
+    "fermyon:spin/mqtt@2": "mqtt",
     "fermyon:spin/llm": "llm",
     "fermyon:spin/llm@2": "llm",
     "wasi:io/error@0.2": "wasi_io",
@@ -101,7 +108,7 @@ FAMILIES |= _of_2023(FAMILIES)
 EXPORTED |= _of_2023(EXPORTED)
 
 # Families that need a driver, and the extra that brings it.
-EXTRAS = {"redis": "redis", "postgres": "postgres", "mysql": "mysql"}
+EXTRAS = {"redis": "redis", "postgres": "postgres", "mysql": "mysql", "mqtt": "mqtt"}
 
 # Interfaces of other packages that a WIT text refers to.
 USED = re.compile(r"\buse ([\w-]+:[\w-]+/[\w-]+(?:@[\w.-]*\w)?)\.\{")
@@ -366,6 +373,13 @@ class Hosts:
 
     def _make_mysql(self, module: Any) -> Any:
         return module.MySql(self._outbound(), self.config.outbound_mysql.max_connections)
+
+    def _make_rdbms(self, module: Any) -> Any:
+        return module.RdbmsTypes()
+
+    def _make_mqtt(self, module: Any) -> Any:
+        config = self.config.outbound_mqtt
+        return module.Mqtt(self._outbound(), config.max_connections, config.max_payload_size_bytes)
 
     def _outbound(self) -> Any:
         """The way to the network that all families share."""

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from ..errors import Trap
+from .base import HostContext
 
 # Spin: host interfaces, section 3. Bounds whatever is buffered on its way to a guest.
 MAX_HOST_BUFFERED_BYTES = 128 << 20
@@ -14,6 +18,10 @@ RESULT_TOO_LARGE = f"query result exceeds limit of {MAX_HOST_BUFFERED_BYTES} byt
 # What one value of a result costs us besides its bytes: a tuple of two, the value's object header, a
 # place in a list. (Spin counts 24 to 32 bytes, what a variant takes in Rust.)
 VALUE_OVERHEAD = 64
+
+# Connections to servers of one kind that one instance may have open (Spin: host interfaces, 7).
+MAX_CONNECTIONS = 1024
+TOO_MANY_CONNECTIONS = "too many connections"
 
 T = TypeVar("T")
 
@@ -46,9 +54,49 @@ class Handles(Generic[T]):
 
     def push(self, item: T) -> int | None:
         """The handle of `item`, or None when the table is full."""
-        items, handle = self.items, self.next
-        if len(items) >= self.capacity or handle > 0xFFFF_FFFF:
+        handle = self.next
+        if self.is_full or handle > 0xFFFF_FFFF:
             return None
-        items[handle] = item
+        self.items[handle] = item
         self.next = handle + 1
         return handle
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.items) >= self.capacity
+
+
+class Held(Generic[T]):
+    """What instances hold by number, at most `capacity` each; what one leaves behind ends with it.
+
+    `release(ctx, item)` ends an item.
+    """
+
+    __slots__ = ("_capacity", "_release")
+
+    def __init__(self, release: Callable[[HostContext, T], object], capacity: int = MAX_CONNECTIONS) -> None:
+        self._release = release
+        self._capacity = capacity
+
+    def of(self, ctx: HostContext) -> Handles[T]:
+        handles: Handles[T] | None = ctx.state.get(self)
+        if handles is None:
+            handles = ctx.state[self] = Handles(self._capacity)
+            ctx.on_close(lambda: self._release_all(ctx, handles))
+        return handles
+
+    def _release_all(self, ctx: HostContext, handles: Handles[T]) -> None:
+        while handles.items:
+            self._release(ctx, handles.items.popitem()[1])
+
+    def get(self, ctx: HostContext, handle: int) -> T:
+        """The item of a resource, whose handle the engine has checked already."""
+        try:
+            return self.of(ctx).items[handle]
+        except KeyError:
+            raise Trap(f"nothing has the handle {handle}") from None
+
+    def drop(self, ctx: HostContext, handle: int) -> None:
+        items = self.of(ctx).items
+        if handle in items:
+            self._release(ctx, items.pop(handle))

@@ -1,7 +1,7 @@
 # fermyon:spin/mysql: guests as MySQL and MariaDB clients (Spin: host interfaces, 7.3).
 #
-# Rule 1: the address is checked at each call, and what is checked is what is connected
-# to (addresses.py).
+# Rule 1: the address is checked whenever one is given, and what is checked is what is
+# connected to (addresses.py).
 # Rule 2: values never become part of the SQL text. Statements are prepared and run by
 # the server with values beside them (COM_STMT_PREPARE, COM_STMT_EXECUTE), as Spin
 # does; PyMySQL itself would paste them in.
@@ -32,27 +32,37 @@ from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle
-from .rdbms import NULL, TYPES, DatabaseFailure, RowSet, Sessions, Value
+from .rdbms import NULL, TYPES, TYPES_2, DatabaseFailure, Databases, RowSet, Sessions, Value
 
 INTERFACES = {
-    "fermyon:spin/rdbms-types": "package fermyon:spin;" + TYPES,
-    "fermyon:spin/mysql": "package fermyon:spin;"
-    + TYPES
-    + """
-interface mysql {
-  use rdbms-types.{parameter-value, row-set};
-  variant mysql-error {
+    "fermyon:spin/mysql": f"""
+package fermyon:spin;
+{TYPES}
+interface mysql {{
+  use rdbms-types.{{parameter-value, row-set}};
+  variant mysql-error {{
     success, connection-failed(string), bad-parameter(string), query-failed(string),
     value-conversion-failed(string), other-error(string),
-  }
+  }}
   query: func(address: string, statement: string, params: list<parameter-value>)
     -> result<row-set, mysql-error>;
   execute: func(address: string, statement: string, params: list<parameter-value>)
     -> result<_, mysql-error>;
-}
+}}
+""",
+    "fermyon:spin/mysql@2": f"""
+package fermyon:spin@2.0.0;
+{TYPES_2}
+interface mysql {{
+  use rdbms-types.{{parameter-value, row-set, error}};
+  resource connection {{
+    open: static func(address: string) -> result<connection, error>;
+    query: func(statement: string, params: list<parameter-value>) -> result<row-set, error>;
+    execute: func(statement: string, params: list<parameter-value>) -> result<_, error>;
+  }}
+}}
 """,
 }
-
 
 COM_STMT_PREPARE, COM_STMT_EXECUTE, COM_RESET_CONNECTION = 0x16, 0x17, 0x1F
 UNSIGNED = 0x80  # in the second byte of a parameter's type
@@ -182,6 +192,8 @@ class MySqlConnection:
 
     def query(self, statement: str, params: Sequence[Value], deadline: Deadline) -> RowSet:
         """The rows of one statement."""
+        if self._connection._sock is None:
+            raise DatabaseFailure("query-failed", "connection is closed")
         try:
             self._socket.deadline = deadline
             # the limit of a result counts more for a value than its bytes, so this is room enough
@@ -365,46 +377,56 @@ class MySqlClient(Sessions[Address, MySqlConnection]):
         super().__init__(MySqlConnection, network, max_connections)
 
 
-class MySql:
-    """fermyon:spin/mysql in its unversioned form: an address with each call."""
+class MySql(Databases[Address, MySqlConnection]):
+    """fermyon:spin/mysql, in all its versions."""
 
     def __init__(self, network: Network, max_connections: int | None = None) -> None:
-        self.client = MySqlClient(network, max_connections)
+        super().__init__(MySqlClient(network, max_connections))
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
-        return {"query": self.query, "execute": self.execute} if interface == "fermyon:spin/mysql" else {}
+        match interface:
+            case "fermyon:spin/mysql":
+                return {"query": self.query, "execute": self.execute}
+            case "fermyon:spin/mysql@2":
+                return {
+                    "[static]connection.open": self.open,
+                    "[method]connection.query": self.query_on,
+                    "[method]connection.execute": self.execute_on,
+                    "[resource-drop]connection": self.drop,
+                }
+            case _:
+                return {}
 
-    def close(self) -> None:
-        self.client.close()
+    # Unversioned: an address with each call.
 
     def query(self, ctx: HostContext, address: str, statement: str, params: list[Value]) -> Any:
         try:
-            return self._run(ctx, address, statement, params)
+            with self.session(ctx, address) as session:
+                return session.query(statement, params, ctx.deadline)
         except DatabaseFailure as failure:
             return Err(failure.v1())
 
     def execute(self, ctx: HostContext, address: str, statement: str, params: list[Value]) -> Any:
+        answer = self.query(ctx, address, statement, params)
+        return answer if isinstance(answer, Err) else None
+
+    # Later: connections that the guest keeps.
+
+    def query_on(self, ctx: HostContext, conn: int, statement: str, params: list[Value]) -> Any:
         try:
-            self._run(ctx, address, statement, params)
+            return self.connection(ctx, conn).query(statement, params, ctx.deadline)
         except DatabaseFailure as failure:
-            return Err(failure.v1())
+            return Err(failure.v2())
 
-    def _run(self, ctx: HostContext, text: str, statement: str, params: list[Value]) -> RowSet:
-        address = permitted(ctx, text)
-        deadline = ctx.deadline
-        connection = self.client.take(address, deadline)
+    def execute_on(self, ctx: HostContext, conn: int, statement: str, params: list[Value]) -> Any:
+        answer = self.query_on(ctx, conn, statement, params)
+        return answer if isinstance(answer, Err) else None
+
+    def permitted(self, ctx: HostContext, address: str) -> Address:
+        outbound = ctx.component.outbound
+        if outbound is None or not outbound.check_url(address, "mysql"):
+            raise DatabaseFailure("connection-failed", f"address {address} is not permitted")
         try:
-            return connection.query(statement, params, deadline)
-        finally:
-            self.client.give(address, connection, deadline)
-
-
-def permitted(ctx: HostContext, text: str) -> Address:
-    """The address in `text`, when the component may connect to it; DatabaseFailure otherwise."""
-    outbound = ctx.component.outbound
-    if outbound is None or not outbound.check_url(text, "mysql"):
-        raise DatabaseFailure("connection-failed", f"address {text} is not permitted")
-    try:
-        return parse_address(text, ("mysql",))
-    except BadAddress as error:
-        raise DatabaseFailure("connection-failed", str(error)) from error
+            return parse_address(address, ("mysql",))
+        except BadAddress as error:
+            raise DatabaseFailure("connection-failed", str(error)) from error

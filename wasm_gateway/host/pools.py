@@ -79,7 +79,8 @@ class _Entry(Generic[C]):
 class Pool(Generic[C]):
     """Connections by key, at most `per_key` for each; idle ones are kept for the `keys` last used keys.
 
-    `places` limit those in use at the same time over all keys. `close` ends a connection.
+    `idle` limits those that are kept for a key, where that is less; `places` those in use at the same time
+    over all keys. `close` ends a connection.
     """
 
     def __init__(
@@ -88,12 +89,14 @@ class Pool(Generic[C]):
         *,
         per_key: int,
         keys: int,
+        idle: int | None = None,
         places: Places | None = None,
         wait: float = WAIT,
     ) -> None:
         self._close = close
         self._per_key = per_key
         self._keys = keys
+        self._idle = per_key if idle is None else idle
         self._places = places or Places()
         self._wait = wait
         self._start()
@@ -156,7 +159,8 @@ class Pool(Generic[C]):
             entry.used -= 1
             self._taken.pop()()
             if connection is not None:
-                (surplus if self._closed else entry.idle).append(connection)
+                full = self._closed or len(entry.idle) >= self._idle
+                (surplus if full else entry.idle).append(connection)
             if len(self._entries) > self._keys:
                 surplus += self._forget_oldest()
             self._free.notify_all()

@@ -1,4 +1,4 @@
-# fermyon:spin/postgres: guests as PostgreSQL clients (Spin: host interfaces, 7.3).
+# fermyon:spin/postgres, spin:postgres: guests as PostgreSQL clients (Spin: host interfaces, 7.3).
 #
 # Rule 1: a connection string says where to connect and as whom, and nothing else: of
 # libpq's options only those in OPTIONS are taken from a guest, since others read and
@@ -18,9 +18,12 @@ from __future__ import annotations
 import os
 import ssl
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -29,29 +32,110 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from .. import forks
 from ..component.values import Err
-from ..errors import DeadlineExceeded
+from ..errors import DeadlineExceeded, Trap
+from .addresses import MAX_ADDRESS
 from .base import Deadline, HostContext
-from .limits import RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
+from .limits import VALUE_OVERHEAD, Budget, Held
 from .network import Network, shares, wait_ready
 from .outbound import parse_url
-from .rdbms import NULL, TYPES, UNSUPPORTED, Column, DatabaseFailure, RowSet, Sessions, Value
+from .postgres_values import BASIC, DATED, FULL, MAX_PARAMETERS, Types, parameter, spend
+from .rdbms import ERROR, NULL, TYPES, TYPES_2, Column, DatabaseFailure, Databases, RowSet, Sessions, Value
 
+_DATE, _TIME = "tuple<s32, u8, u8>", "tuple<u8, u8, u8, u32>"
+_VALUES = f"""
+    boolean(bool), int8(s8), int16(s16), int32(s32), int64(s64), floating32(f32), floating64(f64),
+    str(string), binary(list<u8>), date({_DATE}), time({_TIME}),
+    datetime(tuple<s32, u8, u8, u8, u8, u8, u32>), timestamp(s64),
+"""
+_BOUND = "option<tuple<{}, range-bound-kind>>"
+_RANGE = f"tuple<{_BOUND}, {_BOUND}>"
+_MORE_VALUES = f"""
+    uuid(string), jsonb(list<u8>), decimal(string),
+    range-int32({_RANGE.format("s32", "s32")}), range-int64({_RANGE.format("s64", "s64")}),
+    range-decimal({_RANGE.format("string", "string")}),
+    array-int32(list<option<s32>>), array-int64(list<option<s64>>),
+    array-decimal(list<option<string>>), array-str(list<option<string>>), interval(interval),
+"""
+_ROWS = """
+  record column { name: string, data-type: db-data-type }
+  type row = list<db-value>;
+  record row-set { columns: list<column>, rows: list<row> }
+"""
+_CONNECTION = """
+  resource connection {
+    open: static func(address: string) -> result<connection, error>;
+    query: func(statement: string, params: list<parameter-value>) -> result<row-set, error>;
+    execute: func(statement: string, params: list<parameter-value>) -> result<u64, error>;
+  }
+"""
 INTERFACES = {
-    "fermyon:spin/rdbms-types": "package fermyon:spin;" + TYPES,
-    "fermyon:spin/postgres": "package fermyon:spin;"
-    + TYPES
-    + """
-interface postgres {
-  use rdbms-types.{parameter-value, row-set};
-  variant pg-error {
+    "fermyon:spin/postgres": f"""
+package fermyon:spin;
+{TYPES}
+interface postgres {{
+  use rdbms-types.{{parameter-value, row-set}};
+  variant pg-error {{
     success, connection-failed(string), bad-parameter(string), query-failed(string),
     value-conversion-failed(string), other-error(string),
-  }
+  }}
   query: func(address: string, statement: string, params: list<parameter-value>)
     -> result<row-set, pg-error>;
   execute: func(address: string, statement: string, params: list<parameter-value>)
     -> result<u64, pg-error>;
-}
+}}
+""",
+    "fermyon:spin/postgres@2": f"""
+package fermyon:spin@2.0.0;
+{TYPES_2}
+interface postgres {{
+  use rdbms-types.{{parameter-value, row-set, error}};
+  {_CONNECTION}
+}}
+""",
+    "spin:postgres/postgres@3": f"""
+package spin:postgres@3.0.0;
+interface postgres {{
+  {ERROR}
+  enum db-data-type {{
+    boolean, int8, int16, int32, int64, floating32, floating64, str, binary,
+    date, time, datetime, timestamp, other,
+  }}
+  variant db-value {{ {_VALUES} db-null, unsupported }}
+  variant parameter-value {{ {_VALUES} db-null }}
+  {_ROWS}
+  {_CONNECTION}
+}}
+""",
+    # of 4.2.0 what is not asynchronous
+    "spin:postgres/postgres@4": f"""
+package spin:postgres@4.2.0;
+interface postgres {{
+  variant error {{
+    connection-failed(string), bad-parameter(string), query-failed(query-error),
+    value-conversion-failed(string), other(string),
+  }}
+  variant query-error {{ text(string), db-error(db-error) }}
+  record db-error {{
+    as-text: string, severity: string, code: string, message: string, detail: option<string>,
+    extras: list<tuple<string, string>>,
+  }}
+  variant db-data-type {{
+    boolean, int8, int16, int32, int64, floating32, floating64, str, binary,
+    date, time, datetime, timestamp, uuid, jsonb, decimal, range-int32, range-int64, range-decimal,
+    array-int32, array-int64, array-decimal, array-str, interval, other(string),
+  }}
+  enum range-bound-kind {{ inclusive, exclusive }}
+  record interval {{ micros: s64, days: s32, months: s32 }}
+  variant db-value {{ {_VALUES} {_MORE_VALUES} db-null, unsupported(list<u8>) }}
+  variant parameter-value {{ {_VALUES} {_MORE_VALUES} db-null }}
+  {_ROWS}
+  resource connection-builder {{
+    constructor(address: string);
+    set-ca-root: func(certificate: string) -> result<_, error>;
+    build: func() -> result<connection, error>;
+  }}
+  {_CONNECTION}
+}}
 """,
 }
 
@@ -84,23 +168,24 @@ ROOT_CERTIFICATES = (
 # Cancelling opens a connection of its own, which libpq cannot bound; so many may hang at once.
 MAX_CANCELS = 8
 
-_INT2, _INT4, _INT8 = struct.Struct(">h"), struct.Struct(">i"), struct.Struct(">q")
-_FLOAT4, _FLOAT8 = struct.Struct(">f"), struct.Struct(">d")
+# What builders of one instance hold: so many of them, each with an address and certificates of this length
+# (a chain is some 10 KB).
+MAX_BUILDERS = 1024
+MAX_ROOTS = 64 << 10
 
-# Type OID -> data type, and the value in PostgreSQL's binary format -> Python.
-DECODERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
-    16: ("boolean", lambda data: data != b"\0"),
-    17: ("binary", bytes),
-    20: ("int64", lambda data: _INT8.unpack(data)[0]),
-    21: ("int16", lambda data: _INT2.unpack(data)[0]),
-    23: ("int32", lambda data: _INT4.unpack(data)[0]),
-    25: ("str", bytes.decode),  # text
-    700: ("floating32", lambda data: _FLOAT4.unpack(data)[0]),
-    701: ("floating64", lambda data: _FLOAT8.unpack(data)[0]),
-    1042: ("str", bytes.decode),  # character(n)
-    1043: ("str", bytes.decode),  # character varying
+# Parts of a server's error that are told by name, beside those with a field of their own.
+_EXTRAS = {
+    "column": pq.DiagnosticField.COLUMN_NAME,
+    "constraint": pq.DiagnosticField.CONSTRAINT_NAME,
+    "routine": pq.DiagnosticField.SOURCE_FUNCTION,
+    "hint": pq.DiagnosticField.MESSAGE_HINT,
+    "table": pq.DiagnosticField.TABLE_NAME,
+    "datatype": pq.DiagnosticField.DATATYPE_NAME,
+    "schema": pq.DiagnosticField.SCHEMA_NAME,
+    "file": pq.DiagnosticField.SOURCE_FILE,
+    "line": pq.DiagnosticField.SOURCE_LINE,
+    "where_": pq.DiagnosticField.CONTEXT,
 }
-BYTEA = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +199,29 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A connection string, taken apart: the servers to try, and how to log in to any of them."""
+    """A connection string, taken apart: the servers to try, and how to log in to any of them.
+
+    `roots` are certificates in PEM that are trusted beside the platform's.
+    """
 
     servers: tuple[Server, ...]
     options: tuple[tuple[str, str], ...]
+    roots: str | None = None
+
+    def trusting(self, roots: str) -> Target:
+        """The same with certificates that the guest trusts.
+
+        Who names one wants it verified. libpq would go on without TLS if it could not be ("prefer").
+        """
+        options = dict(self.options)
+        if options["sslmode"] == "prefer":
+            options["sslmode"] = "verify-full"
+        return replace(self, options=tuple(sorted(options.items())), roots=roots)
 
 
 def parse(text: str) -> Target:
     """A URL or key=value string as libpq reads it; DatabaseFailure for one that cannot be used."""
-    if "\0" in text:
+    if "\0" in text or len(text) > MAX_ADDRESS:
         raise DatabaseFailure("connection-failed", "invalid connection string")
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(text).items()}
@@ -194,6 +293,7 @@ class PgConnection:
     """
 
     def __init__(self, target: Target, network: Network, deadline: Deadline) -> None:
+        self._names: dict[int, str] = {}  # of types that have no words of their own
         failure: Exception | None = None
         places = []
         for server in target.servers:
@@ -214,38 +314,38 @@ class PgConnection:
                 failure = error
         raise DatabaseFailure("connection-failed", str(failure)) from failure
 
-    def query(self, statement: str, params: Sequence[Value], deadline: Deadline) -> tuple[RowSet, int]:
-        """The rows of one statement, and how many it touched."""
-        values, types, formats = _parameters(params)
+    def query(
+        self, statement: str, params: Sequence[Value], deadline: Deadline, types: Types = BASIC
+    ) -> tuple[RowSet, int]:
+        """The rows of one statement, in the words of `types`, and how many it touched."""
+        values, oids, formats = _parameters(params)
         if "\0" in statement:
             raise DatabaseFailure("query-failed", "the statement contains a null character")
         pg = self._pg
-        columns: list[Column] = []
+        columns: list[tuple[str, int]] = []
         rows: list[list[Value]] = []
-        decoders: list[tuple[str, Callable[[bytes], Any]] | None] = []
         budget = Budget()
         touched = 0
-        failure: str | None = None
+        failure: DatabaseFailure | None = None
         try:
-            pg.send_query_params(statement.encode(), values, types, formats, pq.Format.BINARY)
+            pg.send_query_params(statement.encode(), values, oids, formats, pq.Format.BINARY)
             pg.set_single_row_mode()
             while (result := self._result(deadline)) is not None:
                 status = result.status
                 if status in (pq.ExecStatus.SINGLE_TUPLE, pq.ExecStatus.TUPLES_OK):
-                    if not columns:
-                        columns, decoders = _columns(result)
+                    columns = columns or _columns(result)
                     for row in range(result.ntuples):
-                        rows.append(_row(result, row, decoders, budget))
+                        rows.append(_row(result, row, columns, types, budget))
                 if status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
                     touched = result.command_tuples or 0
                 elif status == pq.ExecStatus.FATAL_ERROR:
-                    failure = result.error_message.decode("utf-8", "replace").strip()
+                    failure = _failure(result)
                 elif status not in (pq.ExecStatus.SINGLE_TUPLE, pq.ExecStatus.EMPTY_QUERY):
                     raise DatabaseFailure("query-failed", "COPY is not supported")
         except psycopg.Error as error:
             self.close()
             raise DatabaseFailure("query-failed", str(error).strip()) from error
-        except (UnicodeDecodeError, struct.error) as error:
+        except (ValueError, IndexError, struct.error) as error:
             self.close()
             raise DatabaseFailure("value-conversion-failed", str(error)) from error
         except DatabaseFailure:
@@ -256,8 +356,25 @@ class PgConnection:
             self.close()
             raise
         if failure is not None:
-            raise DatabaseFailure("query-failed", failure)
-        return (columns, rows), touched
+            raise failure
+        return (self._described(columns, types, deadline), rows), touched
+
+    def _described(self, columns: list[tuple[str, int]], types: Types, deadline: Deadline) -> list[Column]:
+        known = types.decoders
+        if not types.detailed:
+            return [(name, known[oid][0] if oid in known else "other") for name, oid in columns]
+        self._learn({oid for _, oid in columns if oid not in known and oid not in self._names}, deadline)
+        return [
+            (name, (known[oid][0], None) if oid in known else ("other", self._names.get(oid, "unknown")))
+            for name, oid in columns
+        ]
+
+    def _learn(self, oids: set[int], deadline: Deadline) -> None:
+        """Ask the server for the names of types."""
+        if oids:
+            statement = "SELECT oid::int8, typname::text FROM pg_catalog.pg_type WHERE oid = ANY($1::int8[])"
+            (_, rows), _ = self.query(statement, [("array-int64", sorted(oids))], deadline)
+            self._names.update((row[0][1], row[1][1]) for row in rows)
 
     def _result(self, deadline: Deadline) -> Any:
         """The next result of what was sent, None when there are no more."""
@@ -329,7 +446,25 @@ _cancels = _Cancels()
 
 def _open(target: Target, server: Server, address: str, deadline: Deadline) -> Any:
     """A libpq connection to `server` at `address`."""
-    info = make_conninfo(**dict(target.options), host=server.host, hostaddr=address, port=server.port)
+    options = dict(target.options)
+    if target.roots is not None:
+        # libpq takes certificates from a file, which it reads when the server has said that it has TLS
+        with tempfile.NamedTemporaryFile("w", suffix=".pem", encoding="utf-8") as file:
+            file.write(_platform_roots(options["sslrootcert"]) + target.roots)
+            file.flush()
+            return _start(options | {"sslrootcert": file.name}, server, address, deadline)
+    return _start(options, server, address, deadline)
+
+
+def _platform_roots(file: str) -> str:
+    try:
+        return Path(file).read_text("utf-8") + "\n"
+    except (OSError, UnicodeDecodeError):
+        return ""  # "system", where no bundle was found
+
+
+def _start(options: dict[str, str], server: Server, address: str, deadline: Deadline) -> Any:
+    info = make_conninfo(**options, host=server.host, hostaddr=address, port=server.port)
     pg = pq.PGconn.connect_start(info.encode())
     try:
         while True:
@@ -353,62 +488,58 @@ def _open(target: Target, server: Server, address: str, deadline: Deadline) -> A
 def _parameters(
     params: Sequence[Value],
 ) -> tuple[list[bytes | None], list[int], list[pq.Format]]:
-    """Values, types and formats for libpq.
-
-    The server infers all types from the statement, as Spin's client has it do, except that of bytes.
-    """
-    values: list[bytes | None] = []
-    types: list[int] = []
-    formats: list[pq.Format] = []
-    for case, value in params:
-        type = 0
-        data: bytes | None
-        match case:
-            case "boolean":
-                data = b"t" if value else b"f"
-            case "str":
-                if "\0" in value:
-                    raise DatabaseFailure("query-failed", "PostgreSQL has no null characters in text")
-                data = value.encode()
-            case "binary":
-                data, type = value, BYTEA
-            case "db-null":
-                data = None
-            case "uint8" | "uint16" | "uint32" | "uint64":
-                raise DatabaseFailure(
-                    "value-conversion-failed", "Postgres does not support unsigned integers"
-                )
-            case _:
-                data = repr(value).encode()
-        values.append(data)
-        types.append(type)
-        formats.append(pq.Format.BINARY if type else pq.Format.TEXT)
-    return values, types, formats
+    """Values, types and formats for libpq."""
+    if len(params) > MAX_PARAMETERS:
+        raise DatabaseFailure("bad-parameter", f"{len(params)} parameters, at most {MAX_PARAMETERS} can be")
+    encoded = [parameter(case, value) for case, value in params]
+    return (
+        [data for data, _ in encoded],
+        [type for _, type in encoded],
+        [pq.Format.BINARY if type else pq.Format.TEXT for _, type in encoded],
+    )
 
 
-def _columns(result: Any) -> tuple[list[Column], list[tuple[str, Callable[[bytes], Any]] | None]]:
-    decoders = [DECODERS.get(result.ftype(column)) for column in range(result.nfields)]
-    names = [result.fname(column).decode("utf-8", "replace") for column in range(result.nfields)]
+def _columns(result: Any) -> list[tuple[str, int]]:
+    """Name and type of each."""
     return [
-        (name, decoder[0] if decoder else "other") for name, decoder in zip(names, decoders, strict=True)
-    ], decoders
+        (result.fname(column).decode("utf-8", "replace"), result.ftype(column))
+        for column in range(result.nfields)
+    ]
 
 
-def _row(
-    result: Any, row: int, decoders: list[tuple[str, Callable[[bytes], Any]] | None], budget: Budget
-) -> list[Value]:
+def _row(result: Any, row: int, columns: list[tuple[str, int]], types: Types, budget: Budget) -> list[Value]:
     values: list[Value] = []
-    for column, decoder in enumerate(decoders):
+    for column, (_, oid) in enumerate(columns):
         data = result.get_value(row, column)
-        if not budget.spend(VALUE_OVERHEAD + len(data or b"")):
-            raise DatabaseFailure("query-failed", RESULT_TOO_LARGE)
+        spend(budget, VALUE_OVERHEAD + len(data or b""))
         if data is None:
             values.append(NULL)
-        elif decoder is None:
-            values.append(UNSUPPORTED)
+            continue
+        decoder = types.decoders.get(oid)
+        value = None if decoder is None else decoder[1](data, budget)
+        if decoder is None or value is None:
+            values.append(("unsupported", data if types.detailed else None))
         else:
-            values.append((decoder[0], decoder[1](data)))
+            values.append((decoder[0], value))
     return values
+
+
+def _failure(result: Any) -> DatabaseFailure:
+    """What the server said is wrong."""
+
+    def field(which: pq.DiagnosticField) -> str | None:
+        data: bytes | None = result.error_field(which)
+        return None if data is None else data.decode("utf-8", "replace")
+
+    text = result.error_message.decode("utf-8", "replace").strip()
+    code = field(pq.DiagnosticField.SQLSTATE)
+    if code is None:  # libpq's own
+        return DatabaseFailure("query-failed", text)
+    severity, message = field(pq.DiagnosticField.SEVERITY), field(pq.DiagnosticField.MESSAGE_PRIMARY)
+    detail = field(pq.DiagnosticField.MESSAGE_DETAIL)
+    extras = [(name, value) for name, which in _EXTRAS.items() if (value := field(which)) is not None]
+    details = (text, severity or "", code, message or "", detail, extras)
+    return DatabaseFailure("query-failed", text, details)
 
 
 class PgClient(Sessions[Target, PgConnection]):
@@ -418,46 +549,140 @@ class PgClient(Sessions[Target, PgConnection]):
         super().__init__(PgConnection, network, max_connections)
 
 
-class Postgres:
-    """fermyon:spin/postgres in its unversioned form: an address with each call."""
+class Builder:
+    """The resource connection-builder. An address that is too long is forgotten, to be refused by `build`."""
+
+    __slots__ = ("address", "roots")
+
+    def __init__(self, address: str) -> None:
+        self.address = address if len(address) <= MAX_ADDRESS else None
+        self.roots: str | None = None
+
+
+def _v4(failure: DatabaseFailure) -> tuple[str, Any]:
+    """The error of spin:postgres@4, which tells apart what the server said."""
+    if failure.case != "query-failed":
+        return failure.v2()
+    details = failure.details
+    return failure.case, ("text", failure.text) if details is None else ("db-error", details)
+
+
+# Interface -> what its guests know of types, and how they are told of errors.
+_VERSIONS: dict[str, tuple[Types, Callable[[DatabaseFailure], Any]]] = {
+    "fermyon:spin/postgres@2": (BASIC, DatabaseFailure.v2),
+    "spin:postgres/postgres@3": (DATED, DatabaseFailure.v2),
+    "spin:postgres/postgres@4": (FULL, _v4),
+}
+
+
+class Postgres(Databases[Target, PgConnection]):
+    """fermyon:spin/postgres and spin:postgres, in all their versions."""
 
     def __init__(self, network: Network, max_connections: int | None = None) -> None:
-        self.client = PgClient(network, max_connections)
+        super().__init__(PgClient(network, max_connections))
+        self._builders: Held[Builder] = Held(lambda ctx, builder: None, MAX_BUILDERS)
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
-        return {"query": self.query, "execute": self.execute} if interface == "fermyon:spin/postgres" else {}
+        if interface == "fermyon:spin/postgres":
+            return {"query": self.query, "execute": self.execute}
+        if interface not in _VERSIONS:
+            return {}
+        functions: dict[str, Callable[..., Any]] = {
+            "[static]connection.open": self.open,
+            "[method]connection.query": partial(self.query_on, *_VERSIONS[interface]),
+            "[method]connection.execute": partial(self.execute_on, *_VERSIONS[interface]),
+            "[resource-drop]connection": self.drop,
+        }
+        if interface == "spin:postgres/postgres@4":
+            functions |= {
+                "[constructor]connection-builder": self.new_builder,
+                "[method]connection-builder.set-ca-root": self.set_ca_root,
+                "[method]connection-builder.build": self.build,
+                "[resource-drop]connection-builder": self._builders.drop,
+            }
+        return functions
 
-    def close(self) -> None:
-        self.client.close()
+    # Unversioned: an address with each call.
 
     def query(self, ctx: HostContext, address: str, statement: str, params: list[Value]) -> Any:
         try:
-            return self._run(ctx, address, statement, params)[0]
+            with self.session(ctx, address) as session:
+                return session.query(statement, params, ctx.deadline)[0]
         except DatabaseFailure as failure:
             return Err(failure.v1())
 
     def execute(self, ctx: HostContext, address: str, statement: str, params: list[Value]) -> Any:
         try:
-            return self._run(ctx, address, statement, params)[1]
+            with self.session(ctx, address) as session:
+                return session.query(statement, params, ctx.deadline)[1]
         except DatabaseFailure as failure:
             return Err(failure.v1())
 
-    def _run(self, ctx: HostContext, address: str, statement: str, params: list[Value]) -> tuple[RowSet, int]:
-        target = permitted(ctx, address)
-        deadline = ctx.deadline
-        connection = self.client.take(target, deadline)
+    # Later: connections that the guest keeps. The first two arguments are those of _VERSIONS.
+
+    def query_on(
+        self,
+        types: Types,
+        error: Callable[[DatabaseFailure], Any],
+        ctx: HostContext,
+        conn: int,
+        statement: str,
+        params: list[Value],
+    ) -> Any:
         try:
-            return connection.query(statement, params, deadline)
-        finally:
-            self.client.give(target, connection, deadline)
+            return self.connection(ctx, conn).query(statement, params, ctx.deadline, types)[0]
+        except DatabaseFailure as failure:
+            return Err(error(failure))
 
+    def execute_on(
+        self,
+        types: Types,
+        error: Callable[[DatabaseFailure], Any],
+        ctx: HostContext,
+        conn: int,
+        statement: str,
+        params: list[Value],
+    ) -> Any:
+        try:
+            return self.connection(ctx, conn).query(statement, params, ctx.deadline, BASIC)[1]
+        except DatabaseFailure as failure:
+            return Err(error(failure))
 
-def permitted(ctx: HostContext, text: str) -> Target:
-    """The servers of a connection string, when the component may connect to every one of them."""
-    target = parse(text)
-    outbound = ctx.component.outbound
-    for server in target.servers:
-        url = f"postgres://{server.shown}"
-        if outbound is None or not outbound.check_url(url, "postgres"):
-            raise DatabaseFailure("connection-failed", f"address {url} is not permitted")
-    return target
+    def new_builder(self, ctx: HostContext, address: str) -> int:
+        handle = self._builders.of(ctx).push(Builder(address))
+        if handle is None:
+            raise Trap(f"more than {MAX_BUILDERS} connection builders")
+        return handle
+
+    def set_ca_root(self, ctx: HostContext, handle: int, certificate: str) -> Any:
+        if len(certificate) > MAX_ROOTS:
+            return Err(("other", f"invalid root certificate: longer than {MAX_ROOTS} characters"))
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificate)
+        except (TypeError, ValueError) as error:  # not ASCII, or nothing
+            return Err(("other", f"invalid root certificate: {error}"))
+        except ssl.SSLError as error:
+            return Err(("other", f"invalid root certificate: {error.reason or error}"))
+        self._builders.get(ctx, handle).roots = certificate
+        return None
+
+    def build(self, ctx: HostContext, handle: int) -> Any:
+        """Spin forgets to ask whether the address is permitted."""
+        builder = self._builders.get(ctx, handle)
+        try:
+            if builder.address is None:
+                raise DatabaseFailure("connection-failed", "the address is too long")
+            target = self.permitted(ctx, builder.address)
+            return self.connect(ctx, target if builder.roots is None else target.trusting(builder.roots))
+        except DatabaseFailure as failure:
+            return Err(failure.v2())
+
+    def permitted(self, ctx: HostContext, address: str) -> Target:
+        """The servers of a connection string, when the component may connect to every one of them."""
+        target = parse(address)
+        outbound = ctx.component.outbound
+        for server in target.servers:
+            url = f"postgres://{server.shown}"
+            if outbound is None or not outbound.check_url(url, "postgres"):
+                raise DatabaseFailure("connection-failed", f"address {url} is not permitted")
+        return target

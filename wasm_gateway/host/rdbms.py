@@ -1,16 +1,23 @@
-# fermyon:spin/rdbms-types: what the two relational interfaces share.
+# fermyon:spin/rdbms-types: what the relational interfaces share.
+#
+# Rule 1: there is one way to a session for all versions: its address is permitted, it
+# is taken from the pool, and given back as new. The unversioned interfaces have one for
+# each call; later, a connection of the guest is one, until it is dropped or the
+# instance ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
-from .base import Deadline
+from ..component.values import Err
+from .base import Deadline, HostContext
+from .limits import TOO_MANY_CONNECTIONS, Held
 from .network import Network
 from .pools import Places, Pool, PoolFull
 
-TYPES = """
-interface rdbms-types {
+_TYPES = """
   enum db-data-type {
     boolean, int8, int16, int32, int64, uint8, uint16, uint32, uint64,
     floating32, floating64, str, binary, other,
@@ -28,32 +35,60 @@ interface rdbms-types {
   record column { name: string, data-type: db-data-type }
   type row = list<db-value>;
   record row-set { columns: list<column>, rows: list<row> }
-}
 """
+ERROR = """
+  variant error {
+    connection-failed(string), bad-parameter(string), query-failed(string),
+    value-conversion-failed(string), other(string),
+  }
+"""
+TYPES = f"interface rdbms-types {{ {_TYPES} }}\n"
+TYPES_2 = f"interface rdbms-types {{ {ERROR} {_TYPES} }}\n"
+INTERFACES = {
+    "fermyon:spin/rdbms-types": "package fermyon:spin;" + TYPES,
+    "fermyon:spin/rdbms-types@2": "package fermyon:spin@2.0.0;" + TYPES_2,
+}
 
 # Lifted values: a variant is (case, payload).
 Value = tuple[str, Any]
 NULL: Value = ("db-null", None)
-UNSUPPORTED: Value = ("unsupported", None)
 
-Column = tuple[str, str]
+Column = tuple[str, Any]
 RowSet = tuple[list[Column], list[list[Value]]]
 
 
-class DatabaseFailure(Exception):
-    """A call that did not work; `case` is that of the versioned interfaces' error."""
+class RdbmsTypes:
+    """The interfaces of types alone, which have no functions."""
 
-    def __init__(self, case: str, text: str) -> None:
+    def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+class DatabaseFailure(Exception):
+    """A call that did not work; `case` is that of the versioned interfaces' error.
+
+    `details` is what the server said of it, where an interface has words for that.
+    """
+
+    def __init__(self, case: str, text: str, details: tuple[Any, ...] | None = None) -> None:
         super().__init__(text)
         self.case = case
         self.text = text
+        self.details = details
 
     def v1(self) -> tuple[str, str]:
         """The error of the unversioned interfaces, which have another name for `other`."""
         return ("other-error" if self.case == "other" else self.case, self.text)
 
+    def v2(self) -> tuple[str, str]:
+        return (self.case, self.text)
 
-# Sessions that one server may keep idle, and servers that are kept any (Spin: host interfaces, 7.3).
+
+# Sessions that one server may have at once or keep idle, and servers that are kept any
+# (Spin: host interfaces, 7.3).
 POOL_SIZE = 64
 POOL_ADDRESSES = 16
 
@@ -103,7 +138,7 @@ class Sessions(Generic[Where, S]):
         try:
             session = self._pool.take(where, deadline)
         except PoolFull:
-            raise DatabaseFailure("connection-failed", "too many connections") from None
+            raise DatabaseFailure("connection-failed", TOO_MANY_CONNECTIONS) from None
         try:
             if session is not None and not session.is_usable:
                 session.close()
@@ -122,3 +157,52 @@ class Sessions(Generic[Where, S]):
 
     def close(self) -> None:
         self._pool.close()
+
+
+class Databases(Generic[Where, S]):
+    """The part of a family that all kinds of server have."""
+
+    def __init__(self, client: Sessions[Where, S]) -> None:
+        self.client = client
+        self._connections: Held[tuple[Where, S]] = Held(self._give)
+
+    def _give(self, ctx: HostContext, connection: tuple[Where, S]) -> None:
+        self.client.give(*connection, ctx.deadline)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def permitted(self, ctx: HostContext, address: str) -> Where:
+        """Where `address` leads, when the component may connect there; DatabaseFailure otherwise."""
+        raise NotImplementedError
+
+    @contextmanager
+    def session(self, ctx: HostContext, address: str) -> Iterator[S]:
+        """A session for one call; DatabaseFailure, DeadlineExceeded."""
+        where = self.permitted(ctx, address)
+        session = self.client.take(where, ctx.deadline)
+        try:
+            yield session
+        finally:
+            self.client.give(where, session, ctx.deadline)
+
+    def connect(self, ctx: HostContext, where: Where) -> int:
+        """A connection for the guest to keep; DatabaseFailure, DeadlineExceeded."""
+        handles = self._connections.of(ctx)
+        if handles.is_full:
+            raise DatabaseFailure("connection-failed", TOO_MANY_CONNECTIONS)
+        handle = handles.push((where, self.client.take(where, ctx.deadline)))
+        assert handle is not None
+        return handle
+
+    def connection(self, ctx: HostContext, handle: int) -> S:
+        return self._connections.get(ctx, handle)[1]
+
+    def open(self, ctx: HostContext, address: str) -> Any:
+        try:
+            return self.connect(ctx, self.permitted(ctx, address))
+        except DatabaseFailure as failure:
+            return Err(failure.v2())
+
+    def drop(self, ctx: HostContext, handle: int) -> None:
+        self._connections.drop(ctx, handle)

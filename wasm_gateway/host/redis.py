@@ -1,12 +1,14 @@
 # fermyon:spin/redis: guests as Redis clients (Spin: host interfaces, 7.2).
 #
-# Rule 1: the address is checked at each call, and what is checked is what is connected
-# to (addresses.py): redis and rediss only, never a socket file.
+# Rule 1: the address is checked whenever one is given, and what is checked is what is
+# connected to (addresses.py): redis and rediss only, never a socket file.
 # Rule 2: what a guest may have done to a connection dies with it. Connections used
-# for fixed commands, which leave no trace, are kept for the next call; one that ran
+# for fixed commands, which leave no trace, are kept for the next guest; one that ran
 # a command of the guest's choice (`execute`: SELECT, AUTH, MULTI, SUBSCRIBE ...) is
-# closed. Spin connects anew for each call of v1.
+# closed. Spin connects anew for each call of v1, and for each `open`.
 # Rule 3: a reply is bounded while it is read, since the server may be the guest's.
+# Rule 4: the versions differ in how a connection is found and in their errors; what they
+# do is in _OPERATIONS once.
 #
 # redis-py is the client: its connections, its encoding. Replies are parsed here, for
 # Rule 3 and because redis-py does not tell a status from a string.
@@ -16,6 +18,7 @@ from __future__ import annotations
 import inspect
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import redis.connection
@@ -26,7 +29,7 @@ from redis.retry import Retry
 from ..component.values import Err
 from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
-from .limits import RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
+from .limits import MAX_CONNECTIONS, RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget, Held
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle
 from .pools import Places, Pool, PoolFull
 
@@ -53,15 +56,36 @@ interface redis {
     -> result<list<redis-result>, error>;
 }
 """
+_REDIS_2 = """
+package fermyon:spin@2.0.0;
+interface redis {
+  variant error { invalid-address, too-many-connections, type-error, other(string) }
+  type payload = list<u8>;
+  variant redis-parameter { int64(s64), binary(payload) }
+  variant redis-result { nil, status(string), int64(s64), binary(payload) }
+  resource connection {
+    open: static func(address: string) -> result<connection, error>;
+    publish: func(channel: string, payload: payload) -> result<_, error>;
+    get: func(key: string) -> result<option<payload>, error>;
+    set: func(key: string, value: payload) -> result<_, error>;
+    incr: func(key: string) -> result<s64, error>;
+    del: func(keys: list<string>) -> result<u32, error>;
+    sadd: func(key: string, values: list<string>) -> result<u32, error>;
+    smembers: func(key: string) -> result<list<string>, error>;
+    srem: func(key: string, values: list<string>) -> result<u32, error>;
+    execute: func(command: string, arguments: list<redis-parameter>) -> result<list<redis-result>, error>;
+  }
+}
+"""
 INTERFACES = {
     "fermyon:spin/redis-types": "package fermyon:spin;" + _TYPES,
     "fermyon:spin/redis": "package fermyon:spin;" + _TYPES + _REDIS,
+    "fermyon:spin/redis@2": _REDIS_2,
 }
 
 SCHEMES = ("redis", "rediss")
-# Connections that one instance may hold (Spin: host interfaces, 7.2).
-MAX_CONNECTIONS = 1024
-# Idle connections are kept for this many addresses, and at most as many per address.
+# Idle connections are kept for this many addresses, and at most as many per address. In use there are as
+# many as guests keep open.
 POOL_ADDRESSES = 16
 POOL_SIZE = 64
 # Arrays in arrays; real commands stay below 5 (XREAD, COMMAND DOCS).
@@ -75,6 +99,9 @@ class RedisFailure(Exception):
         super().__init__(text)
         self.case = case
         self.text = text
+
+    def v2(self) -> tuple[str, str | None]:
+        return self.case, self.text if self.case == "other" else None
 
 
 class Status(str):
@@ -241,8 +268,13 @@ class RedisConnection:
         self._socket.disconnect()
 
 
+# What servers say of a value that is not of the type that a command is for. Spin has this case for few of
+# these; the interface says that they are it.
+_TYPE_ERRORS = ("WRONGTYPE", "ERR value is not an integer")
+
+
 def _case(text: str) -> str:
-    return "type-error" if text.startswith("WRONGTYPE") else "other"
+    return "type-error" if text.startswith(_TYPE_ERRORS) else "other"
 
 
 def parse(text: str) -> Address:
@@ -266,10 +298,34 @@ class RedisClient:
         self._network = network
         self._pool: Pool[RedisConnection] = Pool(
             RedisConnection.close,
-            per_key=POOL_SIZE,
+            per_key=MAX_CONNECTIONS,
             keys=POOL_ADDRESSES,
+            idle=POOL_SIZE,
             places=Places(max_connections, network.places),
         )
+
+    def take(self, address: Address, deadline: Deadline, *, fresh: bool = False) -> RedisConnection:
+        """A connection, which must be given back; RedisFailure, DeadlineExceeded."""
+        try:
+            connection = self._pool.take(address, deadline, fresh=fresh)
+        except PoolFull:
+            raise RedisFailure("too-many-connections") from None
+        try:
+            if connection is not None and not connection.is_usable:
+                connection.close()
+                connection = None
+            return connection or RedisConnection(address, self._network, deadline)
+        except BaseException:
+            self._pool.give(address, None)
+            raise
+
+    def give(self, address: Address, connection: RedisConnection, *, keep: bool = True) -> None:
+        """`keep` it for others, if it is as it was when taken."""
+        if keep and connection.is_usable:
+            self._pool.give(address, connection)
+        else:
+            connection.close()
+            self._pool.give(address, None)
 
     def call(
         self, address: Address, deadline: Deadline, *command: str | int | bytes, keep: bool = True
@@ -278,22 +334,11 @@ class RedisClient:
 
         Raises RedisFailure, DeadlineExceeded.
         """
+        connection = self.take(address, deadline, fresh=not keep)
         try:
-            connection = self._pool.take(address, deadline, fresh=not keep)
-        except PoolFull:
-            raise RedisFailure("too-many-connections") from None
-        try:
-            if connection is not None and not connection.is_usable:
-                connection.close()
-                connection = None
-            if connection is None:
-                connection = RedisConnection(address, self._network, deadline)
             return connection.call(deadline, *command)
         finally:
-            if connection is not None and not (keep and connection.is_usable):
-                connection.close()
-                connection = None
-            self._pool.give(address, connection)
+            self.give(address, connection, keep=keep)
 
     def close(self) -> None:
         self._pool.close()
@@ -304,20 +349,27 @@ class RedisClient:
 Call = Callable[..., Reply]
 
 
-def _int(reply: Reply) -> int:
-    if not isinstance(reply, int):
+def _number(reply: Reply) -> int:
+    if not isinstance(reply, int) or not -(2**63) <= reply < 2**63:
         raise RedisFailure("other", "unexpected reply")
     return reply
 
 
-def get(call: Call, key: str) -> bytes | None:
+def _count(reply: Reply) -> int:
+    count = _number(reply)
+    if not 0 <= count < 2**32:
+        raise RedisFailure("other", "unexpected reply")
+    return count
+
+
+def _get(call: Call, key: str) -> bytes | None:
     reply = call("GET", key)
     if reply is not None and not isinstance(reply, bytes):
         raise RedisFailure("other", "unexpected reply")
     return reply
 
 
-def smembers(call: Call, key: str) -> list[str]:
+def _smembers(call: Call, key: str) -> list[str]:
     reply = call("SMEMBERS", key)
     if not isinstance(reply, list):
         raise RedisFailure("other", "unexpected reply")
@@ -327,7 +379,7 @@ def smembers(call: Call, key: str) -> list[str]:
         raise RedisFailure("other", "a member is not UTF-8") from None
 
 
-def execute(call: Call, command: str, arguments: Sequence[tuple[str, int | bytes]]) -> list[tuple[str, Any]]:
+def _execute(call: Call, command: str, arguments: Sequence[tuple[str, int | bytes]]) -> list[tuple[str, Any]]:
     """Any command; arrays of the reply are flattened."""
     results: list[tuple[str, Any]] = []
     _flatten(call(command, *(value for _, value in arguments)), results)
@@ -339,7 +391,7 @@ def _flatten(reply: Reply, results: list[tuple[str, Any]]) -> None:
         case None:
             results.append(("nil", None))
         case int():
-            results.append(("int64", reply))
+            results.append(("int64", _number(reply)))
         case Status():
             results.append(("status", str(reply)))
         case bytes():
@@ -351,89 +403,94 @@ def _flatten(reply: Reply, results: list[tuple[str, Any]]) -> None:
             raise RedisFailure("other", str(reply))
 
 
+def _ignored(reply: Reply) -> None:
+    pass
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "publish": lambda call, channel, payload: _ignored(call("PUBLISH", channel, payload)),
+    "get": _get,
+    "set": lambda call, key, value: _ignored(call("SET", key, value)),
+    "incr": lambda call, key: _number(call("INCRBY", key, 1)),
+    "del": lambda call, keys: _count(call("DEL", *keys)),
+    "sadd": lambda call, key, values: _count(call("SADD", key, *values)),
+    "smembers": _smembers,
+    "srem": lambda call, key, values: _count(call("SREM", key, *values)),
+    "execute": _execute,
+}
+
 _FAILED = Err("error")
 
 
+class _Opened:
+    """A connection that a guest keeps. `clean`: nothing but fixed commands ran on it."""
+
+    __slots__ = ("address", "clean", "connection")
+
+    def __init__(self, address: Address, connection: RedisConnection) -> None:
+        self.address = address
+        self.connection = connection
+        self.clean = True
+
+
 class Redis:
-    """fermyon:spin/redis in its unversioned form: an address with each call, and one error for all."""
+    """fermyon:spin/redis, in all its versions."""
 
     def __init__(self, network: Network, max_connections: int | None = None) -> None:
         self.client = RedisClient(network, max_connections)
+        self._opened: Held[_Opened] = Held(self._release)
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
-        if interface != "fermyon:spin/redis":
-            return {}
-        return {
-            "publish": self.publish,
-            "get": self.get,
-            "set": self.set,
-            "incr": self.incr,
-            "del": self.delete,
-            "sadd": self.sadd,
-            "smembers": self.smembers,
-            "srem": self.srem,
-            "execute": self.execute,
-        }
+        match interface:
+            case "fermyon:spin/redis":
+                return {name: partial(self._on_address, name) for name in _OPERATIONS}
+            case "fermyon:spin/redis@2":
+                return {
+                    "[static]connection.open": self.open,
+                    **{f"[method]connection.{name}": partial(self._on_opened, name) for name in _OPERATIONS},
+                    "[resource-drop]connection": self._opened.drop,
+                }
+            case _:
+                return {}
 
     def close(self) -> None:
         self.client.close()
 
-    def caller(self, ctx: HostContext, text: str, *, keep: bool = True) -> Call:
-        """A way to call the server at the guest's address `text`; RedisFailure when it must not."""
-        address = permitted(ctx, text)
-        deadline = ctx.deadline
-        return lambda *command: self.client.call(address, deadline, *command, keep=keep)
+    # Unversioned: an address with each call, and one error for all.
 
-    def publish(self, ctx: HostContext, address: str, channel: str, payload: bytes) -> Any:
+    def _on_address(self, name: str, ctx: HostContext, address: str, *arguments: Any) -> Any:
         try:
-            self.caller(ctx, address)("PUBLISH", channel, payload)
+            where = permitted(ctx, address)
+            call = partial(self.client.call, where, ctx.deadline, keep=name != "execute")
+            answer = _OPERATIONS[name](call, *arguments)
         except RedisFailure:
             return _FAILED
+        # it cannot say that there is no such key (Spin: host interfaces, 7.2)
+        return b"" if name == "get" and answer is None else answer
 
-    def get(self, ctx: HostContext, address: str, key: str) -> Any:
+    # Later: connections that the guest keeps.
+
+    def open(self, ctx: HostContext, address: str) -> Any:
+        handles = self._opened.of(ctx)
         try:
-            # v1 cannot say that there is no such key (Spin: host interfaces, 7.2)
-            return get(self.caller(ctx, address), key) or b""
-        except RedisFailure:
-            return _FAILED
+            where = permitted(ctx, address)
+            if handles.is_full:
+                raise RedisFailure("too-many-connections")
+            return handles.push(_Opened(where, self.client.take(where, ctx.deadline)))
+        except RedisFailure as failure:
+            return Err(failure.v2())
 
-    def set(self, ctx: HostContext, address: str, key: str, value: bytes) -> Any:
+    def _release(self, ctx: HostContext, opened: _Opened) -> None:
+        self.client.give(opened.address, opened.connection, keep=opened.clean)
+
+    def _on_opened(self, name: str, ctx: HostContext, handle: int, *arguments: Any) -> Any:
+        opened = self._opened.get(ctx, handle)
+        if name == "execute":
+            opened.clean = False
         try:
-            self.caller(ctx, address)("SET", key, value)
-        except RedisFailure:
-            return _FAILED
-
-    def incr(self, ctx: HostContext, address: str, key: str) -> Any:
-        return self._count(ctx, address, "INCRBY", key, 1)
-
-    def delete(self, ctx: HostContext, address: str, keys: list[str]) -> Any:
-        return self._count(ctx, address, "DEL", *keys)
-
-    def sadd(self, ctx: HostContext, address: str, key: str, values: list[str]) -> Any:
-        return self._count(ctx, address, "SADD", key, *values)
-
-    def srem(self, ctx: HostContext, address: str, key: str, values: list[str]) -> Any:
-        return self._count(ctx, address, "SREM", key, *values)
-
-    def _count(self, ctx: HostContext, address: str, *command: str | int) -> Any:
-        try:
-            return _int(self.caller(ctx, address)(*command))
-        except RedisFailure:
-            return _FAILED
-
-    def smembers(self, ctx: HostContext, address: str, key: str) -> Any:
-        try:
-            return smembers(self.caller(ctx, address), key)
-        except RedisFailure:
-            return _FAILED
-
-    def execute(
-        self, ctx: HostContext, address: str, command: str, arguments: list[tuple[str, int | bytes]]
-    ) -> Any:
-        try:
-            return execute(self.caller(ctx, address, keep=False), command, arguments)
-        except RedisFailure:
-            return _FAILED
+            return _OPERATIONS[name](partial(opened.connection.call, ctx.deadline), *arguments)
+        except RedisFailure as failure:
+            return Err(failure.v2())
 
 
 def permitted(ctx: HostContext, text: str) -> Address:

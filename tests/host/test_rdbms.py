@@ -1,0 +1,162 @@
+"""Connections that guests keep, on each kind of server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.sql_guests import Connected, failed
+from wasm_gateway.component.values import Err
+from wasm_gateway.component.wit import parse_interface
+from wasm_gateway.errors import DeadlineExceeded, Trap
+from wasm_gateway.host.limits import Held
+from wasm_gateway.host.mysql import MySql
+from wasm_gateway.host.network import Network
+from wasm_gateway.host.postgres import Postgres
+from wasm_gateway.host.rdbms import INTERFACES, RdbmsTypes
+
+pytestmark = pytest.mark.services
+
+# Interface -> its family, the fixture of a server, what a connection is called by, what sleeps.
+KINDS: dict[str, tuple[Any, str, str, str]] = {
+    "fermyon:spin/postgres@2": (Postgres, "postgres_server", "pg_backend_pid()", "SELECT pg_sleep(60)"),
+    "spin:postgres/postgres@4": (Postgres, "postgres_server", "pg_backend_pid()", "SELECT pg_sleep(60)"),
+    "fermyon:spin/mysql@2": (MySql, "mariadb_server", "CONNECTION_ID()", "SELECT SLEEP(60)"),
+}
+
+
+class Kind:
+    """One kind of server, and guests of it."""
+
+    def __init__(self, interface: str, address: str, family: Any, context: Callable[..., Any]) -> None:
+        self.interface = interface
+        self.address = address
+        self.family = family
+        self._context = context
+        self._called, self.sleep = KINDS[interface][2:]
+
+    def context(self, **options: Any) -> Any:
+        return self._context(allowed=[f"{self.address.partition(':')[0]}://127.0.0.1:*"], **options)
+
+    def open(self, ctx: Any = None, address: str | None = None) -> Connected:
+        return Connected(self.family, self.interface, ctx or self.context(), address or self.address)
+
+    def name(self, guest: Connected) -> int:
+        name: int = guest.value(self._called)[1]
+        return name
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, network: Network, context: Callable[..., Any]) -> Iterator[Kind]:
+    make, server, _, _ = KINDS[request.param]
+    family = make(network)
+    yield Kind(request.param, request.getfixturevalue(server), family, context)
+    family.close()
+
+
+def test_the_types_are_an_interface() -> None:
+    for name, text in INTERFACES.items():
+        assert parse_interface(name.replace("@2", "@2.0.0"), text).types["row-set"]
+        assert RdbmsTypes().functions(name) == {}
+
+
+def test_a_connection_keeps_what_is_done_to_it(kind: Kind) -> None:
+    guest = kind.open()
+    guest.execute("CREATE TEMPORARY TABLE mine (a INTEGER)")
+    assert not isinstance(guest.execute("INSERT INTO mine VALUES (5)"), Err)
+    assert guest.value("a FROM mine") == ("int32", 5)
+
+
+def test_what_is_done_to_a_connection_ends_with_it(kind: Kind) -> None:
+    """Also where the guest leaves that to the end of its instance."""
+    guest = kind.open()
+    name = kind.name(guest)
+    guest.execute("CREATE TEMPORARY TABLE mine (a INTEGER)")
+    guest.drop()
+    for leave in (Connected.drop, lambda guest: guest.ctx.run_closers()):
+        guest = kind.open()
+        assert kind.name(guest) == name  # the same one
+        assert "mine" in str(failed(guest.query("SELECT * FROM mine")))
+        guest.execute("CREATE TEMPORARY TABLE mine (a INTEGER)")
+        leave(guest)
+
+
+def test_connections_of_one_guest_are_different_ones(kind: Kind) -> None:
+    ctx = kind.context()
+    one, two = kind.open(ctx), kind.open(ctx)
+    assert kind.name(one) != kind.name(two)
+    one.drop()
+    assert kind.name(two)
+    with pytest.raises(Trap):
+        one.query("SELECT 1")
+
+
+def test_addresses_are_denied_by_default(kind: Kind, context: Callable[..., Any]) -> None:
+    for ctx in (context(), context(allowed=["*://127.0.0.2:*"])):
+        assert "not permitted" in failed(kind.open(ctx).conn, "connection-failed")
+    failed(kind.open(address="nonsense").conn, "connection-failed")
+    failed(kind.open(address=kind.address.replace("secret", "wrong")).conn, "connection-failed")
+    failed(kind.open(address=kind.address + "?" + "a=b&" * 20_000).conn, "connection-failed")
+
+
+def test_connections_are_limited(kind: Kind, network: Network) -> None:
+    kind.family = type(kind.family)(network, max_connections=2)
+    kind.family.client._pool._wait = 0.05
+    one, two = kind.open(), kind.open()
+    assert kind.open().conn == Err(("connection-failed", "too many connections"))
+    one.drop()
+    assert isinstance(kind.open(two.ctx).conn, int)
+    two.ctx.run_closers()
+    assert isinstance(kind.open().conn, int)
+    kind.family.close()
+
+
+def test_connections_of_an_instance_are_limited(kind: Kind) -> None:
+    kind.family._connections = Held(kind.family._give, 2)
+    ctx = kind.context()
+    one = kind.open(ctx)
+    kind.open(ctx)
+    assert kind.open(ctx).conn == Err(("connection-failed", "too many connections"))
+    assert isinstance(kind.open().conn, int)
+    one.drop()
+    assert isinstance(kind.open(ctx).conn, int)
+
+
+def test_a_connection_that_broke_stays_so(kind: Kind) -> None:
+    ctx = kind.context(seconds=0.3)
+    guest = kind.open(ctx)
+    name = kind.name(guest)
+    with pytest.raises(DeadlineExceeded):
+        guest.query(kind.sleep)
+    assert "closed" in str(failed(guest.query("SELECT 1")))
+    assert ctx.run_closers() == []
+    other = kind.open()
+    assert kind.name(other) != name
+
+
+def test_an_error_of_the_server_breaks_nothing(kind: Kind) -> None:
+    guest = kind.open()
+    failed(guest.query("SELEC"))
+    failed(guest.execute("SELEC"))
+    assert kind.name(guest)
+
+
+def test_threads_have_connections_of_their_own(kind: Kind) -> None:
+    names: list[int] = []
+    together = threading.Barrier(4)
+
+    def work() -> None:
+        guest = kind.open()
+        together.wait(20)
+        names.append(kind.name(guest))
+        guest.drop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(names)) == 4

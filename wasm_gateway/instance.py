@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +26,7 @@ from .linked import LinkedProgram
 from .messages import Request, Response
 
 if TYPE_CHECKING:
+    from .component.concurrency import Loop
     from .component.handles import HandleTable
 
 TRAP_END = TRAP + 8
@@ -122,6 +123,7 @@ class Instance(HostContext):
     """
 
     handles: HandleTable
+    loop: Loop
 
     __slots__ = (
         "_address",
@@ -136,6 +138,7 @@ class Instance(HostContext):
         "depth",
         "entered",
         "handles",
+        "loop",
         "may_leave",
         "parts",
         "program",
@@ -279,7 +282,13 @@ class Instance(HostContext):
             raise raised[0]
 
     def __getattr__(self, name: str) -> Any:
-        """`handles`, the resources that the guest holds: made when the first one is."""
+        """`handles`, the resources that the guest holds, and `loop`, its tasks: made when the first one is."""
+        if name == "loop":
+            from .component.concurrency import Loop
+
+            loop = self.loop = Loop(self)
+            self._closers.append(loop.close)
+            return loop
         if name != "handles":
             raise AttributeError(name)
         from .component.handles import HandleTable
@@ -290,6 +299,12 @@ class Instance(HostContext):
         self.handles = table
         self._closers.append(partial(table.close, self))
         return table
+
+    def wait_any(self, pollables: Sequence[Any]) -> None:
+        """Return when one of them is ready; DeadlineExceeded."""
+        from .host.wasi_io import wait_any
+
+        wait_any(self, pollables)
 
     # Memory
 

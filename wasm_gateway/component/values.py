@@ -71,3 +71,7 @@ def record_class(labels: tuple[str, ...], name: str | None = None) -> type[tuple
     """The named tuple class of a record with these fields; the same class for the same arguments."""
     title = "".join(word.capitalize() for word in (name or "record").split("-"))
     return namedtuple(title, [identifier(label) for label in labels])
+
+
+class End(Exception):
+    """The end of a source of elements (streams.py)."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.guest_wat import vector
 from wasm_gateway.component.layout import flatten_functype
 from wasm_gateway.component.names import canonical_name
 from wasm_gateway.component.types import (
@@ -39,20 +40,21 @@ HTTP = "wasi:http/types@0.2.0"
 STREAMS = "wasi:io/streams@0.2.0"
 
 # Memory, an allocator that frees all at once ($reset): `$main` has both. 0 to 4095 are the test's own.
-MEMORY = """
-  (core module $mem
+FIELDS = """
     (memory (export "memory") 4)
     (global $top (mut i32) (i32.const 65536))
-    (func (export "reset") (global.set $top (i32.const 65536)))
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+    (func $reset (export "reset") (global.set $top (i32.const 65536)))
+    (func $realloc (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
       (global.set $top (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
       (global.get $top)
       (global.set $top (i32.add (global.get $top) (local.get 3)))
       (block (br_if 0 (i32.le_u (global.get $top) (i32.mul (memory.size) (i32.const 65536))))
-        (drop (memory.grow (i32.add (i32.shr_u (local.get 3) (i32.const 16)) (i32.const 1)))))))
+        (drop (memory.grow (i32.add (i32.shr_u (local.get 3) (i32.const 16)) (i32.const 1))))))"""
+MEMORY = f"""
+  (core module $mem {FIELDS})
   (core instance $m (instantiate $mem))
   (alias core export $m "memory" (core memory $memory))
-  (alias core export $m "realloc" (core func $realloc))
+  (alias core export $m "cabi_realloc" (core func $realloc))
   (alias core export $m "reset" (core func $reset))"""
 
 # What a guest of wasi:http needs to answer: $answer(out, status, pointer, length).
@@ -124,7 +126,106 @@ ECHO = f"""{LOCALS}
     (br $more)))
   {END}"""
 
+# For a guest that passes bodies on, trailers included: $pump copies a stream to its end and drops both;
+# $trailers waits for what follows the incoming-body and finishes the outgoing-body with it.
+PUMP_USES = {
+    HTTP: (
+        *("[static]incoming-body.finish", "[method]future-trailers.subscribe"),
+        *("[method]future-trailers.get", "[resource-drop]future-trailers"),
+    ),
+    STREAMS: ("[method]output-stream.blocking-splice", "[resource-drop]input-stream"),
+    "wasi:io/poll@0.2.0": ("[method]pollable.block", "[resource-drop]pollable"),
+}
+PUMP = """
+  (func $pump (param $in i32) (param $sink i32)
+    (loop $more
+      (call $output-stream.blocking-splice (local.get $sink) (local.get $in) (i64.const 65536) (i32.const 16))
+      (br_if $more (i32.eqz (i32.load8_u (i32.const 16)))))
+    (call $drop.input-stream (local.get $in))
+    (call $drop.output-stream (local.get $sink)))
+  (func $wait (param $pollable i32)
+    (call $pollable.block (local.get $pollable))
+    (call $drop.pollable (local.get $pollable)))
+  (func $trailers (param $body i32) (param $out i32) (local $future i32)
+    (local.set $future (call $incoming-body.finish (local.get $body)))
+    (call $wait (call $future-trailers.subscribe (local.get $future)))
+    (call $future-trailers.get (local.get $future) (i32.const 64))
+    (if (i32.ne (i32.load8_u (i32.const 64)) (i32.const 1)) (then (unreachable)))
+    (if (i32.load8_u (i32.const 72)) (then (unreachable)))
+    (if (i32.load8_u (i32.const 80)) (then (unreachable)))
+    (call $outgoing-body.finish (local.get $out)
+      (i32.load8_u (i32.const 88)) (i32.load (i32.const 92)) (i32.const 16))
+    (if (i32.load8_u (i32.const 16)) (then (unreachable)))
+    (call $future-trailers.get (local.get $future) (i32.const 64))
+    (if (i32.eqz (i32.load8_u (i32.const 72))) (then (unreachable)))
+    (call $drop.future-trailers (local.get $future)))"""
+RECEIVE = """
+  (call $incoming-request.consume (local.get $request) (i32.const 16))
+  (local.set $received (i32.load (i32.const 20)))
+  (call $incoming-body.stream (local.get $received) (i32.const 16))
+  (local.set $in (i32.load (i32.const 20)))"""
+PASS_ON = f"""{LOCALS} (local $received i32) {RECEIVE} {BEGIN}
+  (call $pump (local.get $in) (local.get $sink))
+  (call $trailers (local.get $received) (local.get $body))"""
+# The same by way of another server, whose authority are the bytes from 1024 on, as many as $size.
+PROXY_USES = {
+    HTTP: (
+        *("[constructor]outgoing-request", "[method]outgoing-request.body", "[method]fields.append"),
+        *("[method]outgoing-request.set-method", "[method]outgoing-request.set-authority"),
+        *("[method]outgoing-request.set-path-with-query", "[method]outgoing-request.set-scheme"),
+        *("[method]future-incoming-response.subscribe", "[method]future-incoming-response.get"),
+        *("[method]incoming-response.consume", "[resource-drop]future-incoming-response"),
+    ),
+    "wasi:http/outgoing-handler@0.2.0": ("handle",),
+}
+PROXY_DATA = """
+  (data (i32.const 900) "te") (data (i32.const 902) "trailers") (data (i32.const 910) "/b")
+  (data (i32.const 920) "trailer") (data (i32.const 930) "x-sum, x-more")"""
+
+
+def proxy(size: int) -> str:
+    return f"""{LOCALS} (local $received i32) (local $asked i32) (local $out2 i32) (local $future i32)
+  (local $fields i32) {RECEIVE}
+  (local.set $fields (call $fields))
+  (call $fields.append (local.get $fields) (i32.const 900) (i32.const 2) (i32.const 902) (i32.const 8)
+    (i32.const 16))
+  (call $fields.append (local.get $fields) (i32.const 920) (i32.const 7) (i32.const 930) (i32.const 13)
+    (i32.const 16))
+  (local.set $asked (call $outgoing-request (local.get $fields)))
+  (drop (call $outgoing-request.set-method (local.get $asked) (i32.const 2) (i32.const 0) (i32.const 0)))
+  (drop (call $outgoing-request.set-scheme (local.get $asked) (i32.const 1) (i32.const 0) (i32.const 0)
+    (i32.const 0)))
+  (drop (call $outgoing-request.set-authority (local.get $asked)
+    (i32.const 1) (i32.const 1024) (i32.const {size})))
+  (drop (call $outgoing-request.set-path-with-query (local.get $asked)
+    (i32.const 1) (i32.const 910) (i32.const 2)))
+  (call $outgoing-request.body (local.get $asked) (i32.const 16))
+  (local.set $out2 (i32.load (i32.const 20)))
+  (call $handle (local.get $asked) (i32.const 0) (i32.const 0) (i32.const 32))
+  (if (i32.load8_u (i32.const 32)) (then (unreachable)))
+  (local.set $future (i32.load (i32.const 40)))
+  (call $outgoing-body.write (local.get $out2) (i32.const 16))
+  (call $pump (local.get $in) (i32.load (i32.const 20)))
+  (call $trailers (local.get $received) (local.get $out2))
+  (call $wait (call $future-incoming-response.subscribe (local.get $future)))
+  (call $future-incoming-response.get (local.get $future) (i32.const 64))
+  (if (i32.load8_u (i32.const 80)) (then (unreachable)))
+  (call $drop.future-incoming-response (local.get $future))
+  (call $incoming-response.consume (i32.load (i32.const 88)) (i32.const 16))
+  (local.set $received (i32.load (i32.const 20)))
+  (call $incoming-body.stream (local.get $received) (i32.const 16))
+  (local.set $in (i32.load (i32.const 20)))
+  {BEGIN}
+  (call $pump (local.get $in) (local.get $sink))
+  (call $trailers (local.get $received) (local.get $body))"""
+
+
 Uses = Mapping[str, Sequence[str]]
+
+
+def joined(*several: Uses) -> Uses:
+    """The functions of all, interface by interface."""
+    return {name: [f for uses in several for f in uses.get(name, ())] for uses in several for name in uses}
 
 
 class _Interface:
@@ -228,7 +329,8 @@ class _Component:
         found = self.resources.get(rt)
         if found is None:
             assert rt.interface is not None
-            name = next((n for n in self.uses if canonical_name(n) == rt.interface), f"{rt.interface}.0")
+            whole = f"{rt.interface}.0" if rt.interface.endswith("@0.2") else rt.interface
+            name = next((n for n in self.uses if canonical_name(n) == rt.interface), whole)
             interface = self.interface(name)
             interface.resource(rt)
             found = self.resources[rt] = f"$res{len(self.resources)}"
@@ -249,6 +351,14 @@ def core_label(function: str) -> str:
     return "drop." + function.removeprefix("[resource-drop]") if "[resource-drop]" in function else function
 
 
+def core_signature(ft: FuncType) -> str:
+    """The core type of a lowered function, as text."""
+    flat = flatten_functype(ft, "lower")
+    return "".join(f" (param {CORE[letter]})" for letter in flat.params) + "".join(
+        f" (result {CORE[letter]})" for letter in flat.results
+    )
+
+
 class Toolkit:
     """Makes components; `interfaces` of the site are known to it too."""
 
@@ -263,20 +373,7 @@ class Toolkit:
 
         `export` is what follows the instance `$core` of that code.
         """
-        component = _Component(self.hosts, uses)
-        for rt in resources:
-            component.resource(rt)
-        for name in uses:
-            component.interface(name)
-        for name, functions in uses.items():
-            for function in functions:
-                if function.startswith("[resource-drop]"):
-                    found = component.interface(name).type.types[function.removeprefix("[resource-drop]")]
-                    assert isinstance(found, ResourceType)
-                    component.resource(found)
-        numbers = {name: number for number, name in enumerate(component.imports)}
-        for name in self._ordered(component):
-            component.emit(component.imports[name], numbers[name])
+        component, numbers = self._importing(uses, resources)
         lowered, imported, given = [], [], []
         for name, functions in uses.items():
             interface = component.interface(name)
@@ -293,9 +390,7 @@ class Toolkit:
                     lowered.append(
                         f'(core func ${label} (canon lower (func $i{number} "{function}") {options}))'
                     )
-                    flat = flatten_functype(interface.type.funcs[function], "lower")
-                    signature = "".join(f" (param {CORE[letter]})" for letter in flat.params)
-                    signature += "".join(f" (result {CORE[letter]})" for letter in flat.results)
+                    signature = core_signature(interface.type.funcs[function])
                 imported.append(f'(import "h" "{label}" (func ${label} {signature}))')
                 given.append(f'(export "{label}" (func ${label}))')
         new_line = "\n    "
@@ -315,6 +410,26 @@ class Toolkit:
   {export.format(**{rt.name.replace("-", "_"): component.resource(rt) for rt in resources})}
 )"""
 
+    def _importing(
+        self, uses: Uses, resources: Sequence[ResourceType]
+    ) -> tuple[_Component, Mapping[str, int]]:
+        """The imports of a component as text, and which instance each of them is."""
+        component = _Component(self.hosts, uses)
+        for rt in resources:
+            component.resource(rt)
+        for name in uses:
+            component.interface(name)
+        for name, functions in uses.items():
+            for function in functions:
+                if function.startswith("[resource-drop]"):
+                    found = component.interface(name).type.types[function.removeprefix("[resource-drop]")]
+                    assert isinstance(found, ResourceType)
+                    component.resource(found)
+        numbers = {name: number for number, name in enumerate(component.imports)}
+        for name in self._ordered(component):
+            component.emit(component.imports[name], numbers[name])
+        return component, numbers
+
     @staticmethod
     def _ordered(component: _Component) -> list[str]:
         """Imports after those whose resources they use."""
@@ -332,22 +447,23 @@ class Toolkit:
             place(name)
         return ordered
 
-    def http(self, body: str, uses: Uses | None = None, functions: str = "", data: str = "") -> bytes:
+    def http(
+        self,
+        body: str,
+        uses: Uses | None = None,
+        functions: str = "",
+        data: str = "",
+        *,
+        version: str = "0.2.0",
+        answer: tuple[str, Uses] = (ANSWER, ANSWERING),
+    ) -> bytes:
         """A guest of wasi:http: `body` is the code of handle(request, out), which may call $answer.
 
-        `functions` are more core functions, `data` are data segments.
+        `functions` are more core functions, `data` are data segments. `version` takes the place of 0.2.0
+        in names, `answer` is the code of $answer and what it uses.
         """
-        merged = {name: list(functions) for name, functions in ANSWERING.items()}
-        for name, more in (uses or {}).items():
-            for function in more:
-                if function not in merged.setdefault(name, []):
-                    merged[name].append(function)
-        types = self.hosts.interface(HTTP)
-        assert types is not None
-        request, out = types.type.types["incoming-request"], types.type.types["response-outparam"]
-        assert isinstance(request, ResourceType)
-        assert isinstance(out, ResourceType)
-        core = f"""{data}{ANSWER}
+        merged, resources = self._handling(uses, version, answer[1])
+        core = f"""{data}{answer[0]}
     {functions}
     (func (export "handle") (param $request i32) (param $out i32)
       {body})"""
@@ -367,12 +483,95 @@ class Toolkit:
   (instance $shimmed (instantiate $shim
     (with "in" (type {incoming_request})) (with "out" (type {response_outparam}))
     (with "handle" (func $lifted))))
-  (export "wasi:http/incoming-handler@0.2.0" (instance $shimmed))"""
-        return wat2wasm(self.text(core, merged, export, resources=(request, out)).encode())
+  (export "wasi:http/incoming-handler@0.2.0" (instance $shimmed))""".replace("0.2.0", version)
+        return wat2wasm(self.text(core, merged, export, resources=resources).encode())
+
+    def _handling(
+        self, uses: Uses | None, version: str, answering: Uses
+    ) -> tuple[dict[str, list[str]], Sequence[ResourceType]]:
+        """What a handler uses that may answer, and the resources that it is called with."""
+        merged: dict[str, list[str]] = {}
+        for used in (answering, uses or {}):
+            for name, more in used.items():
+                known = merged.setdefault(name.replace("@0.2.0", f"@{version}"), [])
+                known += [function for function in more if function not in known]
+        types = self.hosts.interface(HTTP.replace("0.2.0", version))
+        assert types is not None
+        request, out = types.type.types["incoming-request"], types.type.types["response-outparam"]
+        assert isinstance(request, ResourceType)
+        assert isinstance(out, ResourceType)
+        return merged, (request, out)
+
+    def http_module(
+        self,
+        body: str,
+        uses: Uses | None = None,
+        functions: str = "",
+        data: str = "",
+        *,
+        version: str = "0.2.0",
+        answer: tuple[str, Uses] = (ANSWER, ANSWERING),
+        imports: str = "",
+        exports: str = "",
+    ) -> bytes:
+        """The same as `http`, as a core module with its world in a custom section.
+
+        `imports` are more imports of the module, `exports` more exports of the world.
+        """
+        merged, resources = self._handling(uses, version, answer[1])
+        component, _ = self._importing(merged, resources)
+        request, out = (component.resource(rt) for rt in resources)
+        for name, used in merged.items():
+            for function in used:
+                signature = "(param i32)"
+                if not function.startswith("[resource-drop]"):
+                    signature = core_signature(component.interface(name).type.funcs[function])
+                imports += f'(import "{name}" "{function}" (func ${core_label(function)} {signature}))'
+        handler = f"wasi:http/incoming-handler@{version}"
+        wasm = wat2wasm(
+            f"""(module {imports} {FIELDS} {data}{answer[0]} {functions}
+              (func (export "{handler}#handle") (param $request i32) (param $out i32)
+                {body}))""".encode()
+        )
+        new_line = "\n"
+        world = f"""(component (@custom "wit-component-encoding" "\\04\\00")
+          (type (component (type (component
+            {new_line.join(component.text)}
+            (export "{handler}" (instance
+              (alias outer 1 {request} (type $q)) (alias outer 1 {out} (type $o))
+              (export "incoming-request" (type $request (eq $q)))
+              (export "response-outparam" (type $out (eq $o)))
+              (export "handle" (func (param "request" (own $request)) (param "response-out" (own $out))))))
+            {exports}
+          )) (export "test:guests/guest" (component (type 0)))))
+          (export "guest" (type 0)))"""
+        content = vector(b"component-type:guest") + wat2wasm(world.encode())
+        return wasm + b"\0" + vector(content)
+
+    def command(self, body: str, uses: Uses, data: str = "", *, version: str = "0.2.0") -> bytes:
+        """A command, which exports wasi:cli/run: `body` is the code of run, and gives 1 for an error."""
+        core = f"""{data}
+    (func (export "run") (result i32)
+      {body})"""
+        export = f"""(alias core export $core "run" (core func $exported))
+  (func $lifted (result (result)) (canon lift (core func $exported)))
+  (instance $run (export "run" (func $lifted)))
+  (export "wasi:cli/run@{version}" (instance $run))"""
+        named = {name.replace("@0.2.0", f"@{version}"): functions for name, functions in uses.items()}
+        return wat2wasm(self.text(core, named, export).encode())
 
     def echo(self) -> bytes:
         """A guest of wasi:http that gives back what it is sent, chunk by chunk."""
         return self.http(ECHO, ECHO_USES)
+
+    def passing_on(self) -> bytes:
+        """A guest of wasi:http that gives back the body and the trailers that it is sent."""
+        return self.http(PASS_ON, joined(ECHO_USES, PUMP_USES), PUMP)
+
+    def proxy(self, authority: str) -> bytes:
+        """The same, from another server: a POST to `authority`, which must be allowed."""
+        data = f'{PROXY_DATA} (data (i32.const 1024) "{authority}")'
+        return self.http(proxy(len(authority)), joined(ECHO_USES, PUMP_USES, PROXY_USES), PUMP, data)
 
     def waiting(self, text: bytes, seconds: int) -> bytes:
         """A guest of wasi:http that writes `text` and ends so many seconds later."""

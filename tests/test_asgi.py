@@ -411,6 +411,25 @@ def test_a_client_that_sends_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
     assert run(main).status == 408
 
 
+def test_a_body_is_waited_for_as_long_as_its_guest_has_time() -> None:
+    waited: list[bool] = []
+
+    def guest(request: Request) -> Response:
+        body: Any = request.body
+        waited.append(body.wait(SECONDS))
+        assert next(body) == b"hel"
+        waited.append(body.wait(0.01))
+        return text(status=504)
+
+    async def main() -> Server:
+        server = Server(chunk(b"hel", True))
+        await door(guest)(upload(length=5), server.receive, server.send)
+        return server
+
+    assert run(main).status == 504
+    assert waited == [True, False]
+
+
 def test_inline_large_and_endless_uploads_go_to_a_thread() -> None:
     threads: list[threading.Thread] = []
 
@@ -617,6 +636,64 @@ def test_a_guest_that_fails_in_the_middle_breaks_the_connection(inline: bool) ->
     assert stream.closed == [True]
 
 
+# Trailers
+
+WITH_TRAILERS = {"extensions": {"http.response.trailers": {}}}
+
+
+def trailing(response: Response, *pairs: tuple[str, str]) -> Response:
+    response.trailers = lambda: Headers(pairs)
+    return response
+
+
+@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_trailers_go_to_a_server_that_offers_it(inline: bool, whole: bool) -> None:
+    def guest(request: Request) -> Response:
+        body: Any = (b"a", b"b") if whole else Stream(iter([b"a", b"b"]))
+        pairs = [("x-sum", "2"), ("x-latin", " \xe9"), ("content-length", "9"), ("connection", "close")]
+        return trailing(Response(200, Headers(), body), *pairs)
+
+    server = ask(door(guest, inline=inline), http(**WITH_TRAILERS))
+    assert server.sent[0]["trailers"] is True
+    last = server.sent.pop()
+    assert last == {
+        "type": "http.response.trailers",
+        "headers": [(b"x-sum", b"2"), (b"x-latin", b"\xe9")],
+    }
+    assert server.body == b"ab"
+
+
+@pytest.mark.parametrize(
+    ("scope", "status", "trailers"),
+    [
+        (http(), 200, True),  # not offered
+        (http(extensions=None), 200, True),
+        (http(**WITH_TRAILERS), 200, False),  # there are none
+        (http(**WITH_TRAILERS), 204, True),
+        (http(**WITH_TRAILERS), 304, True),
+        (http(method="HEAD", **WITH_TRAILERS), 200, True),
+    ],
+)
+@pytest.mark.parametrize("inline", [False, True])
+def test_nothing_follows_the_body(scope: dict[str, Any], status: int, trailers: bool, inline: bool) -> None:
+    def guest(request: Request) -> Response:
+        response = Response(status, Headers(), (b"a",))
+        return trailing(response, ("x", "1")) if trailers else response
+
+    server = ask(door(guest, inline=inline), scope)
+    assert "trailers" not in server.sent[0]
+    assert [message["type"] for message in server.sent] == ["http.response.start", "http.response.body"]
+
+
+def test_trailers_that_http_does_not_allow_break_the_connection() -> None:
+    def guest(request: Request) -> Response:
+        return trailing(Response(200, Headers(), (b"a",)), ("x", "a\r\nb: c"))
+
+    with pytest.raises(GuestError, match="invalid trailer 'x'"):
+        ask(door(guest), http(**WITH_TRAILERS))
+
+
 def endless() -> Iterator[bytes]:
     while True:
         yield b"x" * 1000
@@ -660,6 +737,34 @@ def test_a_client_that_leaves_before_the_head() -> None:
     assert run(main).sent == []
     until(lambda: stream.closed)
     assert stream.closed == [True]
+
+
+def test_a_cancelled_exchange_is_known_to_its_guest() -> None:
+    """Without an inbox, as Django has it."""
+    seen: list[Request] = []
+    go = threading.Event()
+
+    def guest(request: Request) -> Response:
+        seen.append(request)
+        assert request.gone is not None
+        assert not request.gone()
+        assert go.wait(SECONDS)
+        return text(b"late")
+
+    async def main() -> None:
+        guests: Any = Guests({"/...": guest})
+        request = to_request(http(), "/", ())
+        exchange = Exchange(guests, request, guests.match("/"))
+        task = asyncio.ensure_future(exchange.run(Workers(1)))
+        await until_async(lambda: seen)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert request.gone is not None
+        assert request.gone()
+        go.set()
+
+    run(main)
 
 
 def test_a_cancelled_task_ends_the_stream() -> None:

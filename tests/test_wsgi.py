@@ -538,6 +538,23 @@ def test_204_and_304_have_no_body() -> None:
     assert sent(text(status=304, content_length="5"))[1]["content-length"] == "5"
 
 
+def test_trailers_go_to_the_server_that_takes_some() -> None:
+    taken: list[Any] = []
+
+    def guest(request: Request) -> Response:
+        return Response(
+            200, Headers(), (b"a",), lambda: Headers([("x-sum", "1"), ("te", "x"), ("host", "x")])
+        )
+
+    assert Wire(door(guest), environ()).body == b"a"  # PEP 3333 has none
+    extra = {"gunicorn.http2.send_trailers": taken.append}
+    assert Wire(door(guest), environ(**extra)).body == b"a"
+    assert taken == [[("x-sum", "1")]]
+    assert Wire(door(guest), environ(REQUEST_METHOD="HEAD", **extra)).body == b""
+    assert Wire(door(lambda request: Response(200)), environ(**extra)).body == b""
+    assert len(taken) == 1
+
+
 def test_a_stream_goes_out_chunk_by_chunk_and_is_closed() -> None:
     made: list[bytes] = []
 

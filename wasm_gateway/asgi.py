@@ -20,13 +20,26 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextvars import copy_context
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .errors import GuestError, RequestError, Saturated
-from .messages import STREAMED, Headers, Request, Response
+from .messages import STREAMED, Headers, Request, Response, Trailers
 from .workers import OUTBOX_CHUNKS, STALL_SECONDS, Disconnected, Stalled, Workers, post
-from .wsgi import Meter, Outgoing, begun, checked_authority, content_length, outgoing, pick_path, visible
+from .wsgi import (
+    Meter,
+    Outgoing,
+    OutputBody,
+    begun,
+    checked_authority,
+    content_length,
+    is_bodiless,
+    outgoing,
+    pick_path,
+    trailing,
+    visible,
+)
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -54,6 +67,10 @@ WATCH_SECONDS = 0.05
 
 # Bytes that a request body may have for its guest to run on the loop.
 INLINE_BODY_BYTES = 64 << 10
+
+# The extension of a server that sends trailers; those of requests reach no application yet.
+# - hypercorn, gunicorn: over HTTP/2
+TRAILERS = "http.response.trailers"
 
 
 class AsgiGateway:
@@ -100,6 +117,7 @@ class AsgiGateway:
         inbox = Inbox(receive)
         exchange = None
         answer: Outgoing | AsyncAnswer | None
+        trailers: Trailers | None = None
         try:
             try:
                 request = to_request(scope, path, inbox if _has_body(scope) else ())
@@ -107,10 +125,13 @@ class AsgiGateway:
                     if request.body != ():
                         request = replace(request, body=await inbox.whole())
                     response = self.gateway.handle(request, match)
-                    answer = None if response is None else outgoing(response, method)
+                    answer = None
+                    if response is not None:
+                        answer, trailers = outgoing(response, method), response.trailers
                 else:
                     exchange = Exchange(self.gateway, request, match, inbox)
                     answer = await exchange.run(self.workers)
+                    trailers = exchange.trailers
             except Disconnected:
                 raise
             except (RequestError, Saturated) as error:
@@ -121,7 +142,9 @@ class AsgiGateway:
                     await self.app(scope, await inbox.give_back(), send)
                     return
                 answer = outgoing(Response(404), method)
-            await _send(send, answer)
+            if is_bodiless(method, answer[0]) or TRAILERS not in (scope.get("extensions") or ()):
+                trailers = None
+            await _send(send, answer, trailers)
         except Disconnected as error:
             log.info("%s %r: %s", method, path, error)
         finally:
@@ -209,10 +232,22 @@ def refusal(error: RequestError | Saturated) -> Response:
 # To the server
 
 
-async def _send(send: Send, answer: Outgoing | AsyncAnswer) -> None:
+async def _send(send: Send, answer: Outgoing | AsyncAnswer, trailers: Trailers | None = None) -> None:
     status, fields, body = answer
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    start = {"type": "http.response.start", "status": status, "headers": _raw(fields)}
+    if trailers is not None:
+        start["trailers"] = True
+    await send(start)
+    await _send_body(send, body)
+    if trailers is not None:
+        await send({"type": TRAILERS, "headers": _raw(trailing(trailers))})
+
+
+def _raw(fields: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
+async def _send_body(send: Send, body: tuple[bytes, ...] | OutputBody | Outbox) -> None:
     if isinstance(body, tuple):
         whole = body[0] if len(body) == 1 else b"".join(body)
         await send({"type": "http.response.body", "body": whole})
@@ -343,17 +378,26 @@ class Inbox:
     def __iter__(self) -> Iterator[bytes]:
         return self
 
-    def __next__(self) -> bytes:
+    def wait(self, seconds: float) -> bool:
+        """Whether there is something to take, or to find out, within `seconds`."""
         with self._ready:
             if self._task is None and not self.left and not post(self._loop, self.start):
                 raise Disconnected("the event loop is closed")
-            while not self._chunks:
+            there = self._ready.wait_for(self._has_news, min(seconds, STALL_SECONDS))
+        if not there and seconds > STALL_SECONDS:
+            raise Stalled(f"client sent nothing for {STALL_SECONDS:g} s")
+        return there
+
+    def _has_news(self) -> bool:
+        return bool(self._chunks) or self._ended or self.left
+
+    def __next__(self) -> bytes:
+        self.wait(inf)
+        with self._ready:
+            if not self._chunks:
                 if self._ended:
                     raise StopIteration
-                if self.left:
-                    raise Disconnected("client disconnected")
-                if not self._ready.wait(STALL_SECONDS):
-                    raise Stalled(f"client sent nothing for {STALL_SECONDS:g} s")
+                raise Disconnected("client disconnected")
             chunk = self._chunks.popleft()
             self._size -= len(chunk)
             if self._full and self._size < INBOX_BYTES:
@@ -428,15 +472,15 @@ AsyncAnswer = tuple[int, list[tuple[str, str]], "tuple[bytes, ...] | Outbox"]
 
 
 class Exchange:
-    """One request in a thread, seen from an event loop. `close` it in any case.
+    """One request in a thread, seen from an event loop. `close` it in any case, `request` is its own.
 
-    With an `inbox`, a client that leaves ends the exchange. A guest notices when it reads or writes; one
-    that only computes runs on, unheard, to its deadline.
+    With an `inbox`, a client that leaves ends the exchange. A guest notices when it reads, writes or waits;
+    one that only computes runs on, unheard, to its deadline.
     """
 
     __slots__ = (
         *("_closed", "_gateway", "_head", "_inbox", "_loop", "_match", "_meter", "_outbox", "_request"),
-        "_timer",
+        *("_timer", "trailers"),
     )
 
     def __init__(
@@ -452,6 +496,8 @@ class Exchange:
         self._meter: Meter | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self.trailers: Trailers | None = None  # of the response, once there is its head
+        request.gone = self._is_closed
 
     async def run(self, workers: Workers) -> AsyncAnswer | None:
         """What the gateway answers, None for nothing. Raises Saturated, Disconnected."""
@@ -481,6 +527,9 @@ class Exchange:
         if self._outbox is not None:
             self._outbox.close()
 
+    def _is_closed(self) -> bool:
+        return self._closed
+
     def _disconnected(self) -> None:
         self._closed = True
         gone = Disconnected("client disconnected")
@@ -502,6 +551,7 @@ class Exchange:
         """messages.Begin, in the thread."""
         status, fields, self._meter = begun(head, self._request.method)
         outbox = self._outbox = Outbox(self._loop)
+        self.trailers = head.trailers
         if self._closed or not post(self._loop, self._deliver, (status, fields, outbox)):
             raise Disconnected("client disconnected")
         return self._send
@@ -536,6 +586,7 @@ class Exchange:
                 self._outbox.end(self._end(response))
                 return
             status, fields, body = outgoing(response, self._request.method)
+            self.trailers = response.trailers
         except Exception as error:
             if self._outbox is not None:
                 self._outbox.end(error)

@@ -126,7 +126,10 @@ config_u64 = {
 pooling_new = _declare(_keeping_gil, "wasmtime_pooling_allocation_config_new", _P)
 pooling_delete = _declare(_keeping_gil, "wasmtime_pooling_allocation_config_delete", None, _P)
 pooling_strategy_set = _declare(_keeping_gil, "wasmtime_pooling_allocation_strategy_set", None, _P, _P)
-_pooling_u32 = ("total_core_instances", "total_memories", "total_tables", "max_unused_warm_slots")
+_pooling_u32 = (
+    *("total_core_instances", "total_memories", "total_tables", "max_unused_warm_slots"),
+    *("max_memories_per_module", "max_tables_per_module"),
+)
 _pooling_size = (
     *("max_core_instance_size", "max_memory_size", "table_elements"),
     *("linear_memory_keep_resident", "table_keep_resident"),

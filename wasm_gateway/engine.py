@@ -44,6 +44,9 @@ TICK_SECONDS = 0.01
 POOL_SLOTS = 256
 POOL_SLOT_BYTES = (4 << 30) + (64 << 20)
 
+# What one guest may have of each, in one core module or in several together.
+MAX_INSTANCES, MAX_TABLES, MAX_MEMORIES = 64, 64, 16
+
 # What one memory can grow to where address space is limited.
 SCARCE_MEMORY_BYTES = 128 << 20
 
@@ -114,6 +117,8 @@ class Engine:
                 ("total_memories", POOL_SLOTS),
                 ("total_tables", POOL_SLOTS * 4),
                 ("max_core_instance_size", 4 << 20),
+                ("max_memories_per_module", MAX_MEMORIES),
+                ("max_tables_per_module", MAX_TABLES),
                 ("table_elements", 1 << 17),
                 ("linear_memory_keep_resident", KEEP_RESIDENT_BYTES),
                 ("table_keep_resident", 16 << 10),
@@ -467,7 +472,6 @@ class Program:
 
     buffer_type: Any = _Buffer
     parts = 1  # component instances
-    max_memories = 1
 
     def __init__(
         self,

@@ -334,11 +334,11 @@ class Gateway:
         trigger = self.triggers.get(component_id)
         if trigger is None:
             raise Trap(f"no HTTP trigger belongs to component {component_id!r}, which the guest called")
-        request = replace(request, client=("0.0.0.0", 0), scheme="http")
+        request = replace(request, client=("0.0.0.0", 0), scheme="http", gone=caller.deadline.gone)
         return self._answer(component_id, request, RouteMatch.chained(request.path))
 
     def self_request(self, caller: HostContext, request: Request) -> Response:
-        return self.handle(request) or Response(404)
+        return self.handle(replace(request, gone=caller.deadline.gone)) or Response(404)
 
     def open_log(self, component_id: str) -> InstanceLog:
         return self.logs.open(component_id)
@@ -400,7 +400,8 @@ def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Reque
         headers += spin_headers(match, request)
     return Request(
         *(request.method, request.path, request.query, Headers.trusted(tuple(headers)), request.body),
-        *(request.scheme, authority, request.client, request.protocol),
+        *(request.scheme, authority, request.client, request.protocol, request.trailers),
+        request.gone,
     )
 
 

@@ -16,7 +16,7 @@ from .component.core import CoreModule, core_module, preamble, producers_among
 from .component.decode import World, embedded_worlds
 from .component.parse import parse_component
 from .component.syntax import ComponentDef, CoreModuleDef
-from .component.types import FuncType, InterfaceType
+from .component.types import FuncType, InterfaceType, brief
 from .errors import ComponentError
 from .executors import Linkage, component_dialects, dialects, legacy_flat
 
@@ -206,10 +206,10 @@ def _problems(wasm: bytes, component: Component | None) -> Iterable[str]:
 
 
 def _imports(module: CoreModule) -> dict[str, tuple[str, ...]]:
-    imports: dict[str, tuple[str, ...]] = {}
+    imports: dict[str, list[str]] = {}
     for item in module.imports:
-        imports[item.module] = (*imports.get(item.module, ()), item.name)
-    return imports
+        imports.setdefault(item.module, []).append(item.name)
+    return {name: tuple(names) for name, names in imports.items()}
 
 
 def _grants(imports: Mapping[str, tuple[str, ...]], component: Component | None) -> Iterable[Grant]:
@@ -237,9 +237,9 @@ def _types(world: World | None) -> dict[str, tuple[str, ...]]:
         for kind, items in (("import", world.imports), ("export", world.exports)):
             for name, item in items.items():
                 if isinstance(item, InterfaceType):
-                    functions = [f"{function}: {type_}" for function, type_ in item.funcs.items()]
+                    functions = [f"{function}: {brief(type_)}" for function, type_ in item.funcs.items()]
                     if functions:
                         types[f"{kind} {name}"] = tuple(functions)
                 elif isinstance(item, FuncType):
-                    types[f"{kind} {name}"] = (str(item),)
+                    types[f"{kind} {name}"] = (brief(item),)
     return types

@@ -19,7 +19,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import capi
 from .component.memory import Memory
-from .engine import EACH, MEMORY, RAW, REALLOC, TRAP, CoreSignature, Program, current, ticks
+from .engine import (
+    EACH,
+    MAX_INSTANCES,
+    MAX_MEMORIES,
+    MAX_TABLES,
+    MEMORY,
+    RAW,
+    REALLOC,
+    TRAP,
+    CoreSignature,
+    Program,
+    current,
+    ticks,
+)
 from .errors import DeadlineExceeded, LimitExceeded, Saturated, Trap
 from .host.base import Deadline, Grants, HostContext, Stream
 from .linked import LinkedProgram
@@ -40,9 +53,6 @@ _NULL = bytes(8)
 _NO_EXTERN = bytes(capi.EXTERN_SIZE)
 # An import that has to fail gets this as its trap; the reason is parked.
 _HOST_TRAP = b"host function failed"
-
-# What one guest may have of each, whatever its limits are for one of them.
-MAX_INSTANCES, MAX_TABLES = 64, 64
 
 # wasmtime's words for a pool that has no slot left, or for minimum sizes over a limit.
 _POOL_FULL = "maximum concurrent"
@@ -189,7 +199,7 @@ class Instance(HostContext):
             limits.max_table_elements,
             MAX_INSTANCES,
             MAX_TABLES,
-            program.max_memories,
+            MAX_MEMORIES,
         )
         self.context = capi.store_context(store)
         capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds))
@@ -239,7 +249,7 @@ class Instance(HostContext):
         if program.parts > 1:
             from .component.handles import Part
 
-            self.parts = [self, *(Part() for _ in range(1, program.parts))]
+            self.parts = [self, *(Part(program.new_handles()) for _ in range(1, program.parts))]
             for part in self.parts[1:]:
                 self.on_close(partial(part.handles.close, self))
         linker = program.take_linker()
@@ -282,7 +292,7 @@ class Instance(HostContext):
             raise raised[0]
 
     def __getattr__(self, name: str) -> Any:
-        """`handles`, the resources that the guest holds, and `loop`, its tasks: made when the first one is."""
+        """`handles`, what the guest holds, and `loop`, its tasks: made when the first one is."""
         if name == "loop":
             from .component.concurrency import Loop
 

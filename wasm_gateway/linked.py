@@ -43,8 +43,8 @@ from .engine import (
 )
 from .errors import UnsupportedError
 
-# What instances of several modules may have together.
-MAX_MEMORIES = 16
+# Handles that each component instance may hold, however many there are.
+MIN_HANDLES = 1024
 
 # Modules that are compiled side by side.
 COMPILERS = 4
@@ -104,9 +104,9 @@ class LinkedProgram:
         self.engine = engine
         self.assembly = assembly
         self.parts = plan.parts
-        self.new_handles = HandleTable
-        # memories of all its instances together; each may grow as the limits say
-        self.max_memories = 1 if len(plan.steps) == 1 else MAX_MEMORIES
+        self.new_handles: Callable[[], HandleTable] = HandleTable
+        if self.parts > 1:
+            self.new_handles = partial(HandleTable, max(HandleTable.MAX_LENGTH // self.parts, MIN_HANDLES))
         self._modules = modules
         self._linker = wasmtime.Linker(engine.wasmtime_engine)
         self._callbacks = define(self._linker, functions)  # alive as long as guest code can call them

@@ -5,7 +5,10 @@
 # Rule 2: header names are lower-case ASCII; header values are text in which each
 # character is one byte (latin-1), exactly as WSGI and HTTP/1.1 have them on the
 # wire. Whoever needs other encodings decodes, and decides what to do on failure.
-# Rule 3: bodies are iterables of bytes, read once, never buffered here.
+# Rule 3: bodies are iterables of bytes, read once, never buffered here. What follows
+# one, the trailers, is known when it has been read to its end, and not before. The body
+# of a request may have `wait(seconds) -> bool`: whether its next chunk, or its end, comes
+# within that time. Without it, nobody but the server can end the waiting for a client.
 
 from __future__ import annotations
 
@@ -69,6 +72,14 @@ class Headers:
 
 NO_HEADERS = Headers()
 
+# The fields behind a body (RFC 9110, 6.5), asked for when that has been read to its end.
+Trailers = Callable[[], Headers]
+
+# Names that are none of them: they say how to read the message, or what may be done with it (6.5.1).
+_NOT_TRAILERS = """authorization cache-control connection content-encoding content-length content-range
+content-type host keep-alive max-forwards set-cookie te trailer transfer-encoding upgrade"""
+NOT_TRAILERS = frozenset(_NOT_TRAILERS.split())
+
 
 @dataclass(slots=True)
 class Request:
@@ -76,7 +87,8 @@ class Request:
 
     `path` is raw (never percent-decoded), begins with "/" and has no query; `query` is the raw text
     behind "?", None without one. `authority` is what the Host header or the request line said, None
-    without one. `client` is the peer's (address, port).
+    without one. `client` is the peer's (address, port). `trailers` is None where none can follow the body;
+    `gone` says whether nobody waits for the response any more, None where a door learns that by sending.
     """
 
     method: str
@@ -88,6 +100,8 @@ class Request:
     authority: str | None = None
     client: tuple[str, int] | None = None
     protocol: str = "HTTP/1.1"
+    trailers: Trailers | None = None
+    gone: Callable[[], bool] | None = None
 
     @property
     def target(self) -> str:
@@ -99,12 +113,14 @@ class Request:
 class Response:
     """A response; `body` is iterated once, then `close()` frees what stands behind it.
 
-    A body that is a tuple is complete, so that a door may state its length.
+    A body that is a tuple is complete, so that a door may state its length. `trailers` is None where none
+    can follow the body; a door that cannot send any leaves them out.
     """
 
     status: int
     headers: Headers = NO_HEADERS
     body: Iterable[bytes] = ()
+    trailers: Trailers | None = None
 
     def close(self) -> None:
         close = getattr(self.body, "close", None)

@@ -213,7 +213,7 @@ class _Relayed:
             raise item
         assert not isinstance(item, bytes)
         if item is not None and self._begun:
-            return Response(item.status, item.headers, self)
+            return Response(item.status, item.headers, self, item.trailers)
         return item
 
     def __iter__(self) -> Iterator[bytes]:

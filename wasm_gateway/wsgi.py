@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
 from .errors import GatewayError, GuestError, RequestError
-from .messages import STREAMED, Headers, Request, Response
+from .messages import NOT_TRAILERS, STREAMED, Headers, Request, Response, Trailers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -87,8 +87,12 @@ class WsgiGateway:
         if push is not None and push.begun:
             if push.kept is not None:
                 self._writes = False
-            return push.end(response)
+            rest = push.end(response)
+            _send_trailers(environ, push.trailers)
+            return rest
         status, headers, body = outgoing(response, environ["REQUEST_METHOD"])
+        if isinstance(body, tuple) and not is_bodiless(environ["REQUEST_METHOD"], status):
+            _send_trailers(environ, response.trailers)
         start_response(status_line(status), headers)
         return body
 
@@ -310,6 +314,9 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9110, 5.5
 
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
+# PEP 3333 knows no trailers, in either direction. Only gunicorn takes those of a response, over HTTP/2.
+SEND_TRAILERS = "gunicorn.http2.send_trailers"
+
 # What `outgoing` gives: status, header fields, body (a tuple, or to be closed).
 Outgoing = tuple[int, list[tuple[str, str]], "tuple[bytes, ...] | OutputBody"]
 
@@ -356,7 +363,7 @@ def _outgoing(response: Response, method: str) -> Outgoing:
 
     body = response.body
     whole = isinstance(body, tuple)
-    bodiless = method == "HEAD" or status in (204, 304)
+    bodiless = is_bodiless(method, status)
     if whole and not bodiless:
         assert isinstance(body, tuple)
         length = sum(map(len, body))
@@ -371,6 +378,31 @@ def _outgoing(response: Response, method: str) -> Outgoing:
     if isinstance(body, tuple):
         return status, fields, body
     return status, fields, OutputBody(response, length)
+
+
+def is_bodiless(method: str, status: int) -> bool:
+    """Whether HTTP has no body, and nothing behind one, in such a response (RFC 9110, 6.4.1)."""
+    return method == "HEAD" or status in (204, 304)
+
+
+def trailing(trailers: Trailers) -> list[tuple[str, str]]:
+    """The fields that go out behind a body; GuestError for one that HTTP does not allow."""
+    fields = []
+    for name, value in trailers().pairs:
+        if _NAME(name) is None or _VALUE(value) is None:
+            raise GuestError(f"guest set an invalid trailer {name[:80]!r}: {value[:80]!r}")
+        if name not in DROPPED and name not in NOT_TRAILERS:
+            fields.append((name, value.strip(" \t")))
+    return fields
+
+
+def _send_trailers(environ: WSGIEnvironment, trailers: Trailers | None) -> None:
+    """Hand over what follows a body that is whole, to a server that sends such things."""
+    send = environ.get(SEND_TRAILERS)
+    if send is not None and trailers is not None:
+        fields = trailing(trailers)
+        if fields:
+            send(fields)
 
 
 class Meter:
@@ -439,7 +471,7 @@ class Push:
     With a server that has none, the chunks are `kept` for it to iterate.
     """
 
-    __slots__ = ("_meter", "_method", "_start", "_write", "begun", "kept")
+    __slots__ = ("_meter", "_method", "_start", "_write", "begun", "kept", "trailers")
 
     def __init__(self, start_response: StartResponse, method: str) -> None:
         self._start = start_response
@@ -448,10 +480,13 @@ class Push:
         self._write: Callable[[bytes], object] | None = None
         self.begun = False
         self.kept: list[bytes] | None = None
+        self.trailers: Trailers | None = None
 
     def __call__(self, head: Response) -> Callable[[bytes], object]:
         status, fields, self._meter = begun(head, self._method)
         self.begun = True
+        if self._meter is not None:
+            self.trailers = head.trailers
         write: Any = self._start(status_line(status), fields)
         if not callable(write):
             self.kept = []

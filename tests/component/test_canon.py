@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from wasm_gateway.component.canon import lift_export, lower_import, raw_import, resource_import, source
 from wasm_gateway.component.layout import flatten_functype
+from wasm_gateway.component.lift import LIFT_LIMIT
 from wasm_gateway.component.memory import Memory
 from wasm_gateway.component.types import (
     PRIMITIVES,
@@ -347,7 +348,7 @@ def test_shared_list_elements_are_paid_for(new_instance, current) -> None:
     for i in range(1000):
         inst.bytes[8 * i : 8 * i + 8] = (65536).to_bytes(4, "little") + size.to_bytes(4, "little")
     callback = lower_import("f", function([ListType(STRING)]), lambda *_: None, current)
-    with pytest.raises(Trap, match="f: list holds more than 268435456 bytes"):
+    with pytest.raises(Trap, match=f"f: list holds more than {LIFT_LIMIT} bytes"):
         inst.call(callback, ("ii", ""), 0, 1000)
 
 
@@ -378,6 +379,8 @@ def test_gigantic_string(new_instance, current) -> None:
         (function([ListType(U32, 2**26)]), "large types"),
         (function([nested(65, ListType)]), "large types"),
         (function([nested(14, lambda t: TupleType((t, t)))]), "large types"),
+        (function([ListType(U32, 2**21)] * 2, U8), "large types"),
+        (function([TupleType((U8,) * 999)], TupleType((U8,) * 1000)), "large types"),
     ],
 )
 def test_unsupported_is_said_at_load(ft, feature, current) -> None:

@@ -404,3 +404,10 @@ def test_work_is_bounded() -> None:
     functions = [b"\x40\0\0\1"] * 20_000
     with pytest.raises(UnsupportedError, match="functions whose types"):
         embedded_worlds(module(types_of(wide, wider, *functions)))
+
+
+def test_a_module_has_not_too_many_worlds() -> None:
+    """Each of them may be as large as one may be."""
+    embedded_worlds(module(*[version4(WORLD)] * 32))
+    with pytest.raises(UnsupportedError, match="more than 32 sections"):
+        embedded_worlds(module(*[version4(WORLD)] * 33))

@@ -61,9 +61,8 @@ def test_lent_and_borrowed() -> None:
         scope.leave()
 
 
-def test_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HandleTable, "MAX_LENGTH", 3)
-    table = HandleTable()
+def test_table_is_bounded() -> None:
+    table = HandleTable(3)
     for _ in range(3):
         table.lower_own(A, "rep")
     with pytest.raises(Trap, match="more than 3 handles"):

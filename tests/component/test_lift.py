@@ -10,7 +10,7 @@ import pytest
 
 from wasm_gateway.component.canon import lower_import, source
 from wasm_gateway.component.layout import flatten_functype
-from wasm_gateway.component.lift import LIFT_LIMIT, SMALL_STRING
+from wasm_gateway.component.lift import LIFT_LIMIT, MANY_ROOTS, SMALL_STRING
 from wasm_gateway.component.memory import Memory
 from wasm_gateway.component.types import (
     PRIMITIVES,
@@ -218,6 +218,18 @@ def test_traps(t, flat, message, new_instance, current) -> None:
         lifted(new_instance, current, t, flat, memory)
 
 
+@pytest.mark.parametrize("name", ["x{print(1)}", 'x"); print(1) #', "x\n", "none", "é", "a" * 65])
+@pytest.mark.parametrize("make", [EnumType, lambda labels, name: VariantType((CaseType("a"),), name)])
+def test_names_of_types_never_become_code(name, make, new_instance, current, capsys) -> None:
+    """A guest of several components names the types that its own calls are made of."""
+    t = make(("a",), name)
+    text = source(lower_import("f", FuncType((("p", t),)), print, current))
+    assert name not in text or name == "none"
+    with pytest.raises(Trap, match=r"f: 7 is not a case of (enum|variant)( none)?$"):
+        lifted(new_instance, current, t, (7,))
+    assert not capsys.readouterr().out
+
+
 def test_what_inner_strings_cost(new_instance, current) -> None:
     """Small strings are paid for with their element, larger ones one by one; honest lists pass."""
     inst = new_instance(1 << 20)
@@ -247,6 +259,38 @@ def test_memory_that_grew_since_it_was_seen(t, value, new_instance, current) -> 
     inst.call(callback, ("ii", ""), 512 if t == ListType(STRING) else 2048, 2)
     assert seen == [value]
     assert inst.memories[0].size == 4096
+
+
+def test_many_strings_beside_each_other_share_a_budget(new_instance, current) -> None:
+    """They may all be the same bytes."""
+    size = LIFT_LIMIT // MANY_ROOTS
+    inst = new_instance(size)
+    seen: list[Any] = []
+
+    def call(count: int, size: int) -> None:
+        ft = FuncType((("p", TupleType((STRING,) * count)),))
+        callback = lower_import("f", ft, lambda _, v: seen.append(sum(map(len, v))), current)
+        inst.call(callback, flatten_functype(ft, "lower"), *(0, size) * count)
+
+    call(MANY_ROOTS, size)
+    call(MANY_ROOTS + 1, size // 2)
+    assert seen == [LIFT_LIMIT, LIFT_LIMIT // 8 * 5]
+    with pytest.raises(Trap, match="holds more than"):
+        call(MANY_ROOTS + 1, size)
+
+
+@pytest.mark.parametrize(
+    "t",
+    [
+        TupleType((ListType(STRING),) * 5),
+        ListType(OptionType(STRING), 5),
+        TupleType((OptionType(ListType(ListType(P["u16"]))),) * 5),
+        TupleType((STRING,) * 17),
+    ],
+)
+def test_one_budget_for_many(t, current) -> None:
+    text = source(lower_import("f", FuncType((("p", t),)), print, current))
+    assert text.count("left = LIFT_LIMIT") == 1
 
 
 def test_no_budget_where_no_list_can_multiply(current) -> None:

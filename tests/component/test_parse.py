@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from wasm_gateway.component import syntax as s
+from wasm_gateway.component.core import core_module
 from wasm_gateway.component.layout import CoreFuncType
 from wasm_gateway.component.parse import BUILTINS, MAX_NESTING, parse_component
+from wasm_gateway.component.reader import MAX_ITEMS, Quota
 from wasm_gateway.component.resolve import resolve, validate
 from wasm_gateway.engine import wat2wasm
 from wasm_gateway.errors import ComponentError, DecodeError, UnsupportedError
@@ -470,6 +472,29 @@ def test_nesting_is_bounded(opening: str) -> None:
     parse_component(nested(MAX_NESTING))
     with pytest.raises(UnsupportedError, match=f"more than {MAX_NESTING} deep"):
         parse_component(nested(MAX_NESTING + 1))
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["a component", "its module"])
+def test_a_flood_of_definitions_ends(inside: bool) -> None:
+    """Of a byte each, and a hundred for us."""
+
+    def long_section(number: int, content: bytes) -> bytes:
+        size = len(content)
+        return bytes([number, size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14]) + content
+
+    flood = b"\xc1\x84\x3d" + b"\x7d" * (MAX_ITEMS + 1)  # 1,000,001
+    wasm = long_section(1, MODULE + long_section(3, flood)) if inside else long_section(7, flood)
+    with pytest.raises(UnsupportedError, match="definitions in one binary"):
+        parse_component(EMPTY + wasm)
+
+
+def test_modules_count_for_the_component_around_them() -> None:
+    quota = Quota()
+    quota.left = 3
+    module = MODULE + section(1, b"\x01\x60\0\0") + section(0, b"\0") * 2
+    with pytest.raises(UnsupportedError, match="definitions in one binary"):
+        core_module(module, quota)
+    assert core_module(module).type_count == 1
 
 
 def test_every_truncation(everything: bytes) -> None:

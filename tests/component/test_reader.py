@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from wasm_gateway.component.reader import Reader
-from wasm_gateway.errors import DecodeError
+from wasm_gateway.component.reader import MAX_ITEMS, MAX_NAME, Reader
+from wasm_gateway.errors import DecodeError, UnsupportedError
 
 
 def check(read: Any, data: bytes, expected: Any) -> None:
@@ -113,3 +113,18 @@ def test_peek_expect_finish() -> None:
     reader.finish("the whole")
     with pytest.raises(DecodeError):
         reader.peek()
+
+
+def test_a_name_has_a_limit() -> None:
+    size = b"\xa0\x8d\x06"  # 100,000
+    assert len(Reader(size + b"a" * MAX_NAME).name()) == MAX_NAME
+    with pytest.raises(UnsupportedError, match="at most 100000"):
+        Reader(b"\xa1\x8d\x06" + b"a" * (MAX_NAME + 1)).name()
+
+
+def test_all_vectors_of_a_binary_have_a_limit_together() -> None:
+    half = b"\xa1\xc2\x1e" + b"\0" * (MAX_ITEMS // 2 + 1)  # 500,001
+    reader = Reader(half * 2)
+    assert reader.sub(len(half)).count() == MAX_ITEMS // 2 + 1
+    with pytest.raises(UnsupportedError, match="more than 1000000 definitions"):
+        reader.count()

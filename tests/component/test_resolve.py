@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from wasm_gateway.component import syntax as s
 from wasm_gateway.component.names import canonical_name
 from wasm_gateway.component.parse import parse_component
 from wasm_gateway.component.plan import CoreItem, HostFunction, Lifted, Lowered, Plan, ResourceBuiltin
-from wasm_gateway.component.resolve import MAX_PARTS, MAX_STEPS, compose, resolve, validate
+from wasm_gateway.component.resolve import MAX_PARTS, MAX_STEPS, Resolver, compose, resolve, validate
 from wasm_gateway.component.types import (
     PRIMITIVES,
     BorrowType,
@@ -72,6 +73,16 @@ VALID = {
     "both names of a resource": '(type $a (resource (rep i32))) (export $b "b" (type $a)) '
     '(export "c" (type $b) (type (eq $b)))',
     "async functions": '(import "f" (func async (result (stream u8))))',
+    "a type of an argument, under another name": """
+      (component $one (type $x' (resource (rep i32))) (export $x "x" (type $x'))
+        (type $foo (record (field "x" (own $x)))) (export "foo" (type $foo)))
+      (instance $one (instantiate $one)) (export $shown "a:b/one" (instance $one))
+      (alias export $shown "x" (type $x)) (alias export $shown "foo" (type $foo))
+      (component $two (import "x" (type $x (sub resource)))
+        (type $r (record (field "x" (own $x)))) (import "foo" (type $foo (eq $r)))
+        (export "bar" (type $foo)))
+      (instance $two (instantiate $two (with "x" (type $x)) (with "foo" (type $foo))))
+      (export "a:b/two" (instance $two))""",
 }
 
 
@@ -358,6 +369,105 @@ def test_few_bytes_cannot_keep_us_busy(text: str) -> None:
         validate(component(text))
 
 
+MANY = 3000
+FEW_DEFINITIONS = {
+    "labels of an enum": "(type (enum " + " ".join(f'"a{i}"' for i in range(MANY)) + "))",
+    "fields of a record": "(type (record " + " ".join(f'(field "a{i}" u8)' for i in range(MANY)) + "))",
+    "a tuple": f"(type (tuple {'u8 ' * MANY}))",
+    "parameters": "(type (func " + " ".join(f'(param "a{i}" u8)' for i in range(MANY)) + "))",
+    "exports of an instance": "(type $t u8) (instance "
+    + " ".join(f'(export "a{i}" (type $t))' for i in range(MANY))
+    + ")",
+    "arguments of an instance": "(type $t u8) (component $d) (instance (instantiate $d "
+    + " ".join(f'(with "a{i}" (type $t))' for i in range(MANY))
+    + "))",
+    "exports of a module": "(core module " + " ".join(f'(func (export "a{i}"))' for i in range(MANY)) + ")",
+    "imports of a module": '(core module $n (func (export "f"))) (core instance $n (instantiate $n)) '
+    "(core module $m "
+    + '(import "" "f" (func)) ' * MANY
+    + ') (core instance (instantiate $m (with "" (instance $n))))',
+    "exports of a core instance": '(core module $m (func (export "f"))) (core instance $m (instantiate $m)) '
+    '(alias core export $m "f" (core func $f)) (core instance '
+    + " ".join(f'(export "a{i}" (func $f))' for i in range(MANY))
+    + ")",
+    "declarations of a module type": "(core type (module "
+    + " ".join(f'(import "" "a{i}" (func))' for i in range(MANY))
+    + "))",
+}
+
+
+@pytest.mark.parametrize("text", FEW_DEFINITIONS.values(), ids=FEW_DEFINITIONS)
+def test_instantiating_costs_what_a_component_holds(text: str) -> None:
+    """However few its definitions are: 10,000 instances of it would take a minute."""
+    resolver = Resolver(lambda name: None)
+    resolver.plan(component(f"(component $c {text})", "(instance (instantiate $c))" * 10), {})
+    spent = resolver.budget.limit - resolver.budget.left
+    assert spent > 10 * MANY
+
+
+def test_exporting_costs_what_is_exported() -> None:
+    """Code may be generated for each function, under each name."""
+
+    def spent(exports: int) -> int:
+        resolver = Resolver(lambda name: None)
+        lifts = "(instance $x " + " ".join(f'(export "f{i}" (func $f))' for i in range(100)) + ")"
+        text = " ".join(f'(export "a:b/c{i}" (instance $x))' for i in range(exports))
+        resolver.plan(component(CORE, '(func $f (canon lift (core func $i "f")))', lifts, text), {})
+        return resolver.budget.limit - resolver.budget.left
+
+    assert spent(11) - spent(1) > 10 * 100 * 10
+
+
+def test_what_the_host_is_asked_for_costs_as_much() -> None:
+    resolver = Resolver(lambda name: None)
+    types = "(type $u u8) (type $i (instance (alias outer 1 $u (type $u)) " + " ".join(
+        f'(export "a{i}" (type (eq $u)))' for i in range(100)
+    )
+    imports = " ".join(f'(import "a:b/c{i}" (instance (type $i)))' for i in range(100))
+    resolver.plan(component(f"{types}))", imports), {})
+    assert resolver.budget.limit - resolver.budget.left > 100 * 100
+
+
+def test_scopes_that_are_not_there_are_not_looked_for() -> None:
+    """An alias of 2**32 - 1 scopes out, in a module type."""
+    wasm = b"\0asm\x0d\0\1\0\x03\x0c\x01\x50\x01\x02\x10\x01\xff\xff\xff\xff\x0f\x00"
+    with pytest.raises(DecodeError, match="there are no 4294967295 scopes"):
+        validate(parse_component(wasm))
+
+
+def test_a_function_is_not_lifted_again_and_again() -> None:
+    canons = " ".join(
+        f"(func $f{i} (canon lift (core func $c{i}))) (core func $c{i + 1} (canon lower (func $f{i})))"
+        for i in range(2000)
+    )
+    with pytest.raises(UnsupportedError, match="again and again"):
+        resolve(component(CORE, '(alias core export $i "f" (core func $c0))', canons), lambda name: None)
+
+
+def test_a_message_about_huge_types_is_short() -> None:
+    record = f'(type $r (record (field "{"a" * 50_000}" u8)))'
+    large = component(
+        record,
+        f"(type $t (tuple {'$r ' * 4000}))",
+        CORE,
+        '(func (param "a" $t) (canon lift (core func $i "f") (memory (core memory $i "mem")) '
+        '(realloc (core func $i "realloc"))))',
+    )
+    with pytest.raises(DecodeError, match="is lifted from") as caught:
+        resolve(large, lambda name: None)
+    assert len(str(caught.value)) < 10_000
+
+
+def in_frames(count: int, call: Callable[[], Any]) -> Any:
+    return call() if count == 0 else in_frames(count - 1, call)
+
+
+def test_nesting_near_the_end_of_pythons_stack() -> None:
+    nested = component(f"{'(component ' * 60}{')' * 60}")
+    with pytest.raises(UnsupportedError, match="deeply"):
+        in_frames(sys.getrecursionlimit() - 150, lambda: validate(nested))
+
+
 def test_a_line_of_components_is_no_line_of_calls() -> None:
     """Each instantiates the one before: valid, but too deep to be instantiated."""
     line = [
@@ -377,6 +487,17 @@ def test_a_line_of_components_is_no_line_of_calls() -> None:
 
 FIELDS = ResourceType("fields", "wasi:http/types@0.2.0")
 STATE = ResourceType("state", "test:a/other@1.0.0")
+
+
+@pytest.mark.parametrize(
+    "t", ['(record (field "a.b" u8))', '(variant (case ""))', '(enum "1")', '(flags "a{}")', '(enum "a\\0a")']
+)
+def test_labels_are_checked_whoever_runs_it(t: str) -> None:
+    """They become names in Python."""
+    with pytest.raises(DecodeError, match="is not in kebab case"):
+        resolve(component(f"(type {t})"), lambda name: None)
+
+
 HEADERS = InterfaceType(
     "wasi:http/types@0.2",
     {"fields": FIELDS, "names": ListType(STRING), "error": RecordType((), "error")},

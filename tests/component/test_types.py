@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from wasm_gateway.component.types import (
+    MAX_TEXT,
     MAX_TYPE_DEPTH,
     MAX_TYPE_WEIGHT,
     PRIMITIVES,
@@ -30,6 +31,7 @@ from wasm_gateway.component.types import (
     VariantType,
     World,
     bounded,
+    brief,
     children,
     contains,
     describe_mismatch,
@@ -146,3 +148,14 @@ def test_describe_mismatch() -> None:
     assert describe_mismatch("get", FuncType(host.params, host.result, True), host) is not None
     assert describe_mismatch("get", FuncType(host.params[:1], host.result), host) is not None
     assert describe_mismatch("get", FuncType(host.params), host) is not None
+
+
+def test_brief() -> None:
+    assert [brief(t) for t, _ in TEXTS] == [text for _, text in TEXTS]
+    t: ValType = RecordType((FieldType("a" * 50_000, U8),))
+    for _ in range(50):
+        t = TupleType((t, t))  # printed whole, more letters than there are atoms
+    assert len(brief(t)) == len(brief(FuncType((("p", t),)))) == MAX_TEXT + 3
+    text = describe_mismatch("get", FuncType((("p", t),)), FuncType())
+    assert text is not None
+    assert len(text) < 2 * MAX_TEXT

@@ -31,6 +31,11 @@ def test_record_class() -> None:
     assert repr(value) == "HttpRequest(method=1, class_=2, data_type=3)"
 
 
+@pytest.mark.parametrize("name", ["none", "true", "wasi:io/error@0.2.0", "1", "", "é", "x{1/0}", "a b"])
+def test_record_class_of_a_name_that_is_none_of_python(name: str) -> None:
+    assert record_class(("a",), name).__name__ == "Record"
+
+
 def test_boxes() -> None:
     assert Ok(1) == Ok(1) != Err(1)
     assert Ok() == Ok(None)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from wasm_gateway import HostInterface
+from wasm_gateway.component.handles import HandleTable
 from wasm_gateway.component.values import Err, Ok, Some
 from wasm_gateway.engine import Engine, wat2wasm
 from wasm_gateway.errors import ComponentError, LimitExceeded, LinkError, Trap, UnsupportedError
@@ -260,6 +261,24 @@ def test_strings_that_are_none(
         running("cooked", data, units)
 
 
+@pytest.mark.parametrize("name", ["x{__import__('os').abort()}", "x\\22); import os; os.abort() #", "none"])
+def test_names_of_a_guest_are_no_code(run: Callable[..., Running], name: str) -> None:
+    """Of a call between its component instances it names the types; names are not looked at when it runs."""
+    types = f"""(type $e' (enum "a" "b")) (export $e "{name}" (type $e'))
+      (type $r' (record (field "x" $e))) (export $r "{name}-r" (type $r'))"""
+    running = run(
+        f"""(component $C {types}
+          (core module $m (func (export "f") (param i32) (result i32) (i32.add (local.get 0) (i32.const 1))))
+          (core instance $i (instantiate $m))
+          (func (export "f") (param "r" $r) (result $e) (canon lift (core func $i "f"))))
+        (instance $c (instantiate $C))
+        (export "f" (func $c "f"))"""
+    )
+    assert running("f", ("a",)) == "b"
+    with pytest.raises(Trap, match="f: 2 is not a case of enum"):
+        running("f", ("b",))
+
+
 # Handles
 
 # C defines a resource, whose destructor tells the host; D has no part in it.
@@ -425,6 +444,15 @@ LENT = """
   (core instance $o (instantiate $outer (with "" (instance (export "use" (func $use))
     (export "make" (func $i "make")) (export "drop" (func $drop))))))
   (func (export "run") (canon lift (core func $o "run")))"""
+
+
+def test_handles_without_end(run: Callable[..., Running]) -> None:
+    """All component instances together hold as many as one guest may."""
+    running = run(THINGS.replace("{code}", "(loop $l (drop (call $make (i32.const 1))) (br $l))"))
+    with pytest.raises(Trap, match=r"more than \d+ handles"):
+        running("run")
+    tables = [running.instance.handles, *(part.handles for part in running.instance.parts[1:])]
+    assert HandleTable.MAX_LENGTH // 8 < sum(map(len, tables)) <= HandleTable.MAX_LENGTH
 
 
 def test_what_is_lent_can_be_dropped_afterwards(run: Callable[..., Running]) -> None:
@@ -698,6 +726,30 @@ def test_each_call_uses_its_own_memory(run: Callable[..., Running]) -> None:
     assert (running("peek-one"), running("peek-two")) == (3, 50)
 
 
+def test_one_module_may_have_several_memories_and_tables(run: Callable[..., Running]) -> None:
+    """The pool hands them all out, and each begins anew."""
+    running = run(
+        """(core module $m (memory $a (export "a") 1) (memory $b (export "b") 2)
+            (data (memory $b) (i32.const 0) "second") (data (memory $a) (i32.const 0) "first!")
+            (table $t 1 funcref) (table $u 3 externref)
+            (func (export "f") (result i32)
+              (i32.store $a (i32.const 16) (i32.const 0)) (i32.store $a (i32.const 20) (i32.const 6))
+              (i32.store $b (i32.const 16) (i32.const 0)) (i32.store $b (i32.const 20) (i32.const 6))
+              (i32.const 16))
+            (func (export "sizes") (result i32)
+              (drop (memory.grow $b (i32.const 1))) (drop (table.grow $u (ref.null extern) (i32.const 1)))
+              (i32.add (i32.mul (memory.size $b) (i32.const 10)) (table.size $u))))
+          (core instance $i (instantiate $m))
+          (func (export "one") (result string) (canon lift (core func $i "f") (memory (core memory $i "a"))))
+          (func (export "two") (result string) (canon lift (core func $i "f") (memory (core memory $i "b"))))
+          (func (export "sizes") (result u32) (canon lift (core func $i "sizes")))""",
+    )
+    assert (running("one"), running("two"), running("sizes")) == ("first!", "second", 34)
+    again = Instance(running.linked.program, Grants("x"), Deadline(30), Limits(1 << 20, 10), None)  # type: ignore[arg-type]
+    with again as other:
+        assert running.linked.functions["", "sizes"](other) == 34
+
+
 COUNTER = """
   (component $C
     (core module $m (global $n (mut i32) (i32.const 0))
@@ -868,9 +920,9 @@ def test_a_trap_in_another_instance_has_a_name(run: Callable[..., Running]) -> N
             "type mismatch",
         ),
         (
-            "(core module $m (memory 1) (memory 1)) (core instance (instantiate $m))",
+            f"(core module $m {'(memory 1)' * 17}) (core instance (instantiate $m))",
             UnsupportedError,
-            "defined memories count of 2",
+            "defined memories count of 17",
         ),
         (
             f'{LOG} (func (export "f") (param "x" u32) (canon lift (core func $log\')))',
@@ -895,8 +947,11 @@ def test_what_is_refused(
 
 
 def test_memories_together_have_a_limit(run: Callable[..., Running]) -> None:
-    many = "(core module $m (memory 1))" + "(core instance (instantiate $m))" * 17
-    with pytest.raises((LimitExceeded, Trap)):
-        run(many)
+    for many in (
+        "(core module $m (memory 1))" + "(core instance (instantiate $m))" * 17,
+        "(core module $m (memory 1) (memory 1))" + "(core instance (instantiate $m))" * 9,
+    ):
+        with pytest.raises((LimitExceeded, Trap)):
+            run(many)
     with pytest.raises(LimitExceeded):
         run("(core module $m (memory 300)) (core instance (instantiate $m))")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.component_wat import ECHO, ECHO_USES
 from wasm_gateway.errors import ComponentError, DecodeError, LinkError, UnsupportedError
 from wasm_gateway.executors import dialects, link
 from wasm_gateway.host.application import Hosts
@@ -119,6 +120,11 @@ def test_a_guest_brings_its_own_memory_tables_and_globals(
     with pytest.raises(UnsupportedError, match="a guest brings its own") as caught:
         linked(wat, hosts, fields)
     assert caught.value.feature == feature
+
+
+def test_standard_names_are_for_components(wat: Any, hosts: Hosts) -> None:
+    with pytest.raises(UnsupportedError, match="make it a component"):
+        linked(wat, hosts, '(import "cm32p2|wasi:io/poll@0.2" "pollable_drop" (func (param i32)))')
 
 
 def test_linking_needs_no_grant(wat: Any, application: Any, ask: Any) -> None:
@@ -379,3 +385,208 @@ def test_a_guest_whose_own_function_has_the_name_of_ours(wat: Any, application: 
         status, body = ask(gateway, f"/{id}", headers=[("a", "b"), ("c", "d")])
         assert (status, body) in [(200, b"a=b\nc=d\n"), (500, b"")]
     assert ask(gateway, "/a0", headers=[("a", "b"), ("c", "d")])[0] == 200
+
+
+# Modules of wasi:http, as the Spin 2 SDK makes them
+
+HANDLE = "wasi:http/incoming-handler@{version}#handle"
+TEXT = '(data (i32.const 0) "text")'
+
+
+def say(status: str) -> str:
+    """Answers with the status that this code gives, and TEXT."""
+    return f"(call $answer (local.get $out) {status} (i32.const 0) (i32.const 4))"
+
+
+SAY = say("(i32.const 200)")
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "0.2.12", "0.2.0-rc-2023-11-10"])
+def test_a_module_of_wasi_http_runs_as_a_component_does(
+    application: Any, ask: Any, components: Any, hosts: Hosts, version: str
+) -> None:
+    wasm = components.http_module(ECHO, ECHO_USES, version=version)
+    assert dialects(link(wasm, hosts)) == ["wasi-http"]
+    gateway = application(a=wasm, b=components.echo())
+    for body in ((), (b"one", b"two"), (bytes(range(256)) * 2000,)):
+        for id in "ab":
+            assert ask(gateway, f"/{id}", "POST", body=body) == (200, b"".join(body))
+
+
+def test_interfaces_of_several_versions(application: Any, ask: Any, components: Any) -> None:
+    wasm = components.http_module(ECHO, ECHO_USES)
+    for name, version in ((b"wasi:io/streams@0.2.", b"9"), (b"wasi:http/types@0.2.", b"3")):
+        assert name + b"0" in wasm
+        wasm = wasm.replace(name + b"0", name + version)
+    assert ask(application(a=wasm), "/a", "POST", body=(b"x",)) == (200, b"x")
+
+
+def test_a_module_is_initialized_and_starts_anew_each_time(
+    application: Any, ask: Any, components: Any
+) -> None:
+    functions = """(global $count (mut i32) (i32.const 200))
+      (func (export "_initialize") (global.set $count (i32.add (global.get $count) (i32.const 1))))"""
+    wasm = components.http_module(say("(global.get $count)"), functions=functions, data=TEXT)
+    gateway = application(a=wasm)
+    assert [ask(gateway, "/a") for _ in range(3)] == [(201, b"text")] * 3
+
+
+def test_the_post_return_of_a_handler_is_called(
+    application: Any, ask: Any, components: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = HANDLE.format(version="0.2.0")
+    functions = f'(func (export "cabi_post_{name}") unreachable)'
+    gateway = application(a=components.http_module(SAY, functions=functions, data=TEXT))
+    assert ask(gateway, "/a") == (200, b"text")
+    assert "failed after its response" in caplog.text
+
+
+def test_preview_1_and_resources_of_spin_beside_wasi_http(
+    application: Any, ask: Any, components: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = """(local $store i32)
+      (call $store.open (i32.const 16) (i32.const 7) (i32.const 64))
+      (if (i32.load8_u (i32.const 64)) (then unreachable))
+      (local.set $store (i32.load (i32.const 68)))
+      (call $store.set (local.get $store) (i32.const 0) (i32.const 4) (i32.const 16) (i32.const 7)
+        (i32.const 64))
+      (call $store.get (local.get $store) (i32.const 0) (i32.const 4) (i32.const 64))
+      (call $drop.store (local.get $store))
+      (i32.store (i32.const 32) (i32.load (i32.const 72)))
+      (i32.store (i32.const 36) (i32.load (i32.const 76)))
+      (drop (call $fd_write (i32.const 2) (i32.const 32) (i32.const 1) (i32.const 40)))
+      (call $answer (local.get $out) (i32.const 200) (i32.load (i32.const 72)) (i32.load (i32.const 76)))"""
+    key_value = ("[static]store.open", "[method]store.set", "[method]store.get", "[resource-drop]store")
+    wasm = components.http_module(
+        body,
+        {"fermyon:spin/key-value@2.0.0": key_value},
+        data=TEXT + '(data (i32.const 16) "default")',
+        imports="""(import "wasi_snapshot_preview1" "fd_write"
+          (func $fd_write (param i32 i32 i32 i32) (result i32)))""",
+    )
+    gateway = application(a=application.part(wasm, key_value_stores=["default"]))
+    assert ask(gateway, "/a") == (200, b"default")
+    assert "default" in [record.getMessage() for record in caplog.records]
+
+
+def test_a_world_that_declares_wasi_http_otherwise(application: Any, components: Any) -> None:
+    wasm = components.http_module(SAY, data=TEXT)
+    assert wasm.count(b"HTTP-request-denied") == 1
+    refused(
+        application, wasm.replace(b"HTTP-request-denied", b"HTTP-request-Denied"), "wasi:http/types@0.2.0 "
+    )
+
+
+def test_a_module_that_is_a_command_by_its_world(wat: Any, application: Any, ask: Any) -> None:
+    world = """(component
+      (@custom "wit-component-encoding" "\\04\\00")
+      (type (component (type (component
+        (export "wasi:cli/run@0.2.0" (instance (export "run" (func (result (result))))))))
+        (export "test:guests/guest" (component (type 0)))))
+      (export "guest" (type 0)))"""
+    wasm = wat.module(
+        r"""(func (export "wasi:cli/run@0.2.0#run") (result i32)
+          (call $print (str "content-type: text/plain\n\nhello")) (i32.const 0))"""
+    )
+    gateway = application(a=application.part(wasm + wat.world_section(world), wagi=True))
+    assert ask(gateway, "/a") == (200, b"hello")
+
+
+# Resources that a module defines
+
+THINGS = "test:guests/things@1.0.0"
+DECLARED = f'(export "{THINGS}" (instance (export "thing" (type (sub resource)))))'
+NEW, REP, DROP = (
+    f'(import "[export]{THINGS}" "[resource-{kind}]thing" (func ${kind} (param i32){result}))'
+    for kind, result in (("new", " (result i32)"), ("rep", " (result i32)"), ("drop", ""))
+)
+DESTRUCTOR = f"""(global $gone (mut i32) (i32.const 200))
+  (func (export "{THINGS}#[dtor]thing") (param i32) (global.set $gone (local.get 0)))"""
+
+
+def things(components: Any, body: str, functions: str = DESTRUCTOR) -> bytes:
+    """A guest that defines a resource, whose handles in `$a` and `$b` stand for 207 and 208."""
+    wasm: bytes = components.http_module(
+        f"""(local $a i32) (local $b i32)
+          (local.set $a (call $new (i32.const 207))) (local.set $b (call $new (i32.const 208))) {body}""",
+        functions=functions,
+        data=TEXT,
+        imports=NEW + REP + DROP,
+        exports=DECLARED,
+    )
+    return wasm
+
+
+def test_resources_of_the_module_itself(application: Any, ask: Any, components: Any) -> None:
+    dropped = f"(call $drop (local.get $a)) {say('(global.get $gone)')}"
+    gateway = application(
+        rep=things(components, say("(call $rep (local.get $b))")),
+        dropped=things(components, dropped),
+        without=things(
+            components, f"(call $drop (local.get $a)) {say('(call $rep (local.get $b))')}", functions=""
+        ),
+    )
+    assert ask(gateway, "/rep") == (208, b"text")
+    assert ask(gateway, "/dropped") == (207, b"text")
+    assert ask(gateway, "/without") == (208, b"text")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("(call $drop (local.get $a)) (drop (call $rep (local.get $a)))", "unknown handle index"),
+        ("(call $drop (local.get $a)) (call $drop (local.get $a))", "unknown handle index"),
+        ("(drop (call $rep (call $fields)))", "is of type fields, not thing"),
+        ("(drop (call $rep (local.get $request)))", "is of type incoming-request, not thing"),
+        ("(drop (call $outgoing-response (local.get $a)))", "is of type thing, not fields"),
+    ],
+)
+def test_handles_of_the_module_are_checked(
+    application: Any, ask: Any, components: Any, caplog: pytest.LogCaptureFixture, code: str, message: str
+) -> None:
+    assert ask(application(a=things(components, code)), "/a") == (500, b"")
+    assert message in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("", "", "which no embedded world says that it exports"),
+        ("[resource-new]thing", "[resource-new]other", "the resource other of test:guests/things"),
+        (
+            "[resource-rep]thing",
+            "[resource-reps]thing",
+            r"\[resource-reps\]thing, which this gateway does not",
+        ),
+        (
+            "(func $new (param i32) (result i32))",
+            "(func $new (param i32))",
+            r"core type \(i32\) -> \(\), but",
+        ),
+        ("(func $drop (param i32))", "(func $drop (param i64))", r"core type \(i64\)"),
+        ("", '(func (export "test:guests/things@1.0.0#[dtor]thing"))', "a destructor, which has to be"),
+        ("", '(global (export "test:guests/things@1.0.0#[dtor]thing") i32 (i32.const 0))', "a destructor"),
+    ],
+)
+def test_built_ins_that_cannot_be_met(hosts: Hosts, components: Any, old: str, new: str, reason: str) -> None:
+    imports = (NEW + REP + DROP).replace(old, new) if old else NEW + REP + DROP
+    exports = DECLARED if old or new else ""
+    with pytest.raises(LinkError, match=reason):
+        link(
+            components.http_module(
+                SAY, data=TEXT, functions="" if old else new, imports=imports, exports=exports
+            ),
+            hosts,
+        )
+
+
+def test_built_ins_need_a_world(wat: Any, hosts: Hosts) -> None:
+    with pytest.raises(LinkError, match="which no embedded world says that it exports"):
+        linked(wat, hosts, NEW)
+
+
+def test_a_resource_that_is_only_used_is_not_the_module_s_own(components: Any, hosts: Hosts) -> None:
+    handler = "wasi:http/incoming-handler@0.2.0"
+    imports = f'(import "[export]{handler}" "[resource-new]incoming-request" (func (param i32) (result i32)))'
+    with pytest.raises(LinkError, match="the resource incoming-request of wasi:http/incoming-handler"):
+        link(components.http_module(SAY, data=TEXT, imports=imports), hosts)

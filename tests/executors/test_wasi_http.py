@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -217,12 +218,24 @@ def test_a_failure_after_the_head_is_told_to_the_door(serve: Serve) -> None:
     assert response.status == 500
 
 
-def test_a_response_that_is_too_long(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    gateway = serve(long(END), WRITES, tool={"max_response_body": "128KiB"})
-    response = gateway.handle(request())
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_response_that_is_too_long(serve: Serve, caplog: pytest.LogCaptureFixture, streamed: bool) -> None:
+    gateway, door = serve(long(END), WRITES, tool={"max_response_body": "128KiB"}), Door()
+    response = gateway.handle(request(), begin=door if streamed else None)
     assert response is not None
     assert response.status == 500
     assert "longer than 131072 bytes" in caplog.text
+    assert sum(map(len, door.chunks)) == (131072 if streamed else 0)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_request_that_is_too_long(serve: Serve, begun: bool) -> None:
+    """Nothing says how long it is; part of it may have been answered already."""
+    gateway, door = serve(ECHO, ECHO_USES, tool={"max_request_body": "128KiB"}), Door()
+    response = gateway.handle(request(iter([bytes(65536)] * 3), "POST"), begin=door if begun else None)
+    assert response is not None
+    assert response.status == 413
+    assert sum(map(len, door.chunks)) == (131072 if begun else 0)
 
 
 def test_a_door_that_nobody_listens_at_ends_the_guest(serve: Serve) -> None:
@@ -237,6 +250,62 @@ def test_a_door_that_nobody_listens_at_ends_the_guest(serve: Serve) -> None:
     response = gateway.handle(request(), begin=begin)
     assert response is not None
     assert response.status == 400
+
+
+# Trailers
+
+
+def trailing(*pairs: tuple[str, str]) -> Callable[[], Headers]:
+    return lambda: Headers(pairs)
+
+
+def test_trailers_come_and_go_with_their_bodies(components: Any, application: Any) -> None:
+    gateway, door = application(a=components.passing_on()), Door()
+    sent = request((b"one", b"two"), "POST")
+    sent.trailers = trailing(("x-sum", "6"), ("x-latin", "\xe9"), ("host", "evil"), ("upgrade", "h3"))
+    wanted = Headers([("x-sum", "6"), ("x-latin", "\xe9")])
+    response = gateway.handle(sent)
+    assert b"".join(response.body) == b"onetwo"
+    assert response.trailers() == wanted
+
+    def body() -> Iterator[bytes]:
+        yield b"first"
+        assert not asked  # the trailers are known when the body has been read, and not before
+        yield b"second"
+
+    asked = []
+    sent.body, sent.trailers = body(), lambda: asked.append(1) or wanted
+    assert gateway.handle(sent, begin=door) is STREAMED
+    assert door.chunks == [b"first", b"second"]
+    assert door.head is not None
+    assert door.head.trailers is not None
+    assert door.head.trailers() == wanted
+
+
+def test_without_trailers_there_are_none(components: Any, application: Any) -> None:
+    gateway, door = application(a=components.passing_on()), Door()
+    for trailers in (None, trailing(), trailing(("host", "x"))):
+        sent = request((b"x",), "POST")
+        sent.trailers = trailers
+        response = gateway.handle(sent)
+        assert (response.body, response.trailers) == ((b"x",), None)
+    assert gateway.handle(request(iter([b"x", b"y"]), "POST"), begin=door) is STREAMED
+    assert door.head is not None
+    assert door.head.trailers is not None
+    assert door.head.trailers() == Headers()
+
+
+def test_trailers_of_components_that_call_each_other(components: Any, application: Any) -> None:
+    gateway = application(
+        a=application.part(
+            components.proxy("b.spin.internal"), allowed_outbound_hosts=["http://b.spin.internal"]
+        ),
+        b=components.passing_on(),
+    )
+    sent = request((b"hello",), "POST")
+    sent.trailers = trailing(("x-sum", "5"))
+    response = gateway.handle(sent)
+    assert (response.body, response.trailers()) == ((b"hello",), Headers([("x-sum", "5")]))
 
 
 # Doors
@@ -256,8 +325,8 @@ class Server:
         self.status, self.headers = status, dict(headers)
         return self.sent.append if self.writes else None
 
-    def run(self, app: Any, method: str = "GET") -> bytes:
-        environ = {
+    def run(self, app: Any, method: str = "GET", **extra: Any) -> bytes:
+        environ = extra | {
             "REQUEST_METHOD": method,
             "PATH_INFO": "/a",
             "SCRIPT_NAME": "",
@@ -286,6 +355,106 @@ def test_the_wsgi_door_without_write_gives_an_iterable(serve: Serve) -> None:
         assert len(server.run(app)) == 655360
         lengths.append(server.headers.get("content-length"))
     assert lengths == [None, "655360"]  # it has learned that this server takes nothing early
+
+
+def test_trailers_leave_through_the_doors(components: Any, application: Any) -> None:
+    """After a body that was sent while it was made, too; with and without the server's help."""
+    gateway = application(a=components.passing_on())
+    door, chunks = gateway.wsgi(), (b"one", b"two")
+    handle = gateway.handle
+
+    def with_trailers(request: Request, *arguments: Any) -> Any:
+        request.body, request.trailers = iter(chunks), trailing(("x-sum", "6"))
+        return handle(request, *arguments)
+
+    gateway.handle = with_trailers
+    for extra in ({}, {"gunicorn.http2.send_trailers": (taken := []).append}):
+        server = Server()
+        assert server.run(door, "POST", **extra) == b"onetwo"
+        assert server.sent == [b"one", b"two"]
+    assert taken == [[("x-sum", "6")]]
+    relayed = relay(Workers(1), lambda begin: with_trailers(request((), "POST"), None, begin))
+    assert relayed is not None
+    assert b"".join(relayed.body) == b"onetwo"
+    assert relayed.trailers is not None
+    assert relayed.trailers() == Headers([("x-sum", "6")])
+
+
+class Connection:
+    """What an ASGI server is to an application; nothing is sent while `go` is not set."""
+
+    def __init__(self, *messages: dict[str, Any]) -> None:
+        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        for message in messages:
+            self.inbox.put_nowait(message)
+        self.sent: list[dict[str, Any]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+        await self.go.wait()
+
+    async def run(self, app: Any, method: str = "GET") -> None:
+        headers = [(b"host", b"x"), *([(b"transfer-encoding", b"chunked")] if method == "POST" else ())]
+        scope = {"type": "http", "method": method, "path": "/a", "headers": headers}
+        await app(scope, self.inbox.get, self.send)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+
+# Waits for a minute, with some of its response sent, or none.
+SLEEP = "(call $pollable.block (call $subscribe-duration (i64.const 60_000_000_000)))"
+SLEEPS = WRITES | {CLOCK: ("subscribe-duration",), POLL: ("[method]pollable.block",)}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_client_that_leaves_ends_a_guest_that_waits(serve: Serve, begun: bool) -> None:
+    app = serve(writes(3, SLEEP + END) if begun else SLEEP, SLEEPS, tool={"timeout": "600s"}).asgi()
+
+    async def main() -> None:
+        server = Connection({"type": "http.request"})
+        task = asyncio.ensure_future(server.run(app))
+        await server.until(lambda: len(server.sent) == 2 or (not begun and app.workers._busy))
+        server.inbox.put_nowait({"type": "http.disconnect"})
+        await task
+        await server.until(lambda: not app.workers._busy)
+
+    asyncio.run(main())
+
+
+def test_a_client_that_does_not_read_slows_the_guest(serve: Serve) -> None:
+    again = LONG.replace("(local $i i32)", "(local.set $i (i32.const 0))")
+    app = serve(long(again + END), WRITES).asgi()
+
+    async def main() -> list[dict[str, Any]]:
+        server = Connection({"type": "http.request"})
+        server.go.clear()
+        task = asyncio.ensure_future(server.run(app))
+        await server.until(lambda: server.sent)
+        await asyncio.sleep(0.05)
+        assert app.workers._busy  # 20 chunks do not fit
+        server.go.set()
+        await task
+        return server.sent
+
+    body = [message["body"] for message in asyncio.run(main())[1:]]
+    assert sum(map(len, body)) == 2 * 655360
+
+
+def test_an_upload_that_does_not_end_is_given_up_at_the_deadline(serve: Serve) -> None:
+    app = serve(ECHO, ECHO_USES, tool={"timeout": "200ms", "stream": False}).asgi()
+
+    async def main() -> Connection:
+        server = Connection({"type": "http.request", "body": b"hel", "more_body": True})
+        async with asyncio.timeout(20):
+            await server.run(app, "POST")
+        return server
+
+    assert asyncio.run(main()).sent[0]["status"] == 504
 
 
 def test_the_wsgi_door_breaks_off(serve: Serve) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,18 @@ def family(hosts: Hosts, interface: str) -> Any:
 # Interfaces
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_interface_has_a_type_and_a_function_for_each_of_its_functions(name: str) -> None:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Hosts]:
     hosts = Hosts(RuntimeConfig())
-    offered = hosts.interface(name)
+    yield hosts
+    hosts.close()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_interface_has_a_type_and_a_function_for_each_of_its_functions(
+    name: str, shared: Hosts
+) -> None:
+    offered = shared.interface(name)
     assert offered is not None
     assert isinstance(offered.type, InterfaceType)
     assert canonical_name(offered.type.name) == name
@@ -39,7 +48,6 @@ def test_every_interface_has_a_type_and_a_function_for_each_of_its_functions(nam
     assert offered.type.funcs.keys() <= offered.functions.keys() <= offered.type.funcs.keys() | drops
     assert offered.type.funcs or types
     assert all(map(callable, offered.functions.values()))
-    hosts.close()
 
 
 @pytest.mark.parametrize(
@@ -48,6 +56,13 @@ def test_every_interface_has_a_type_and_a_function_for_each_of_its_functions(nam
 )
 def test_other_interfaces_are_not_offered(name: str) -> None:
     assert Hosts(RuntimeConfig()).interface(name) is None
+
+
+def test_all_versions_of_wasi_0_2_are_one(shared: Hosts) -> None:
+    for name in FAMILIES:
+        if name.endswith("@0.2"):
+            found = {id(shared.interface(f"{name}.{patch}")) for patch in range(13)}
+            assert found == {id(shared.interface(name))}
 
 
 def test_an_interface_is_made_once_for_all_threads() -> None:

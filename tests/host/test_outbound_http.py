@@ -612,15 +612,17 @@ def test_a_hostile_server_is_an_error(family: OutboundHttp, guest: Any, data: by
         thread.join(20)
 
 
+@pytest.mark.parametrize(("own", "total"), [(1, None), (None, 1), (5, 1)])
 def test_requests_at_once_are_limited(
-    monkeypatch: pytest.MonkeyPatch, network: Network, guest: Any, server: Server
+    monkeypatch: pytest.MonkeyPatch, guest: Any, server: Server, own: int | None, total: int | None
 ) -> None:
     monkeypatch.setattr(outbound_http, "WAIT", 0.05)
-    family = OutboundHttp(network, 1)
+    family = OutboundHttp(Network(max_connections=total), own)
     assert send(family, guest, f"{server.origin}/echo")[0] == 200
-    assert family.client._slots is not None
-    with family.client._slots:
-        assert send(family, guest, f"{server.origin}/echo") == Err("too-many-requests")
+    give_back = family.client._places.take()
+    assert give_back is not None
+    assert send(family, guest, f"{server.origin}/echo") == Err("too-many-requests")
+    give_back()
     assert send(family, guest, f"{server.origin}/echo")[0] == 200
     family.close()
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from wasm_gateway.errors import DeadlineExceeded
 from wasm_gateway.host.base import Deadline
-from wasm_gateway.host.pools import Pool, PoolFull
+from wasm_gateway.host.pools import Places, Pool, PoolFull
 
 
 class Connection:
@@ -19,9 +20,8 @@ class Connection:
         self.closed = True
 
 
-def pool(**options: int | float | None) -> Pool[Connection]:
-    options = {"per_key": 2, "keys": 2, "wait": 0.05} | options
-    return Pool(Connection.close, **options)  # type: ignore[arg-type]
+def pool(**options: Any) -> Pool[Connection]:
+    return Pool(Connection.close, **{"per_key": 2, "keys": 2, "wait": 0.05, **options})
 
 
 def long() -> Deadline:
@@ -62,7 +62,7 @@ def test_connections_of_a_key_are_limited() -> None:
 
 
 def test_connections_of_all_keys_are_limited() -> None:
-    made = pool(per_key=5, total=2)
+    made = pool(per_key=5, places=Places(2))
     made.take("a", long())
     made.take("b", long())
     with pytest.raises(PoolFull):
@@ -71,9 +71,36 @@ def test_connections_of_all_keys_are_limited() -> None:
     assert made.take("c", long()) is None
 
 
+def test_who_gets_no_place_keeps_nothing() -> None:
+    places = Places(1)
+    made, other = pool(per_key=1, places=places), pool(per_key=1, places=Places(5, places))
+    made.take("a", long())
+    for _ in range(3):
+        with pytest.raises(PoolFull):
+            other.take("b", long())
+    made.give("a", None)
+    assert other.take("b", long()) is None
+
+
+def test_places_within_others() -> None:
+    outer = Places(2)
+    inner, unlimited = Places(1, outer), Places(None, outer)
+    one, two = inner.take(), unlimited.take()
+    assert one is not None
+    assert two is not None
+    assert unlimited.take() is inner.take() is outer.take() is None
+    two()
+    assert inner.take() is None
+    one()
+    # what was refused took nothing
+    taken = [place.take() for place in (inner, unlimited, unlimited)]
+    assert [place is None for place in taken] == [False, False, True]
+    assert Places().take() is not None
+
+
 @pytest.mark.parametrize("total", [None, 1])
 def test_who_waits_gets_the_next(total: int | None) -> None:
-    made = pool(per_key=1, total=total, wait=20)
+    made = pool(per_key=1, places=Places(total), wait=20)
     made.take("a", long())
     connection = Connection()
     timer = threading.Timer(0.05, made.give, ["a", connection])
@@ -123,7 +150,7 @@ def test_a_closed_pool_keeps_nothing() -> None:
 
 
 def test_a_forked_child_has_an_empty_pool() -> None:
-    made = pool(per_key=1, total=1)
+    made = pool(per_key=1, places=Places(1))
     made.take("a", long())
     connection = Connection()
     made.give("a", connection)

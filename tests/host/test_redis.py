@@ -391,10 +391,9 @@ def test_a_server_that_is_not_there(family: Redis, guest: Any) -> None:
 
 
 @services
-def test_connections_are_limited(
-    monkeypatch: pytest.MonkeyPatch, network: Network, context: Callable[..., Any], url: str
-) -> None:
-    client = RedisClient(network, max_connections=1)
+@pytest.mark.parametrize(("own", "total"), [(1, None), (None, 1)])
+def test_connections_are_limited(url: str, own: int | None, total: int | None) -> None:
+    client = RedisClient(Network(max_connections=total), max_connections=own)
     client._pool._wait = 0.05
     address = parse(url)
     taken = client._pool.take(address, Deadline(20))

@@ -10,17 +10,22 @@ from typing import Any
 
 import pytest
 
-from wasm_gateway.component.values import Err
+from wasm_gateway.component.values import Err, Ok
+from wasm_gateway.errors import LimitExceeded
+from wasm_gateway.host import wasi_io
 from wasm_gateway.host.wasi_http import (
     FAILED,
     FORBIDDEN_NAME,
     IMMUTABLE,
+    MAX_FIELDS,
     SYNTAX,
     Fields,
+    IncomingBody,
     OutgoingRequest,
     OutgoingResponse,
     WasiHttp,
 )
+from wasm_gateway.messages import Headers
 
 F = WasiHttp.FUNCTIONS
 
@@ -149,3 +154,105 @@ def test_outgoing_requests(call: Callable[..., Any], what: str, good: Any, bad: 
     for value in bad:
         assert call(f"outgoing-request.set-{what}", request, value) == FAILED, value
         assert call(f"outgoing-request.{what}", request) == last
+
+
+@pytest.mark.parametrize("of", ["request", "response"])
+@pytest.mark.parametrize("written", [(b"ab",), (b"ab", b"c"), (b"abcd",), (b"abc", b"d")])
+def test_a_body_is_as_long_as_it_was_said_to_be(
+    call: Callable[..., Any], context: Callable[..., Any], of: str, written: tuple[bytes, ...]
+) -> None:
+    message = call(f"outgoing-{of}", Fields([("content-length", b"3")]))
+    body = call(f"outgoing-{of}.body", message)
+    stream, ctx = call("outgoing-body.write", body), context()
+    size = 0
+    for data in written:
+        size += len(data)
+        assert wasi_io.check_write(ctx, stream) > 0
+        result = wasi_io.write(ctx, stream, data)
+        if size <= 3:
+            assert result is None
+        else:
+            case, error = result.value
+            assert (case, error.http_code) == ("last-operation-failed", (f"HTTP-{of}-body-size", size))
+    assert call("outgoing-body.finish", body, None) == (
+        None if size == 3 else Err((f"HTTP-{of}-body-size", size))
+    )
+    assert body.finished is (size == 3)
+    assert wasi_io.check_write(ctx, stream) == Err(("closed", None))
+
+
+# Trailers of what comes in
+
+
+class Pieces(wasi_io.InputStream):
+    """A stream that has what `pieces` says at each read: b"" for nothing yet, or raises it."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self.pieces = [*pieces]
+        self.wanted = True
+
+    def read(self, ctx: Any, length: int) -> bytes:
+        piece = self.pieces[0]
+        if isinstance(piece, Exception):
+            raise piece
+        return self.pieces.pop(0)
+
+    def abandon(self) -> None:
+        self.wanted = False
+
+
+BROKEN = wasi_io.StreamFailed(wasi_io.IoError("reset", ("connection-terminated", None)))
+
+
+@pytest.mark.parametrize(
+    ("end", "trailers", "found"),
+    [
+        (wasi_io.StreamClosed(), None, Ok(None)),
+        (wasi_io.StreamClosed(), Headers(), Ok(None)),
+        (wasi_io.StreamClosed(), Headers([("Host", "x")]), Ok(None)),
+        (wasi_io.StreamClosed(), Headers([("X", "\xe9"), ("te", "y")]), [("x", b"\xe9"), ("te", b"y")]),
+        (BROKEN, Headers([("x", "y")]), Err(("connection-terminated", None))),
+        (wasi_io.StreamFailed(wasi_io.IoError("odd")), None, Err(("internal-error", "odd"))),
+    ],
+)
+def test_trailers(call: Callable[..., Any], end: Exception, trailers: Headers | None, found: Any) -> None:
+    content = Pieces(b"ab", b"", b"c", end)
+    body = IncomingBody(content, None if trailers is None else lambda: trailers)
+    future = call("incoming-body.finish", body)
+    assert call("future-trailers.get", future) is None
+    assert len(content.pieces) == 4  # nobody has waited for it yet
+    pollable = call("future-trailers.subscribe", future)
+    assert not pollable.ready()
+    assert call("future-trailers.get", future) is None
+    assert pollable.ready()
+    got = call("future-trailers.get", future)
+    if isinstance(found, list):
+        fields = got.value.value
+        assert (fields.pairs, fields.mutable) == (found, False)
+    else:
+        assert got == Ok(found)
+    assert call("future-trailers.get", future) == Err(None)
+    assert content.wanted
+    F["[resource-drop]future-trailers"](None, future)
+    assert not content.wanted
+
+
+def test_trailers_of_what_is_there_whole(call: Callable[..., Any], context: Callable[..., Any]) -> None:
+    for content in (wasi_io.BytesInput(b"abc"), wasi_io.IteratorInput([b"a", b"", b"bc"])):
+        future = call("incoming-body.finish", IncomingBody(content, None))
+        assert call("future-trailers.get", future) is None
+        assert wasi_io.blocking_read(context(), content, 4) in (b"abc", b"a")
+        wasi_io.blocking_read(context(), content, 4)
+        wasi_io.blocking_read(context(), content, 4)
+        assert call("future-trailers.get", future) == Ok(Ok(None))
+
+
+def test_what_follows_an_outgoing_body(call: Callable[..., Any], context: Callable[..., Any]) -> None:
+    body = call("outgoing-response.body", OutgoingResponse(Fields()))
+    trailers = Fields()
+    call("fields.append", trailers, "X", b"\xe9")
+    assert call("outgoing-body.finish", body, trailers) is None
+    assert body.trailers == Headers([("x", "\xe9")])
+    call("fields.append", trailers, "y", bytes(MAX_FIELDS - 3).replace(b"\0", b"y"))
+    with pytest.raises(LimitExceeded):
+        call("fields.append", trailers, "z", b"")

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 
+from tests.component_wat import HTTP
 from wasm_gateway.component.values import Err, Ok
 from wasm_gateway.errors import DeadlineExceeded, LimitExceeded, Trap
 from wasm_gateway.host import wasi_io, wasi_outgoing
 from wasm_gateway.host.network import Network
 from wasm_gateway.host.outbound_http import OutboundHttp
-from wasm_gateway.host.wasi_http import Fields, OutgoingRequest, RequestOptions, WasiHttp
-from wasm_gateway.host.wasi_outgoing import MAX_REQUESTS, PIPE_BYTES, WHOLE_BYTES, OutgoingHandler
+from wasm_gateway.host.wasi_http import IMMUTABLE, Fields, OutgoingRequest, RequestOptions, WasiHttp
+from wasm_gateway.host.wasi_outgoing import (
+    MAX_REQUESTS,
+    PIPE_BYTES,
+    WHOLE_BYTES,
+    FutureResponse,
+    OutgoingHandler,
+)
 from wasm_gateway.messages import Headers, Request, Response
 
 F = WasiHttp.FUNCTIONS
@@ -25,6 +37,10 @@ F = WasiHttp.FUNCTIONS
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server  # type: ignore[assignment]
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -35,7 +51,8 @@ class Handler(BaseHTTPRequestHandler):
             while size := int(self.rfile.readline(), 16):
                 yield self.rfile.read(size)
                 self.rfile.readline()
-            self.rfile.readline()
+            while (line := self.rfile.readline()) != b"\r\n":
+                self.server.trailers.append(line)
         elif length := int(self.headers.get("content-length", 0)):
             yield self.rfile.read(length)
 
@@ -88,9 +105,35 @@ class Handler(BaseHTTPRequestHandler):
         self.server.step.wait(20)
         self.wfile.write(b"two")
 
+    def answer_chunks(self) -> None:
+        """The request body in chunks; behind it comes the query, unquoted, or, for "cut", nothing at all."""
+        body = list(self.chunks())
+        self.begin(200, ("transfer-encoding", "chunked"), ("trailer", "x-sum"))
+        for chunk in body:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        rest = unquote_to_bytes(self.path.partition("?")[2])
+        if rest == b"cut":
+            self.wfile.write(b"5\r\nhal")
+            self.close_connection = True
+        else:
+            self.wfile.write(b"0\r\n" + rest)
+            self.close_connection = not rest.endswith(b"\r\n\r\n") and rest != b"\r\n"
+
     def answer_short(self) -> None:
         self.begin(200, ("content-length", "100"))
         self.wfile.write(b"short")
+        self.close_connection = True
+
+    def answer_b(self) -> None:
+        """The request body and its trailers, in chunks."""
+        body = b"".join(self.chunks())
+        self.begin(200, ("transfer-encoding", "chunked"))
+        self.wfile.write(b"%x\r\n%b\r\n0\r\n" % (len(body), body))
+        self.wfile.write(b"".join(self.server.trailers) + b"Host: evil\r\n\r\n")
+
+    def answer_heavy(self) -> None:
+        self.begin(200, ("transfer-encoding", "chunked"))
+        self.wfile.write(b"0\r\n" + HEAVY)
         self.close_connection = True
 
     def answer_silence(self) -> None:
@@ -110,9 +153,10 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.trailers: list[bytes] = []
         self.meeting = threading.Barrier(2)
         self.step, self.stop, self.gone = threading.Event(), threading.Event(), threading.Event()
-        self.written = 0
+        self.written = self.connections = 0
 
     @property
     def authority(self) -> str:
@@ -182,8 +226,8 @@ def body_of(ctx: Any, request: OutgoingRequest) -> tuple[Any, Any]:
     return body, call("[method]outgoing-body.write", ctx, body)
 
 
-def finish(ctx: Any, body: Any) -> Any:
-    return call("[static]outgoing-body.finish", ctx, body, None)
+def finish(ctx: Any, body: Any, trailers: Fields | None = None) -> Any:
+    return call("[static]outgoing-body.finish", ctx, body, trailers)
 
 
 def write_all(ctx: Any, stream: Any, data: bytes) -> None:
@@ -205,6 +249,14 @@ def wait(ctx: Any, future: Any) -> Any:
     got = call("[method]future-incoming-response.get", ctx, future)
     assert isinstance(got, Ok)
     return got.value.value if isinstance(got.value, Ok) else got.value
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread is about to do."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def stream_of(ctx: Any, response: Any) -> Any:
@@ -322,7 +374,7 @@ def test_a_response_that_nobody_reads_is_not_taken_in(
     stream = stream_of(guest, response)
     assert len(wasi_io.blocking_read(guest, stream, 1000)) == 1000
     assert stream._pipe._size <= PIPE_BYTES + 65536
-    stream.close(guest)  # as when the guest drops it
+    stream.abandon()  # as when the guest drops the body
     assert server.gone.wait(20)
     assert server.written < 64 << 20
 
@@ -339,11 +391,7 @@ def test_the_end_of_the_instance_breaks_off(
     assert ctx.run_closers() == []
     assert server.gone.wait(20)
     handler.close()
-    # all threads find out, none is left waiting for the other side
-    for thread in threading.enumerate():
-        if thread.name.startswith("wasm-http"):
-            thread.join(20)
-            assert not thread.is_alive()
+    join_senders()
 
 
 def test_a_response_that_breaks_off(server: Server, handler: OutgoingHandler, guest: Any) -> None:
@@ -355,7 +403,248 @@ def test_a_response_that_breaks_off(server: Server, handler: OutgoingHandler, gu
     assert pieces in (b"short", b"")
     case, error = piece.value
     assert case == "last-operation-failed"
-    assert call("http-error-code", guest, error) is not None
+    assert call("http-error-code", guest, error) == ("HTTP-response-incomplete", None)
+
+
+# Trailers
+
+
+def trailers_of(ctx: Any, body: Any) -> Any:
+    """The trailers, None, or Err(error-code); the rest of the body is not asked for."""
+    future = call("[static]incoming-body.finish", ctx, body)
+    assert call("[method]future-trailers.subscribe", ctx, future) is future
+    wasi_io.wait_any(ctx, [future])
+    got = call("[method]future-trailers.get", ctx, future)
+    assert isinstance(got, Ok)
+    assert call("[method]future-trailers.get", ctx, future) == Err(None)
+    call("[resource-drop]future-trailers", ctx, future)
+    return got.value.value if isinstance(got.value, Ok) else got.value
+
+
+def asked_for(ctx: Any, handler: OutgoingHandler, authority: str, path: str) -> Any:
+    """The incoming-body of the response."""
+    future = handler.handle(ctx, outgoing(ctx, authority, path, "post"), None)
+    return call("[method]incoming-response.consume", ctx, wait(ctx, future))
+
+
+HEAVY = b"x: " + b"y" * (128 << 10) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("behind", "found"),
+    [
+        (b"\r\n", None),
+        (b"", None),  # some servers leave the section out, and close
+        (b"X-Sum: 1 \r\nx-sum:2\r\n\r\n", [("x-sum", b"1"), ("x-sum", b"2")]),
+        (b"x-sum: 1\r\nhost: x\r\nTransfer-Encoding: x\r\n\r\n", [("x-sum", b"1")]),
+        (b"x: \xe9\r\n\r\n", [("x", b"\xe9")]),
+        (b"host: x\r\n\r\n", None),
+        (b"x-sum: 1\r\n", ("HTTP-response-incomplete", None)),
+        (b"x-sum: 1", ("HTTP-response-incomplete", None)),
+        (b"cut", ("HTTP-response-incomplete", None)),
+        (b"x-sum\r\n\r\n", ("HTTP-protocol-error", None)),
+        (b"x-sum: 1\r\n folded\r\n\r\n", ("HTTP-protocol-error", None)),
+        (HEAVY, ("HTTP-response-trailer-section-size", None)),
+    ],
+)
+def test_what_follows_a_response(
+    server: Server, handler: OutgoingHandler, guest: Any, behind: bytes, found: Any
+) -> None:
+    body = asked_for(
+        guest, handler, server.authority, "/chunks?" + quote(behind) if len(behind) < 1000 else "/heavy"
+    )
+    trailers = trailers_of(guest, body)
+    if isinstance(found, list):
+        assert trailers.pairs == found
+        assert call("[method]fields.append", guest, trailers, "x", b"1") == IMMUTABLE
+    else:
+        assert trailers == (Err(found) if found else None)
+
+
+def test_trailers_wait_for_the_end_of_the_body(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    body = asked_for(guest, handler, server.authority, "/steps")
+    stream = call("[method]incoming-body.stream", guest, body)
+    assert wasi_io.blocking_read(guest, stream, 2) == b"on"
+    stream.close(guest)
+    future = call("[static]incoming-body.finish", guest, body)
+    assert call("[method]future-trailers.get", guest, future) is None
+    assert not future.ready()
+    # others are waited for at the same time
+    timer = wasi_io.Timer(time.monotonic() + 0.01)
+    assert wasi_io.poll(guest, [future, timer]) == [1]
+    server.step.set()
+    assert wasi_io.poll(guest, [future]) == [0]
+    assert call("[method]future-trailers.get", guest, future) == Ok(Ok(None))
+
+
+def test_trailers_of_a_body_that_was_read_are_there_at_once(
+    server: Server, handler: OutgoingHandler, guest: Any
+) -> None:
+    body = asked_for(guest, handler, server.authority, "/chunks?x-sum:1%0d%0a%0d%0a")
+    assert rest(guest, call("[method]incoming-body.stream", guest, body)) == b""
+    future = call("[static]incoming-body.finish", guest, body)
+    assert call("[method]future-trailers.get", guest, future).value.value.pairs == [("x-sum", b"1")]
+
+
+def test_a_connection_is_kept_after_trailers(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    for _ in range(3):
+        body = asked_for(guest, handler, server.authority, "/chunks?x-sum:1%0d%0a%0d%0a")
+        assert trailers_of(guest, body).pairs == [("x-sum", b"1")]
+        until(lambda: not wasi_outgoing.under_way(guest))
+        body = asked_for(guest, handler, server.authority, "/echo")
+        assert trailers_of(guest, body) is None
+        until(lambda: not wasi_outgoing.under_way(guest))
+    assert server.connections == 1
+
+
+# the names in the request's trailer field, its content-length -> what goes out behind the body
+@pytest.mark.parametrize(
+    ("announced", "length", "sent"),
+    [
+        (b"x-sum, X-More", None, [b"x-sum: 1\r\n", b"x-more: \xe9\r\n"]),
+        (b"x-sum", None, [b"x-sum: 1\r\n"]),
+        (b"authorization, content-type", None, []),
+        (None, None, []),
+        (b"x-sum", 5, []),
+    ],
+)
+@pytest.mark.parametrize("size", [5, 3 * WHOLE_BYTES])
+def test_what_follows_a_request(
+    server: Server,
+    handler: OutgoingHandler,
+    guest: Any,
+    size: int,
+    announced: bytes | None,
+    length: int | None,
+    sent: list[bytes],
+) -> None:
+    headers = [("te", b"trailers"), ("te", b"gzip")]
+    if announced is not None:
+        headers.append(("trailer", announced))
+    if length is not None:
+        headers.append(("content-length", b"%d" % size))
+    request = outgoing(guest, server.authority, "/count", "post", headers)
+    body, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    write_all(guest, stream, bytes(size))
+    trailers = Fields()
+    for name, value in (
+        ("x-sum", b"1"),
+        ("authorization", b"x"),
+        ("content-type", b"x"),
+        ("x-more", b"\xe9"),
+    ):
+        assert call("[method]fields.append", guest, trailers, name, value) is None
+    assert finish(guest, body, trailers) is None
+    assert rest(guest, stream_of(guest, wait(guest, future))) == b"%d" % size
+    assert server.trailers == sent
+    [(_, _, seen)] = server.seen
+    assert seen.get("Te") == "trailers"
+    assert seen.get("Connection", "").lower() == "te"
+
+
+def test_trailers_inside_the_application(handler: OutgoingHandler, guest: Any) -> None:
+    def answer(component: str, request: Request) -> Response:
+        body = b"".join(request.body)
+        assert request.trailers is not None
+        return Response(200, Headers(), (body,), request.trailers)
+
+    guest.answer = answer
+    request = outgoing(guest, "back.spin.internal", "/x", "post")
+    body, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    write_all(guest, stream, b"hello")
+    assert finish(guest, body, Fields([("x-sum", b"5")])) is None
+    incoming = call("[method]incoming-response.consume", guest, wait(guest, future))
+    assert trailers_of(guest, incoming).pairs == [("x-sum", b"5")]
+
+
+# What is no longer wanted
+
+
+@pytest.mark.parametrize("where", ["future", "response", "body", "trailers", "instance"])
+@pytest.mark.parametrize("path", ["/silence", "/stall"])
+def test_what_is_dropped_is_broken_off_at_once(
+    server: Server, handler: OutgoingHandler, context: Callable[..., Any], where: str, path: str
+) -> None:
+    """However long the server is silent, and however much time the guest has."""
+    guest = context(allowed=["http://127.0.0.1:*"], seconds=600)
+    future = handler.handle(guest, outgoing(guest, server.authority, path), None)
+    future.ready()
+    if path == "/silence":
+        until(lambda: server.seen)
+    if where == "instance":
+        assert guest.run_closers() == []
+    elif path == "/silence" or where == "future":
+        call("[resource-drop]future-incoming-response", guest, future)
+    else:
+        response = wait(guest, future)
+        call("[resource-drop]future-incoming-response", guest, future)
+        if where == "response":
+            call("[resource-drop]incoming-response", guest, response)
+        else:
+            body = call("[method]incoming-response.consume", guest, response)
+            stream = call("[method]incoming-body.stream", guest, body)
+            stream.close(guest)
+            if where == "body":
+                call("[resource-drop]incoming-body", guest, body)
+            else:
+                trailers = call("[static]incoming-body.finish", guest, body)
+                call("[resource-drop]future-trailers", guest, trailers)
+    handler.close()
+    join_senders()
+
+
+def test_over_tls(
+    server: Server, network: Network, handler: OutgoingHandler, context: Callable[..., Any], certificate: Path
+) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    network.tls_context().load_verify_locations(certificate / "cert.pem")
+    guest = context(allowed=["https://localhost:*"], seconds=600)
+    authority = server.authority.replace("127.0.0.1", "localhost")
+
+    def ask(path: str) -> Any:
+        request = outgoing(guest, authority, path, "post", [("trailer", b"x-sum")])
+        assert call("[method]outgoing-request.set-scheme", guest, request, ("HTTPS", None)) is None
+        body, stream = body_of(guest, request)
+        future = handler.handle(guest, request, None)
+        write_all(guest, stream, b"hello")
+        assert finish(guest, body, Fields([("x-sum", b"5")])) is None
+        return future
+
+    body = call("[method]incoming-response.consume", guest, wait(guest, ask("/b")))
+    assert trailers_of(guest, body).pairs == [("x-sum", b"5")]
+    # dropped while it waits for a server that says nothing
+    future = ask("/silence")
+    until(lambda: len(server.seen) == 2)
+    call("[resource-drop]future-incoming-response", guest, future)
+    handler.close()
+    join_senders()
+
+
+def join_senders() -> None:
+    """No thread is left waiting for the other side."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("wasm-http"):
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_nothing_is_sent_for_a_future_that_was_dropped(
+    server: Server, handler: OutgoingHandler, guest: Any
+) -> None:
+    request = outgoing(guest, server.authority, "/count", "post")
+    body, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    write_all(guest, stream, b"x")
+    call("[resource-drop]future-incoming-response", guest, future)
+    assert wasi_io.write(guest, stream, b"") == Err(("closed", None))
+    assert finish(guest, body) is None
+    handler.close()
+    join_senders()
+    assert server.seen == []
 
 
 @pytest.mark.parametrize(
@@ -380,6 +669,43 @@ def test_timeouts(
         assert (case, call("http-error-code", guest, error)) == ("last-operation-failed", (code, None))
     else:
         assert result == Err((code, None))
+
+
+def test_the_time_to_connect(handler: OutgoingHandler, guest: Any) -> None:
+    options = RequestOptions()
+    call("[method]request-options.set-connect-timeout", guest, options, 50_000_000)
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(8):  # more than it takes in
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        authority = f"127.0.0.1:{full.getsockname()[1]}"
+        result = wait(guest, handler.handle(guest, outgoing(guest, authority), options))
+    assert result == Err(("connection-timeout", None))
+
+
+def test_a_server_that_does_not_read_slows_the_guest(
+    server: Server, handler: OutgoingHandler, context: Callable[..., Any]
+) -> None:
+    guest = context(allowed=["http://127.0.0.1:*"], seconds=600)
+    request = outgoing(guest, server.authority, "/silence", "post")
+    _, stream = body_of(guest, request)
+    handler.handle(guest, request, None)
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        permit = wasi_io.check_write(guest, stream)
+        if permit:
+            assert wasi_io.write(guest, stream, bytes(min(permit, 65536))) is None
+        elif wasi_io.poll(guest, [stream.pollable(), wasi_io.Timer(time.monotonic() + 0.2)]) == [1]:
+            break
+    else:
+        raise AssertionError("all of it was taken")
+    assert stream._body.flow._out._size <= PIPE_BYTES + 65536
+    # the thread that sends it waits for the server, and does so no longer
+    assert guest.run_closers() == []
+    handler.close()
+    join_senders()
 
 
 def test_the_deadline_of_the_guest(
@@ -457,10 +783,15 @@ def test_an_instance_has_so_many_requests(
 ) -> None:
     assert MAX_REQUESTS == 128
     monkeypatch.setattr(wasi_outgoing, "MAX_REQUESTS", 2)
-    for _ in range(2):
-        wait(guest, handler.handle(guest, outgoing(guest, server.authority), None))
+    for _ in range(5):
+        stream = stream_of(guest, wait(guest, handler.handle(guest, outgoing(guest, server.authority), None)))
+        assert rest(guest, stream) == b""
+        until(lambda: not wasi_outgoing.under_way(guest))
+    futures = [handler.handle(guest, outgoing(guest, server.authority, "/silence"), None) for _ in range(2)]
     result = handler.handle(guest, outgoing(guest, server.authority), None)
     assert result == Err(("connection-limit-reached", None))
+    call("[resource-drop]future-incoming-response", guest, futures[0])
+    assert isinstance(handler.handle(guest, outgoing(guest, server.authority), None), FutureResponse)
 
 
 def test_another_component_answers_in_the_guests_own_thread(handler: OutgoingHandler, guest: Any) -> None:
@@ -500,3 +831,71 @@ def test_what_a_guest_may_keep_unsent(handler: OutgoingHandler, guest: Any) -> N
     with pytest.raises(Trap):
         wasi_io.write(guest, stream, bytes(2 << 20))
     assert body.finished is None
+
+
+# Whole guests
+
+
+def posted(body: bytes, *trailers: tuple[str, str]) -> Request:
+    request = Request("POST", "/a", None, Headers(), (body,), authority="x")
+    request.trailers = lambda: Headers(trailers)
+    return request
+
+
+def test_a_guest_that_passes_on_what_it_is_sent(server: Server, components: Any, application: Any) -> None:
+    wasm = components.proxy(server.authority)
+    gateway = application(a=application.part(wasm, allowed_outbound_hosts=["http://127.0.0.1:*"]))
+    for body in (b"hello", bytes(range(256)) * 4096):
+        server.trailers.clear()
+        response = gateway.handle(
+            posted(body, ("x-sum", "5"), ("x-other", "6"), ("host", "x"), ("x-more", "7"))
+        )
+        assert response.status == 200
+        assert b"".join(response.body) == body
+        assert response.trailers() == Headers([("x-sum", "5"), ("x-more", "7")])
+
+
+POLLS = {
+    HTTP: (
+        *("[constructor]outgoing-request", "[method]outgoing-request.set-authority"),
+        *("[method]outgoing-request.set-path-with-query", "[method]outgoing-request.set-scheme"),
+        *("[method]future-incoming-response.subscribe", "[method]future-incoming-response.get"),
+    ),
+    "wasi:http/outgoing-handler@0.2.0": ("handle",),
+    "wasi:clocks/monotonic-clock@0.2.0": ("subscribe-duration",),
+    "wasi:io/poll@0.2.0": ("poll", "[method]pollable.ready"),
+}
+ASK = """
+  (func $ask (result i32) (local $asked i32)
+    (local.set $asked (call $outgoing-request (call $fields)))
+    (drop (call $outgoing-request.set-scheme (local.get $asked) (i32.const 1) (i32.const 0) (i32.const 0)
+      (i32.const 0)))
+    (drop (call $outgoing-request.set-authority (local.get $asked)
+      (i32.const 1) (i32.const 1024) (i32.const {size})))
+    (drop (call $outgoing-request.set-path-with-query (local.get $asked)
+      (i32.const 1) (i32.const 910) (i32.const 5)))
+    (call $handle (local.get $asked) (i32.const 0) (i32.const 0) (i32.const 32))
+    (if (i32.load8_u (i32.const 32)) (then (unreachable)))
+    (i32.load (i32.const 40)))"""
+# Two requests to a server that answers none before it has both, and a timer: which is ready, is the answer.
+MEET = """
+  (i32.store (i32.const 2000) (call $subscribe-duration (i64.const 60_000_000_000)))
+  (i32.store (i32.const 2004) (call $future-incoming-response.subscribe (call $ask)))
+  (i32.store (i32.const 2008) (call $future-incoming-response.subscribe (call $ask)))
+  (loop $again
+    (call $poll (i32.const 2000) (i32.const 3) (i32.const 32))
+    (br_if $again (i32.eqz (call $pollable.ready (i32.load (i32.const 2004)))))
+    (br_if $again (i32.eqz (call $pollable.ready (i32.load (i32.const 2008))))))
+  (i32.store8 (i32.const 0) (i32.add (i32.const 48) (i32.load (i32.load (i32.const 32)))))
+  (call $answer (local.get $out) (i32.const 200) (i32.const 0) (i32.const 1))"""
+
+
+def test_a_guest_that_polls_several_requests_and_a_timer(
+    server: Server, components: Any, application: Any
+) -> None:
+    data = f'(data (i32.const 910) "/meet") (data (i32.const 1024) "{server.authority}")'
+    wasm = components.http(MEET, POLLS, ASK.format(size=len(server.authority)), data)
+    gateway = application(a=application.part(wasm, allowed_outbound_hosts=["http://127.0.0.1:*"]))
+    response = gateway.handle(posted(b""))
+    assert response.status == 200
+    assert response.body in ((b"1",), (b"2",))

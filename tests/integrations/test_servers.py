@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, DataReceived, StreamEnded, StreamReset, TrailersReceived
 
 WSGI = """
 from wasm_gateway import Gateway
@@ -256,3 +259,63 @@ def check_echo(server: tuple[str, int], name: str) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b" 200 OK" in head
     assert body.index(b"first") < body.index(b"second")
+
+
+TRAILING = """
+from wasm_gateway import Gateway
+
+gateway = Gateway.from_manifest({manifest!r}, cache_dir={cache!r}, state_dir="")
+handle = gateway.handle
+
+def with_trailers(request, *arguments):
+    # no server hands over those of a request
+    request.trailers = lambda: request.headers.without("host")
+    return handle(request, *arguments)
+
+gateway.handle = with_trailers
+app = gateway.asgi()
+"""
+
+
+def test_trailers_over_http_2(
+    start: Any, manifest: Path, components: Any, cache_dir: Path, tmp_path: Path
+) -> None:
+    """The guest gives back what it is sent: a body and trailers."""
+    (tmp_path / "pass.wasm").write_bytes(components.passing_on())
+    with manifest.open("a") as file:
+        file.write('\n[[trigger.http]]\nroute = "/wasm/pass"\ncomponent = "pass"')
+        file.write('\n[component.pass]\nsource = "pass.wasm"')
+    (tmp_path / "site_app.py").write_text(TRAILING.format(manifest=str(manifest), cache=str(cache_dir)))
+    command = ("hypercorn", "--bind", "127.0.0.1:{port}", "--graceful-timeout", "1", "site_app:app")
+    with start(*command) as address:
+        # all at once, and in pieces
+        for pieces in ([b"hello"], [b"first", b"second"]):
+            body, trailers = http_2(address, "/wasm/pass", pieces)
+            assert body == b"".join(pieces)
+            assert (b"x-sum", b"5") in trailers
+
+
+def http_2(
+    address: tuple[str, int], path: str, pieces: list[bytes]
+) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Body and trailers of a response; each piece is sent once all before it has come back."""
+    client = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+    client.initiate_connection()
+    fields = {":method": "POST", ":scheme": "http", ":authority": "127.0.0.1", ":path": path}
+    client.send_headers(1, [*fields.items(), ("te", "trailers"), ("x-sum", "5")])
+    body, sent, trailers, pieces = b"", b"", [], [*pieces]
+    with socket.create_connection(address, timeout=10) as connection:
+        while True:
+            if pieces and body == sent:
+                sent += pieces[0]
+                client.send_data(1, pieces.pop(0), end_stream=not pieces)
+            connection.sendall(client.data_to_send())
+            for event in client.receive_data(connection.recv(65536)):
+                if isinstance(event, DataReceived):
+                    body += event.data
+                elif isinstance(event, TrailersReceived):
+                    trailers = event.headers
+                elif isinstance(event, StreamEnded):
+                    return body, trailers
+                else:
+                    assert not isinstance(event, StreamReset | ConnectionTerminated)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ..errors import DecodeError
+from ..errors import DecodeError, UnsupportedError
 from .core import CoreModule, sections
 from .plan import (
     Builtin,
@@ -140,7 +140,7 @@ def _targets(plan: Plan, shim: int) -> tuple[int, dict[CoreItem, CoreDefinition]
     """What each function of the step `shim` calls in the end, and the step that says so; None if unsure."""
     try:
         return _targets_of(plan, shim)
-    except DecodeError:  # the engine says what is wrong about a body
+    except (DecodeError, UnsupportedError):  # the engine says what is wrong about a body
         return None
 
 

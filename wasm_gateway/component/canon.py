@@ -66,6 +66,7 @@ from .types import (
     bounded,
     children,
     contains,
+    weight_of,
 )
 
 __all__ = [
@@ -82,6 +83,10 @@ __all__ = [
 
 # The body of a core callback: (env, caller, raw, nargs) -> address of a trap, or None.
 Callback = Callable[[int, int, int, int], "int | None"]
+
+# Nodes of all types of one function. Each takes up to a millisecond and some kilobytes to generate, which a
+# guest may ask for in the middle of a request. The largest function of WASI and Spin has some 300.
+MAX_WEIGHT = 2000
 
 VAL_RAW = 16  # bytes of a wasmtime_val_raw_t
 # Struct letters of core values, by their type or by the letter of a core signature.
@@ -134,6 +139,7 @@ def write_import(
     lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
     emit, block = out.emit, out.block
     ts, t = ft.param_types(), ft.result
+    lifting.share(ts)
     spilled_params = len(flatten_types(ts)) > MAX_FLAT_PARAMS
     spilled_result = t is not None and len(flatten_type(t)) > MAX_FLAT_RESULTS
 
@@ -437,6 +443,7 @@ def write_export(
     lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
     emit, block = out.emit, out.block
     ts, t = ft.param_types(), ft.result
+    lifting.share((t,))
     params = [f"arg{i}" for i in range(len(ts))]
     spilled_params = len(flatten_types(ts)) > MAX_FLAT_PARAMS
     spilled_result = t is not None and len(flatten_type(t)) > MAX_FLAT_RESULTS
@@ -530,6 +537,8 @@ def emit_lift(lifting: Lifting, lines: list[tuple[int, str]], memory: bool, lend
         out.emit(f"handles = {out.state}.handles")
     if lifting.lenders and lenders:
         out.emit("lenders = []")
+    if lifting.shared:
+        out.emit("left = LIFT_LIMIT")
     if any(".decode(" in line for _, line in lines + lifting.helpers):
         with out.block("try:"):
             out.lines += lines
@@ -554,11 +563,20 @@ def uses_memory(t: ValType | None) -> bool:
 
 
 def check_supported(name: str, ft: FuncType) -> None:
+    weight = weight_of(ft)
+    if weight > MAX_WEIGHT:
+        raise UnsupportedError(
+            f"{name}: its types have {weight} nodes (at most {MAX_WEIGHT}) to generate code for",
+            "large types",
+        )
     for t in (*ft.param_types(), ft.result):
         if t is not None:
             check_type(name, bounded(t))
-            if lift_cost(t) > LIFT_LIMIT or elem_size(t) >= 1 << 28:
+            if elem_size(t) >= 1 << 28:
                 raise UnsupportedError(f"{name}: a value of {elem_size(t)} bytes is too large", "large types")
+    for ts in (ft.param_types(), () if ft.result is None else (ft.result,)):
+        if sum(map(lift_cost, ts)) > LIFT_LIMIT:
+            raise UnsupportedError(f"{name}: its values are too large", "large types")
 
 
 def check_type(name: str, t: ValType) -> None:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from ..errors import DecodeError, UnsupportedError
 from .layout import CoreFuncType
-from .reader import Reader
+from .reader import Quota, Reader
 
 MAGIC = b"\0asm"
 
@@ -121,7 +121,7 @@ def producers_among(sections: Iterable[tuple[str, bytes | memoryview]]) -> dict[
         if name == "producers":
             try:
                 return producers(data)
-            except DecodeError:
+            except (DecodeError, UnsupportedError):
                 return {}
     return {}
 
@@ -143,19 +143,20 @@ def preamble(wasm: bytes | memoryview) -> Literal["module", "component"]:
             raise DecodeError("unknown version of WebAssembly", 4)
 
 
-def sections(wasm: bytes | memoryview) -> Iterator[tuple[int, str, Reader]]:
+def sections(wasm: bytes | memoryview, quota: Quota | None = None) -> Iterator[tuple[int, str, Reader]]:
     """The sections behind the preamble: id, the name of a custom one, content."""
-    reader = Reader(wasm, 8)
+    reader = Reader(wasm, 8, quota=quota)
     while reader.left:
+        reader.quota.spend(1)
         number = reader.byte()
         section = reader.sub(reader.u32())
         yield number, section.name() if number == 0 else "", section
 
 
-def core_module(wasm: bytes | memoryview) -> CoreModule:
-    """What the core module `wasm` imports, exports and carries.
+def core_module(wasm: bytes | memoryview, quota: Quota | None = None) -> CoreModule:
+    """What the core module `wasm` imports, exports and carries; `quota` is that of the component around it.
 
-    Raises DecodeError for malformed bytes, UnsupportedError for a component.
+    Raises DecodeError for malformed bytes, UnsupportedError for a component and for what is too large.
     """
     if preamble(wasm) != "module":
         raise UnsupportedError("a component where a core module is needed", "components")
@@ -167,7 +168,7 @@ def core_module(wasm: bytes | memoryview) -> CoreModule:
     own: dict[str, Reader] = {}
     tags: list[int] = []
     seen: set[int] = set()
-    for number, name, section in sections(memoryview(wasm)):
+    for number, name, section in sections(memoryview(wasm), quota):
         if number == 0:
             custom.append((name, section.take(section.left)))
             continue

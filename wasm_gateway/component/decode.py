@@ -44,6 +44,8 @@ from .types import (
     VariantType,
     World,
     bounded,
+    brief,
+    weight_of,
 )
 
 __all__ = [
@@ -59,6 +61,8 @@ __all__ = [
 
 # Scopes inside each other; wit-component needs 4.
 MAX_NESTING = 32
+# Sections component-type* of one module: one for each library with bindings. Each may take a second.
+MAX_WORLDS = 32
 
 PRIMITIVE_CODES = {
     0x7F: "bool",
@@ -170,7 +174,7 @@ class Budget:
         self.spent = 0
 
     def spend(self, ft: FuncType) -> FuncType:
-        self.spent += sum(t.weight for t in (*ft.param_types(), ft.result) if t is not None)
+        self.spent += weight_of(ft)
         if self.spent > self.LIMIT:
             raise UnsupportedError(f"functions whose types have more than {self.LIMIT} nodes", "large types")
         return ft
@@ -509,8 +513,12 @@ def embedded_worlds(wasm: bytes | CoreModule) -> World:
     """
     module = wasm if isinstance(wasm, CoreModule) else core_module(wasm)
     world: World | None = None
+    count = 0
     for name, data in module.custom_sections:
         if name.startswith("component-type"):
+            count += 1
+            if count > MAX_WORLDS:
+                raise UnsupportedError(f"more than {MAX_WORLDS} sections component-type", "large worlds")
             found = embedded_world(bytes(data))
             world = found if world is None else merge(world, found)
     return World("root") if world is None else world
@@ -629,5 +637,5 @@ def merge_items(
         return InterfaceType(name, {**a.types, **b.types}, {**a.funcs, **b.funcs})
     if isinstance(a, FuncType) and isinstance(b, FuncType) and a == b:
         return a
-    texts = [str(item) if isinstance(item, FuncType) else "an interface" for item in (a, b)]
+    texts = [brief(item) if isinstance(item, FuncType) else "an interface" for item in (a, b)]
     raise DecodeError(f"{name} is declared in two ways: {texts[0]} and {texts[1]}", 0)

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,7 +75,9 @@ from .types import (
     ValType,
     VariantType,
     bounded,
+    brief,
     children,
+    weight_of,
 )
 
 # Every value type has to be smaller (Binary.md).
@@ -464,6 +466,7 @@ class Evaluator:
 
     def instantiate(self, scope: Scope, d: s.Instantiate) -> None:
         component: Component = self.at(scope, "component", d.component, d.offset)
+        self.budget.spend(len(d.args))
         arguments: dict[str, Item] = {}
         for name, index in d.args:
             if name in arguments:
@@ -498,6 +501,7 @@ class Evaluator:
 
     def inline_exports(self, scope: Scope, d: s.InlineExports) -> None:
         side = Side()
+        self.budget.spend(len(d.exports))
         for name, index in d.exports:
             item = self.item(scope, index, d.offset)
             self.check_name(side, name, item, d.offset, False)
@@ -559,8 +563,9 @@ class Evaluator:
         result = self.optional(scope, what.result, offset)
         if result is not None and result.borrows:
             raise DecodeError("the result of a function cannot contain a borrow", offset)
-        self.budget.spend(sum(t.weight for _, t in params) + (0 if result is None else result.weight))
-        return FuncType(params, result, what.async_)
+        ft = FuncType(params, result, what.async_)
+        self.budget.spend(weight_of(ft))
+        return ft
 
     def resource(self, scope: Scope, what: s.ResourceDef, offset: int) -> ResourceType:
         self.destructor(scope, what, offset)
@@ -596,11 +601,12 @@ class Evaluator:
             case s.MapDef(k, v):
                 key = self.valtype(scope, k, offset)
                 if not isinstance(key, PrimValType) or isinstance(key, NO_KEYS):
-                    raise DecodeError(f"{key} cannot be the key of a map", offset)
+                    raise DecodeError(f"{brief(key)} cannot be the key of a map", offset)
                 return MapType(TupleType((key, self.valtype(scope, v, offset))))
             case s.TupleDef(ts):
                 if not ts:
                     raise DecodeError("a tuple of nothing", offset)
+                self.budget.spend(len(ts))
                 return TupleType(tuple(self.valtype(scope, t, offset) for t in ts))
             case s.FlagsDef(labels):
                 self.labels(labels, "flags", offset)
@@ -629,16 +635,16 @@ class Evaluator:
                 return StreamType(element)
         raise AssertionError(what)
 
-    def labels(self, labels: Iterable[str], what: str, offset: int, least: int = 1) -> None:
+    def labels(self, labels: Sequence[str], what: str, offset: int, least: int = 1) -> None:
+        self.budget.spend(len(labels))
         seen = set()
         for label in labels:
-            if self.strict and not is_label(label):
+            if not is_label(label):  # the name of a Python attribute later on
                 raise DecodeError(f"{label!r} in a {what} is not in kebab case", offset)
             seen.add(label.lower())
-        count = len(list(labels))
-        if count < least:
+        if len(labels) < least:
             raise DecodeError(f"a {what} of nothing", offset)
-        if len(seen) < count:
+        if len(seen) < len(labels):
             raise DecodeError(f"a label of a {what} is there twice", offset)
 
     def valtype(self, scope: Scope, t: s.ValTypeRef, offset: int) -> ValType:
@@ -658,6 +664,7 @@ class Evaluator:
         )
 
     def module_type_of(self, module: CoreModule, offset: int) -> ModuleT:
+        self.budget.spend(len(module.imports) + len(module.exports))
         imports: dict[tuple[str, str], CoreExtern] = {}
         for item in module.imports:
             if (item.module, item.name) in imports and self.strict:
@@ -677,11 +684,14 @@ class Evaluator:
                 return t
             target: Scope | None = scope
             for _ in range(t.count - 1):
-                target = None if target is None else target.parent
+                if target is None:
+                    break
+                target = target.parent
             if target is None or t.count == 0:
                 raise DecodeError(f"there are no {t.count} scopes around this one", t.offset)
             return self.at(target, "core type", t.index, t.offset)
 
+        self.budget.spend(len(what.types) + len(what.imports) + len(what.exports))
         for t in what.types:
             outer(t)
         imports: dict[tuple[str, str], CoreExtern] = {}
@@ -698,6 +708,7 @@ class Evaluator:
 
     def core_instantiate(self, scope: Scope, d: s.CoreInstantiate) -> None:
         module: Module = self.at(scope, "core module", d.module, d.offset)
+        self.budget.spend(len(d.args) + len(module.type.imports))
         arguments: dict[str, CoreInstance] = {}
         for name, index in d.args:
             if name in arguments:
@@ -726,6 +737,7 @@ class Evaluator:
 
     def core_inline_exports(self, scope: Scope, d: s.CoreInlineExports) -> None:
         exports: dict[str, CoreItem] = {}
+        self.budget.spend(len(d.exports))
         for name, index in d.exports:
             if name in exports:
                 raise DecodeError(f"the core export {name!r} is there twice", d.offset)
@@ -806,11 +818,11 @@ class Evaluator:
         ft: FuncType = self.typed(scope, d.type, FuncType, "a function type", d.offset)
         if d.options.async_ and not ft.async_:
             raise DecodeError("the canonical option async requires an async function type", d.offset)
-        self.budget.spend(sum(t.weight for t in ft.param_types()))
+        self.budget.spend(code_cost(ft))
         needs = Lifting(ft, self.facts, d.options.async_, d.options.callback is not None)
         if func.type != needs.core:
             raise DecodeError(
-                f"{ft} is lifted from a core function of type {core_text(func.type)}, "
+                f"{brief(ft)} is lifted from a core function of type {core_text(func.type)}, "
                 f"and not {core_text(needs.core)}",
                 d.offset,
             )
@@ -824,7 +836,7 @@ class Evaluator:
         func: Func = self.at(scope, "func", d.func, d.offset)
         if d.options.async_ and not func.type.async_:
             raise DecodeError("the canonical option async requires an async function type", d.offset)
-        self.budget.spend(sum(t.weight for t in func.type.param_types()))
+        self.budget.spend(code_cost(func.type))
         needs = Lowering(func.type, self.facts, d.options.async_)
         options = self.options(scope, d.options, needs, None, d.offset)
         scope.core_funcs.append(CoreItem("func", needs.core, self.lowered(scope, func, options, d)))
@@ -910,7 +922,7 @@ class Evaluator:
         for index, t in zip(d.args, func.type.param_types(), strict=True):
             self.consume(scope, index, d.offset)
             if scope.values[index].type != t:
-                raise DecodeError(f"value {index} is no {t}", d.offset)
+                raise DecodeError(f"value {index} is no {brief(t)}", d.offset)
         results = () if func.type.result is None else (func.type.result,)
         if d.results != len(results):
             raise DecodeError("start with another number of results than its function has", d.offset)
@@ -933,7 +945,7 @@ class Renaming(Substitution):
                 self.budget.spend(1 + len(exports))
                 for name, each in exports.items():
                     self.identify(each, found[name])
-            case ValType(), ValType():
+            case (ValType(), ValType()) | (ResourceType(), ResourceType()):
                 self._done[id(imported)] = imported, argument
 
     def val(self, t: ValType) -> ValType:
@@ -973,6 +985,11 @@ Evaluator.handlers = {
     s.Export: lambda e, scope, d: e.export(scope, d),
     s.ValueDef: lambda e, scope, d: e.value(scope, d),
 }
+
+
+def code_cost(ft: FuncType) -> int:
+    """What a function is worth that code is to be generated for: each node of its types takes some lines."""
+    return 10 * (1 + weight_of(ft))
 
 
 def core_text(t: CoreFuncType) -> str:

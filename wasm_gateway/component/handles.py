@@ -51,14 +51,16 @@ class ResourceHandle:
 class HandleTable:
     """Handles by index. `array` and `free` are read by generated code; only methods change them."""
 
-    __slots__ = ("array", "free")
+    __slots__ = ("array", "free", "limit")
 
-    # Far below the 2**28 - 1 of the specification: each handle costs the host about 200 bytes.
-    MAX_LENGTH = 1 << 20
+    # What one guest may hold at a time, in all of its tables. Far below the 2**28 - 1 of the specification:
+    # a handle costs the host about 150 bytes, and what is behind it a few hundred more.
+    MAX_LENGTH = 1 << 16
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_LENGTH) -> None:
         self.array: list[ResourceHandle | None] = [None]
         self.free: list[int] = []
+        self.limit = limit
 
     def __len__(self) -> int:
         return len(self.array) - 1 - len(self.free)
@@ -78,8 +80,8 @@ class HandleTable:
             self.array[i] = h
             return i
         i = len(self.array)
-        if i > self.MAX_LENGTH:
-            raise Trap(f"more than {self.MAX_LENGTH} handles")
+        if i > self.limit:
+            raise Trap(f"more than {self.limit} handles")
         self.array.append(h)
         return i
 
@@ -136,8 +138,8 @@ class Part:
 
     __slots__ = ("entered", "handles", "may_leave")
 
-    def __init__(self) -> None:
-        self.handles = HandleTable()
+    def __init__(self, handles: HandleTable) -> None:
+        self.handles = handles
         self.may_leave = True
         self.entered = False
 

@@ -31,6 +31,7 @@ from .layout import (
     payload_offset,
 )
 from .memory import Memory
+from .names import is_label
 from .streams import lift_end
 from .types import (
     BoolType,
@@ -70,9 +71,12 @@ from .values import Err, Ok, Some, record_class
 StringEncoding = Literal["utf8", "utf16", "latin1+utf16"]
 
 # What the values of one list may cost the host, in bytes. A guest may let every string
-# of a list point at the same bytes, so the size of its memory is no bound.
+# of a list point at the same bytes, so the size of its memory is no bound. Lifting that
+# much takes about a second, in which no deadline is looked at.
 # - wasmtime: 128 MiB a call, counted in bytes of the guest
-LIFT_LIMIT = 256 << 20
+LIFT_LIMIT = 128 << 20
+# A call with more strings and lists than this beside each other has one LIFT_LIMIT for all.
+MANY_ROOTS = 4
 # Inside a list, strings up to this size are paid for with the element that holds them.
 SMALL_STRING = 256
 # Code that is nested deeper than this goes into a function of its own (CPython: at most 20 loops).
@@ -173,10 +177,16 @@ class Lifting:
         self.lends_on = lends_on  # whether what is lent is so longer than the text runs
         self.encoding = encoding
         self.helpers: list[tuple[int, str]] = []
-        self.loops = 0  # lists around the value at hand
+        self.loops = 0  # lists around the value at hand, or 1 where `left` is shared by all
+        self.shared = False
         self.branches = 0  # variants around it
         self.lent: list[str] = []  # handles that every call lends
         self.lenders = False  # whether there are others, in the variable `lenders`
+
+    def share(self, ts: Sequence[ValType | None]) -> None:
+        """Let all values of these types be paid from one LIFT_LIMIT, where there are many."""
+        self.shared = sum(map(roots, ts)) > MANY_ROOTS
+        self.loops = int(self.shared)
 
     def load(self, t: ValType, base: str, offset: int) -> str:
         """An expression for the `t` at `base + offset`, a range that was checked before."""
@@ -508,21 +518,24 @@ def is_one_of(name: str, indices: Sequence[int]) -> str:
 
 
 def kind_of(t: ValType) -> str:
-    """What to call a type in a message: short, and safe inside a literal."""
+    """What to call a type in a message: short, and safe inside a literal.
+
+    Its name is the guest's: one that is no label could be any Python text.
+    """
     kind = type(t).__name__.removesuffix("Type").lower()
     name = getattr(t, "name", None)
-    return kind if name is None else f"{kind} {name}"
+    return f"{kind} {name}" if name is not None and len(name) <= 64 and is_label(name) else kind
 
 
 def lift_cost(t: ValType) -> int:
     """About what one lifted value takes in the host's memory, its place in a list included."""
     match t:
-        case BoolType() | EnumType():
+        case BoolType():
             return 8
         case StringType() | ListType(U8Type(), None):
             return 72 + SMALL_STRING
-        case ListType(_, None):
-            return 72
+        case ListType(_, None) | OwnType() | BorrowType():
+            return 128  # of time, rather than of bytes
         case ListType(u, int(length)):
             return 72 + length * lift_cost(u)
         case RecordType() | TupleType():
@@ -531,6 +544,19 @@ def lift_cost(t: ValType) -> int:
             return 72 + max(map(lift_cost, children(t)), default=0)
         case _:
             return 40
+
+
+def roots(t: ValType | None) -> int:
+    """The strings and lists in a `t` that are in no list."""
+    match t:
+        case None:
+            return 0
+        case StringType() | ListType(_, None):
+            return 1
+        case ListType(u, int(length)):
+            return length * roots(u)
+        case _:
+            return sum(map(roots, children(t)))
 
 
 def coerce(name: str, have: CoreType | None, want: CoreType) -> str:

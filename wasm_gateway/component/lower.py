@@ -47,6 +47,7 @@ from .types import (
     U8Type,
     ValType,
     VariantType,
+    brief,
     children,
     contains,
 )
@@ -75,7 +76,7 @@ MISFITS = (TypeError, ValueError, KeyError, IndexError, AttributeError, Overflow
 
 
 def misfit(name: str, expected: object, exc: BaseException) -> TypeError:
-    text = str(expected)
+    text = brief(expected)
     if len(text) > 200:
         text = f"{text[:200]}..."
     return TypeError(f"{name}: the value does not fit {text}: {type(exc).__name__}: {exc}")

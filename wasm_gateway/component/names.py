@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-_VERSIONED = re.compile(r"(?P<name>[^@]+)@(?P<major>\d+)\.(?P<minor>\d+)\.(?P<patch>\d+)(?P<rest>[-+].*)?")
+# Numbers of a version fit in 64 bits; whatever has longer ones is compatible with itself alone.
+_VERSIONED = re.compile(
+    r"(?P<name>[^@]+)@(?P<major>[0-9]{1,20})\.(?P<minor>[0-9]{1,20})\.(?P<patch>[0-9]{1,20})(?P<rest>[-+].*)?"
+)
 
 
 def canonical_name(name: str) -> str:
@@ -31,14 +34,15 @@ def canonical_name(name: str) -> str:
 
 
 _WORD = r"(?:[a-z][a-z0-9]*|[A-Z][A-Z0-9]*)"
-_LATER = r"(?:-(?:[a-z0-9]+|[A-Z0-9]+))*"
+# Alternatives begin differently, so that matching never goes back: names are a guest's.
+_LATER = r"(?:-(?:[0-9]+(?:[a-z][a-z0-9]*|[A-Z][A-Z0-9]*)?|[a-z][a-z0-9]*|[A-Z][A-Z0-9]*))*"
 _LABEL = _WORD + _LATER
 _PACKAGE = r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
 _IDENTIFIERS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
-_NUMBER = r"(?:0|[1-9]\d*)"
+_NUMBER = r"(?:0|[1-9][0-9]*)"
 _VERSION = (
     rf"(?:{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_IDENTIFIERS})?(?:\+{_IDENTIFIERS})?"
-    rf"|0\.0\.{_NUMBER}|0\.{_NUMBER}|[1-9]\d*)"
+    rf"|0\.0\.{_NUMBER}|0\.{_NUMBER}|[1-9][0-9]*)"
 )
 _LABEL_PATTERN = re.compile(_LABEL)
 _PLAIN = re.compile(
@@ -47,10 +51,12 @@ _PLAIN = re.compile(
     rf"|(?P<label>{_LABEL}))"
 )
 _INTERFACE = re.compile(rf"{_PACKAGE}:{_PACKAGE}/{_LABEL}(?:@{_VERSION})?")
-_CANONICAL = re.compile(rf"{_PACKAGE}:{_PACKAGE}/{_LABEL}@(?P<version>0\.0\.{_NUMBER}|0\.{_NUMBER}|[1-9]\d*)")
+_CANONICAL = re.compile(
+    rf"{_PACKAGE}:{_PACKAGE}/{_LABEL}@(?P<version>0\.0\.{_NUMBER}|0\.{_NUMBER}|[1-9][0-9]*)"
+)
 _SEMVER = re.compile(
     rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}"
-    rf"(?:-(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*)(?:\.(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*))*)?"
+    rf"(?:-(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)(?:\.(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*))*)?"
     rf"(?:\+{_IDENTIFIERS})?"
 )
 _HASH = r"sha(?:256|384|512)-[A-Za-z0-9+/]+={0,2}"

@@ -144,6 +144,7 @@ class _Parser:
         definitions: list[s.Definition] = []
         custom: list[tuple[str, memoryview]] = []
         while r.left:
+            r.quota.spend(1)
             at = r.pos
             number = r.byte()
             section = r.sub(r.u32())
@@ -172,7 +173,7 @@ class _Parser:
         try:
             if preamble(code) != "module":
                 raise DecodeError("these are the first bytes of a component", 0)
-            return s.CoreModuleDef(start, code, core_module(code))
+            return s.CoreModuleDef(start, code, core_module(code, self.r.quota))
         except DecodeError as error:
             raise DecodeError(f"core module: {error.reason}", start + error.offset) from None
 

@@ -11,9 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..errors import DecodeError
+from ..errors import DecodeError, UnsupportedError
 
 T = TypeVar("T")
+
+# Items of all vectors of one binary, and its sections: each costs some 200 bytes, and 10 us.
+# - wasm-tools: 1,000,000 types, functions, imports and exports each
+MAX_ITEMS = 1_000_000
+# Bytes of one name.
+# - wasm-tools: 100,000
+MAX_NAME = 100_000
+
+
+class Quota:
+    """What may still be read of one binary; all readers of its parts share it."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_ITEMS
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise UnsupportedError(f"more than {MAX_ITEMS} definitions in one binary", "large components")
 
 
 class Reader:
@@ -22,12 +43,15 @@ class Reader:
     What `take` returns are slices of `data`: of a memoryview they cost nothing, of bytes they read faster.
     """
 
-    __slots__ = ("data", "end", "pos")
+    __slots__ = ("data", "end", "pos", "quota")
 
-    def __init__(self, data: bytes | memoryview, pos: int = 0, end: int | None = None) -> None:
+    def __init__(
+        self, data: bytes | memoryview, pos: int = 0, end: int | None = None, quota: Quota | None = None
+    ) -> None:
         self.data = data
         self.pos = pos
         self.end = len(self.data) if end is None else end
+        self.quota = Quota() if quota is None else quota
 
     @property
     def left(self) -> int:
@@ -44,7 +68,7 @@ class Reader:
         """A reader of the next `size` bytes, which this one skips."""
         start = self.pos
         self.take(size)
-        return Reader(self.data, start, self.pos)
+        return Reader(self.data, start, self.pos, self.quota)
 
     def byte(self) -> int:
         pos = self.pos
@@ -109,6 +133,8 @@ class Reader:
         pos, end = self.pos, self.pos + size
         if end > self.end:
             raise DecodeError(f"name of {size} bytes, {self.end - pos} left", start)
+        if size > MAX_NAME:
+            raise UnsupportedError(f"name of {size} bytes (at most {MAX_NAME})", "long names")
         self.pos = end
         try:
             return str(self.data[pos:end], "utf-8")
@@ -120,10 +146,11 @@ class Reader:
         return [item() for _ in range(self.count())]
 
     def count(self) -> int:
-        """The length of a vector, checked against what is left."""
+        """The length of a vector, checked against what is left, and paid for."""
         start, length = self.pos, self.u32()
         if length > self.end - self.pos:
             raise DecodeError(f"{length} items in {self.end - self.pos} bytes", start)
+        self.quota.spend(length)
         return length
 
     def finish(self, what: str) -> None:

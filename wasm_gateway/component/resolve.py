@@ -13,11 +13,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from ..errors import DecodeError, LinkError, UnsupportedError
 from . import syntax as s
-from .evaluate import CoreInstance, CoreItem, Evaluator, Scope
+from .evaluate import CoreInstance, CoreItem, Evaluator, Scope, code_cost
 from .items import (
+    Budget,
     Component,
     Func,
     Instance,
@@ -46,7 +48,7 @@ from .plan import (
 )
 from .plan import CoreItem as CoreExport
 from .subtype import Matching, same_functions, same_values
-from .types import FuncType, InterfaceType, ResourceType, ValType, World, describe_mismatch
+from .types import FuncType, InterfaceType, ResourceType, ValType, World, brief, describe_mismatch
 
 # What a component of today has: 14 core modules (Python).
 MAX_STEPS = 64
@@ -59,13 +61,25 @@ Supply = Callable[[str, Item, list[ResourceType], int], Item]
 Provided = Mapping[str, tuple[s.ComponentDef, "str | None"]]
 
 
+@contextmanager
+def stack_is_deep_enough() -> Iterator[None]:
+    """What may be nested takes most of Python's 1,000 frames; a site may have used up some before."""
+    try:
+        yield
+    except RecursionError:
+        raise UnsupportedError(
+            "nested more deeply than the stack that is left here allows", "deep nesting"
+        ) from None
+
+
 def validate(component: s.ComponentDef) -> None:
     """Check everything that the specification asks of a component (Binary.md, Explainer.md).
 
     Whatever is valid passes, asynchronous functions and values included, unless it is too large
     (UnsupportedError). Core modules' code is left to the engine. Raises DecodeError.
     """
-    Evaluator().evaluate(component, None)
+    with stack_is_deep_enough():
+        Evaluator().evaluate(component, None)
 
 
 def world_of(component: s.ComponentDef) -> World:
@@ -73,14 +87,18 @@ def world_of(component: s.ComponentDef) -> World:
 
     Items other than interfaces and functions are left out. Raises DecodeError, UnsupportedError.
     """
-    type_ = Evaluator().evaluate(component, None)
-    return World("root", _described(type_.imports), _described(type_.exports))
+    evaluator = Evaluator()
+    with stack_is_deep_enough():
+        type_ = evaluator.evaluate(component, None)
+    imports, exports = (_described(items, evaluator.budget) for items in (type_.imports, type_.exports))
+    return World("root", imports, exports)
 
 
-def _described(items: Mapping[str, Item]) -> dict[str, InterfaceType | FuncType]:
+def _described(items: Mapping[str, Item], budget: Budget) -> dict[str, InterfaceType | FuncType]:
     found: dict[str, InterfaceType | FuncType] = {}
     for name, item in items.items():
         if isinstance(item, Instance | InstanceT):
+            budget.spend(len(item.exports))
             found[name] = interface_of(name, Instance(item.exports))
         elif isinstance(item, Func):
             found[name] = item.type
@@ -96,7 +114,8 @@ def resolve(component: s.ComponentDef, offered: Offered, provided: Provided | No
     Raises DecodeError where `component` is not valid, LinkError where an import is not met, or with
     another type, UnsupportedError for what is not implemented.
     """
-    return Resolver(offered).plan(component, provided or {})
+    with stack_is_deep_enough():
+        return Resolver(offered).plan(component, provided or {})
 
 
 def compose(main: s.ComponentDef, provided: Provided, offered: Offered) -> Plan:
@@ -147,8 +166,11 @@ class Resolver(Evaluator):
         interfaces: dict[str, InterfaceType] = {}
         for name, item in instance.exports.items():
             if isinstance(item, Func) and isinstance(item.target, Lifted):
+                self.budget.spend(code_cost(item.type))
                 functions[name] = item.target
             elif isinstance(item, Instance):
+                for each in item.exports.values():
+                    self.budget.spend(code_cost(each.type) if isinstance(each, Func) else 1)
                 exports[name] = {
                     key: each.target
                     for key, each in item.exports.items()
@@ -220,6 +242,7 @@ class Resolver(Evaluator):
                 raise LinkError(f"imports {name}, which this gateway does not offer", name)
             offer = InterfaceType(name)
         self.imports[name] = offer
+        self.budget.spend(len(expected))
         matching = self.matching(variables)
         exports: dict[str, Item] = {}
         for key, item in expected.items():
@@ -249,7 +272,8 @@ class Resolver(Evaluator):
                         not isinstance(known, ValType) or not same_values(known, declared, self.budget)
                     ):
                         raise LinkError(
-                            f"{name} {key}: the guest declares {declared}, the host offers {known}", name
+                            f"{name} {key}: the guest declares {brief(declared)}, the host offers {known}",
+                            name,
                         )
                     exports[key] = declared
                 case Func(ft):
@@ -257,7 +281,8 @@ class Resolver(Evaluator):
                     offered = offer.funcs.get(key)
                     if offered is None:
                         raise LinkError(
-                            f"imports {key} of {name} ({declared_ft}), which the host does not have", name
+                            f"imports {key} of {name} ({brief(declared_ft)}), which the host does not have",
+                            name,
                         )
                     self.check_function(name, key, declared_ft, offered)
                     exports[key] = Func(declared_ft, HostFunction(name, key, declared_ft))
@@ -441,6 +466,9 @@ class Resolver(Evaluator):
                     "an asynchronous export without a callback needs a second stack", "stackful async lift"
                 )
         assert func.definition is not None
+        match func.definition:
+            case Lowered(Lifted(Lowered() | ResourceBuiltin())):
+                raise UnsupportedError("functions lifted again and again", "lifted imports")
         return Func(ft, Lifted(func.definition, ft, options, self.part(scope)))
 
     def lowered(self, scope: Scope, func: Func, options: Options, d: s.CanonLower) -> CoreDefinition | None:

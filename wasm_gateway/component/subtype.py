@@ -31,7 +31,7 @@ from .items import (
     sort_of,
 )
 from .layout import CoreFuncType
-from .types import FuncType, ResourceType, ValType
+from .types import FuncType, ResourceType, ValType, brief
 
 
 def same_values(a: ValType | None, b: ValType | None, budget: Budget) -> bool:
@@ -89,7 +89,7 @@ class Matching:
                     raise Mismatch(f"the resource type {found} is not {expected}")
             case ValType(), ValType():
                 if not same_values(found, self.substitution.val(expected), self.budget):
-                    raise Mismatch(f"{found} found, {expected} expected")
+                    raise Mismatch(f"{brief(found)} found, {brief(expected)} expected")
             case FuncType(), FuncType():
                 self.functions(found, expected)
             case Func(), Func():
@@ -123,7 +123,7 @@ class Matching:
     def functions(self, found: FuncType, expected: FuncType) -> None:
         expected = self.substitution.func(expected)
         if not same_functions(found, expected, self.budget):
-            raise Mismatch(f"{found} found, {expected} expected")
+            raise Mismatch(f"{brief(found)} found, {brief(expected)} expected")
 
     def instances(self, found: Mapping[str, Item], expected: Mapping[str, Item]) -> None:
         for name, item in expected.items():

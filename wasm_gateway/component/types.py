@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +32,9 @@ class ValType:
     weight: int = 1
     depth: int = 1
     borrows: bool = False  # whether a borrow is somewhere in it
+
+    def __str__(self) -> str:
+        return "".join(words(self))
 
 
 def _measure(parent: ValType, *children: ValType | None) -> None:
@@ -65,9 +68,6 @@ def bounded(t: T) -> T:
 class PrimValType(ValType):
     def __hash__(self) -> int:
         return hash(type(self))
-
-    def __str__(self) -> str:
-        return PRIMITIVE_NAMES[type(self)]
 
 
 class BoolType(PrimValType):
@@ -191,9 +191,6 @@ class ListType(ValType):
     def __post_init__(self) -> None:
         _measure(self, self.t)
 
-    def __str__(self) -> str:
-        return f"list<{self.t}>" if self.length is None else f"list<{self.t}, {self.length}>"
-
 
 @dataclass(frozen=True)
 class MapType(ListType):
@@ -204,17 +201,11 @@ class MapType(ListType):
 
     __hash__ = ListType.__hash__
 
-    def __str__(self) -> str:
-        return f"map{str(self.t).removeprefix('tuple')}"
-
 
 @dataclass(frozen=True)
 class FieldType:
     label: str
     t: ValType
-
-    def __str__(self) -> str:
-        return f"{self.label}: {self.t}"
 
 
 @dataclass(frozen=True)
@@ -225,9 +216,6 @@ class RecordType(ValType):
     def __post_init__(self) -> None:
         _measure(self, *(f.t for f in self.fields))
 
-    def __str__(self) -> str:
-        return f"record {{ {', '.join(map(str, self.fields))} }}"
-
 
 @dataclass(frozen=True)
 class TupleType(ValType):
@@ -236,17 +224,11 @@ class TupleType(ValType):
     def __post_init__(self) -> None:
         _measure(self, *self.ts)
 
-    def __str__(self) -> str:
-        return f"tuple<{', '.join(map(str, self.ts))}>"
-
 
 @dataclass(frozen=True)
 class CaseType:
     label: str
     t: ValType | None = None
-
-    def __str__(self) -> str:
-        return self.label if self.t is None else f"{self.label}({self.t})"
 
 
 @dataclass(frozen=True)
@@ -257,9 +239,6 @@ class VariantType(ValType):
     def __post_init__(self) -> None:
         _measure(self, *(c.t for c in self.cases))
 
-    def __str__(self) -> str:
-        return f"variant {{ {', '.join(map(str, self.cases))} }}"
-
 
 @dataclass(frozen=True)
 class EnumType(ValType):
@@ -269,9 +248,6 @@ class EnumType(ValType):
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", 1 + len(self.labels))
 
-    def __str__(self) -> str:
-        return f"enum {{ {', '.join(self.labels)} }}"
-
 
 @dataclass(frozen=True)
 class OptionType(ValType):
@@ -279,9 +255,6 @@ class OptionType(ValType):
 
     def __post_init__(self) -> None:
         _measure(self, self.t)
-
-    def __str__(self) -> str:
-        return f"option<{self.t}>"
 
 
 @dataclass(frozen=True)
@@ -291,11 +264,6 @@ class ResultType(ValType):
 
     def __post_init__(self) -> None:
         _measure(self, self.ok, self.err)
-
-    def __str__(self) -> str:
-        if self.err is None:
-            return "result" if self.ok is None else f"result<{self.ok}>"
-        return f"result<{'_' if self.ok is None else self.ok}, {self.err}>"
 
 
 @dataclass(frozen=True)
@@ -308,16 +276,10 @@ class FlagsType(ValType):
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", 1 + len(self.labels))
 
-    def __str__(self) -> str:
-        return f"flags {{ {', '.join(self.labels)} }}"
-
 
 @dataclass(frozen=True)
 class OwnType(ValType):
     rt: ResourceType
-
-    def __str__(self) -> str:
-        return f"own<{self.rt}>"
 
 
 @dataclass(frozen=True)
@@ -325,9 +287,6 @@ class BorrowType(ValType):
     rt: ResourceType
 
     borrows = True
-
-    def __str__(self) -> str:
-        return f"borrow<{self.rt}>"
 
 
 @dataclass(frozen=True)
@@ -337,9 +296,6 @@ class StreamType(ValType):
     def __post_init__(self) -> None:
         _measure(self, self.t)
 
-    def __str__(self) -> str:
-        return "stream" if self.t is None else f"stream<{self.t}>"
-
 
 @dataclass(frozen=True)
 class FutureType(ValType):
@@ -347,9 +303,6 @@ class FutureType(ValType):
 
     def __post_init__(self) -> None:
         _measure(self, self.t)
-
-    def __str__(self) -> str:
-        return "future" if self.t is None else f"future<{self.t}>"
 
 
 @dataclass(frozen=True)
@@ -364,9 +317,12 @@ class FuncType:
         return tuple(t for _, t in self.params)
 
     def __str__(self) -> str:
-        params = ", ".join(f"{name}: {t}" for name, t in self.params)
-        result = "" if self.result is None else f" -> {self.result}"
-        return f"{'async ' if self.async_ else ''}func({params}){result}"
+        return "".join(words(self))
+
+
+def weight_of(ft: FuncType) -> int:
+    """The nodes of all of its types."""
+    return sum(t.weight for t in (*ft.param_types(), ft.result) if t is not None)
 
 
 @dataclass(frozen=True)
@@ -402,6 +358,77 @@ class World:
         return hash((self.name, tuple(self.imports), tuple(self.exports)))
 
 
+def words(t: ValType | FuncType) -> Iterator[str]:
+    """The text of a type, piece by piece: it may be as long as its labels times its weight."""
+    match t:
+        case PrimValType():
+            yield PRIMITIVE_NAMES[type(t)]
+        case ListType(u, length):
+            if isinstance(t, MapType) and isinstance(u, TupleType):
+                yield from enclosed("map<", u.ts, ">")
+            else:
+                yield from enclosed("list<", [u], ">" if length is None else f", {length}>")
+        case RecordType(fields):
+            yield from enclosed("record { ", [(f.label, ": ", f.t) for f in fields], " }")
+        case TupleType(ts):
+            yield from enclosed("tuple<", ts, ">")
+        case VariantType(cases):
+            parts = [(c.label,) if c.t is None else (c.label, "(", c.t, ")") for c in cases]
+            yield from enclosed("variant { ", parts, " }")
+        case EnumType(labels):
+            yield from enclosed("enum { ", labels, " }")
+        case FlagsType(labels):
+            yield from enclosed("flags { ", labels, " }")
+        case OptionType(u):
+            yield from enclosed("option<", [u], ">")
+        case ResultType(None, None):
+            yield "result"
+        case ResultType(ok, None):
+            yield from enclosed("result<", [ok or "_"], ">")
+        case ResultType(ok, err):
+            yield from enclosed("result<", [ok or "_", err or "_"], ">")
+        case OwnType(rt):
+            yield f"own<{rt}>"
+        case BorrowType(rt):
+            yield f"borrow<{rt}>"
+        case StreamType(u) | FutureType(u):
+            kind = "stream" if isinstance(t, StreamType) else "future"
+            yield from (kind,) if u is None else enclosed(f"{kind}<", [u], ">")
+        case FuncType(params, result, async_):
+            yield from enclosed(f"{'async ' * async_}func(", [(name, ": ", u) for name, u in params], ")")
+            if result is not None:
+                yield " -> "
+                yield from words(result)
+
+
+Words = str | ValType | tuple[str | ValType, ...]
+
+
+def enclosed(head: str, parts: Iterable[Words], tail: str) -> Iterator[str]:
+    yield head
+    comma = ""
+    for part in parts:
+        yield comma
+        for word in part if isinstance(part, tuple) else (part,):
+            yield from (word,) if isinstance(word, str) else words(word)
+        comma = ", "
+    yield tail
+
+
+# The longest function of the WASI and Spin packages takes 1,600 letters.
+MAX_TEXT = 4000
+
+
+def brief(t: object) -> str:
+    """The text of a type for a message: what a guest declares may have one of gigabytes."""
+    text = ""
+    for word in words(t) if isinstance(t, ValType | FuncType) else (str(t),):
+        text += word
+        if len(text) > MAX_TEXT:
+            return f"{text[:MAX_TEXT]}..."
+    return text
+
+
 def children(t: ValType) -> tuple[ValType, ...]:
     """The types that `t` directly contains."""
     match t:
@@ -433,7 +460,9 @@ def describe_mismatch(name: str, guest: FuncType, host: FuncType) -> str | None:
     """
     same = (
         guest.async_ == host.async_
+        # what is as large as the host's own types has a text that can be compared
+        and weight_of(guest) == weight_of(host)
         and str(guest.result) == str(host.result)
         and list(map(str, guest.param_types())) == list(map(str, host.param_types()))
     )
-    return None if same else f"{name}: the guest declares {guest}, the host offers {host}"
+    return None if same else f"{name}: the guest declares {brief(guest)}, the host offers {brief(host)}"

@@ -68,8 +68,13 @@ def identifier(label: str) -> str:
 
 @lru_cache(maxsize=1024)
 def record_class(labels: tuple[str, ...], name: str | None = None) -> type[tuple[Any, ...]]:
-    """The named tuple class of a record with these fields; the same class for the same arguments."""
+    """The named tuple class of a record with these fields; the same class for the same arguments.
+
+    A name that makes no Python name (`none`, that of an interface) is left out.
+    """
     title = "".join(word.capitalize() for word in (name or "record").split("-"))
+    if not (title.isascii() and title.isidentifier()) or keyword.iskeyword(title):
+        title = "Record"
     return namedtuple(title, [identifier(label) for label in labels])
 
 

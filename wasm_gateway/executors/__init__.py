@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ..component.core import preamble
 from ..component.names import canonical_name
@@ -37,10 +38,10 @@ __all__ = [
 
 # What this host recognises, for the error that lists it (Spin: http, 7).
 KNOWN = (
-    "wasi:http/incoming-handler@0.2 (Spin 2 and 3, wasmCloud, wasmtime serve)",
+    "wasi:http/incoming-handler@0.2 (Spin 2 and 3, wasmCloud, wasmtime serve), or its two snapshots of 2023",
     "fermyon:spin/inbound-http (Spin 1)",
     "handle-http-request (a module of the older flat ABI)",
-    '_start (a WASI command, with executor = { type = "wagi" })',
+    '_start or wasi:cli/run (a WASI command, with executor = { type = "wagi" })',
 )
 # Interfaces of an HTTP handler, and of a command (Spin: http, 7).
 HTTP_HANDLERS = (
@@ -85,7 +86,7 @@ def load_guest(
         linked = link_component(wasm, engine, cache, hosts, grants, providers)
         program = linked.program
 
-        def find(interface: str, function: str) -> LiftedFunction | None:
+        def find(interface: str, function: str) -> Any:
             return linked.functions.get((interface, function))
     elif providers:
         raise UnsupportedError(
@@ -122,17 +123,21 @@ def load_guest(
 
 def dialects(linkage: Linkage) -> list[str]:
     """What a core module could be run as, by its exports."""
-    names = {item.name for item in linkage.module.exports}
+    names = set()
+    for item in linkage.module.exports:
+        interface, separator, function = item.name.partition("#")
+        names.add(canonical_name(interface) + separator + function)
     return [
         name
-        for name, export in (
-            ("spin", "#".join(spin.HTTP)),
-            ("spin-redis", "#".join(spin.REDIS)),
-            ("legacy-flat", legacy_flat.HTTP_EXPORT),
-            ("legacy-flat-redis", legacy_flat.REDIS_EXPORT),
-            (WagiExecutor.dialect, "_start"),
+        for name, exports in (
+            ("wasi-http", [f"{interface}#handle" for interface in HTTP_HANDLERS]),
+            ("spin", ["#".join(spin.HTTP)]),
+            ("spin-redis", ["#".join(spin.REDIS)]),
+            ("legacy-flat", [legacy_flat.HTTP_EXPORT]),
+            ("legacy-flat-redis", [legacy_flat.REDIS_EXPORT]),
+            (WagiExecutor.dialect, ["_start", *(f"{interface}#run" for interface in CLI_RUN)]),
         )
-        if export in names
+        if not names.isdisjoint(exports)
     ]
 
 

@@ -139,7 +139,8 @@ class _Progress:
 
     def index_in(self, state: Any) -> int:
         """The state and the index of the subtask, as the guest gets them."""
-        index = self._index = state.handles.add(self._subtask)
+        index: int = state.handles.add(self._subtask)
+        self._index = index
         return int(self._subtask.state) | index << 4
 
     def __call__(self) -> None:

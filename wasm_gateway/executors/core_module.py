@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Literal
 
 from ..component.canon import (
     Callback,
@@ -48,8 +49,17 @@ RUNS_GUESTS = {
     "wasi:io/poll": {"poll", "poll-one", "poll-list", "[method]pollable.ready", "[method]pollable.block"},
     "wasi:http/types": {"[method]future-incoming-response.get"},
 }
-# Functions of a module that stand for canonical built-ins of a resource.
+# Functions of a module that stand for canonical built-ins of a resource, the host's or, imported from
+# "[export]" and an interface, its own: the names that wit-component takes. Those of BuildTargets.md, which
+# begin with "cm32p2", no SDK uses yet.
 RESOURCE_DROP = "[resource-drop]"
+OF_EXPORT = "[export]"
+STANDARD_NAMES = "cm32p2"
+_BUILTINS: dict[str, Literal["new", "rep", "drop"]] = {
+    "[resource-new": "new",
+    "[resource-rep": "rep",
+    "[resource-drop": "drop",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +95,26 @@ def link(wasm: bytes, hosts: Hosts, grants: Grants | None = None) -> Linkage:
     functions: dict[tuple[str, str], HostFunction] = {}
     missing: dict[str, MissingDriver] = {}
     wasi = Preview1().functions()
+    own = _OwnResources(module, world)
     for item in module.imports:
         if item.kind != "func":
             raise UnsupportedError(
                 f"imports the {item.kind} {item.module}.{item.name}; a guest brings its own",
                 f"imported {item.kind}",
             )
+        if item.module.startswith(STANDARD_NAMES):
+            raise UnsupportedError(
+                f"imports {item.module}.{item.name}, as the standard build target names it: "
+                "make it a component (wasm-tools component new)",
+                "standard names in core modules",
+            )
         key = (item.module, item.name)
         if key in functions:  # AssemblyScript imports some twice
             _same(*key, item.signature, (functions[key].params, functions[key].results))
         elif item.module == WASI:
             functions[key] = _wasi(item.name, wasi, *item.signature)
+        elif item.module.startswith(OF_EXPORT):
+            functions[key] = own.function(item.module, item.name, *item.signature)
         else:
             try:
                 functions[key] = _interface(item.module, item.name, world, hosts, grants, *item.signature)
@@ -167,6 +186,55 @@ def _interface(
     if runs_guests(interface, function):
         callback = noting_stack(callback)
     return HostFunction(module, name, params, results, callback)
+
+
+class _OwnResources:
+    """The resources that a module defines, in interfaces that it exports."""
+
+    def __init__(self, module: CoreModule, world: World | None) -> None:
+        self._module = module
+        self._world = world
+        self._known: dict[tuple[str, str], ResourceType] = {}
+
+    def function(self, module: str, name: str, params: str, results: str) -> HostFunction:
+        """The built-in `name` of one of them, imported from `module`."""
+        interface = module.removeprefix(OF_EXPORT)
+        prefix, _, resource = name.partition("]")
+        kind = _BUILTINS.get(prefix)
+        if kind is None:
+            raise LinkError(f"imports {module}.{name}, which this gateway does not offer", interface)
+        _same(module, name, (params, results), ("i", "" if kind == "drop" else "i"))
+        rt = self._known.get((interface, resource))
+        if rt is None:
+            rt = self._known[interface, resource] = self._resource(interface, resource)
+        return HostFunction(
+            module, name, params, results, resource_import(kind, f"{interface}#{name}", rt, current)
+        )
+
+    def _resource(self, interface: str, name: str) -> ResourceType:
+        exported = self._world.exports.get(interface) if self._world else None
+        declared = exported.types.get(name) if isinstance(exported, InterfaceType) else None
+        if not isinstance(declared, ResourceType) or declared.interface != canonical_name(interface):
+            raise LinkError(
+                f"imports what the resource {name} of {interface} needs, "
+                "which no embedded world says that it exports",
+                interface,
+            )
+        export = f"{interface}#[dtor]{name}"
+        found = self._module.export(export)
+        if found is None:
+            return ResourceType(name, part=0)
+        if found.type is None or (found.type.params, found.type.results) != ("i", ""):
+            raise LinkError(
+                f"exports {export}, a destructor, which has to be {core_type('i', '')}", interface
+            )
+
+        def destroy(instance: Any, rep: int) -> None:
+            destructor = instance.function(export)
+            assert destructor is not None
+            destructor(rep)
+
+        return ResourceType(name, dtor=destroy, part=0)
 
 
 def may_have(offered: Offered, interface: str, grants: Grants | None) -> None:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
@@ -17,6 +18,8 @@ from ..instance import Instance
 from ..messages import Begin, Headers, Request, Response
 from ..router import RouteMatch, wagi_variables
 from .guest import Guest, LiftedFunction, checked_headers, complete, whole_body
+
+log = logging.getLogger("wasm_gateway")
 
 DEFAULT_ARGV = "${SCRIPT_NAME} ${ARGS}"
 # Headers that CGI keeps from scripts (RFC 3875, 4.1.18).
@@ -67,7 +70,9 @@ class WagiExecutor:
             assert start is not None
             start()
         elif isinstance(self.run(instance), Err):
-            raise GuestExit(1)
+            # no exit code: what it wrote is the response all the same (Spin: http, 8.4, rule 7)
+            component_id = self.guest.grants.id
+            log.error("component %s: run returned an error", component_id, extra={"component": component_id})
 
 
 class Output:

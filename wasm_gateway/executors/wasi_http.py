@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 from ..component.values import Err
-from ..errors import BodyTooLarge, GuestError, GuestExit, LimitExceeded
+from ..errors import BodyTooLarge, DeadlineExceeded, GuestError, GuestExit, LimitExceeded
 from ..guest_logs import printable
+from ..host.base import HostContext
 from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
 from ..messages import STREAMED, Begin, Headers, Request, Response
@@ -47,10 +48,12 @@ class WasiHttpExecutor:
             request.target,
             request.authority,
             request.headers,
-            request_body(request, limits.max_request_body, answer.pass_on),
+            request_body(request, limits.max_request_body),
+            request.trailers,
         )
         with guest.instantiate() as instance:
             instance.before_wait = answer.pass_on
+            instance.deadline.gone = request.gone
             try:
                 self.handler(instance, incoming, ResponseOutparam(answer.set))
             except GuestError as error:
@@ -61,8 +64,8 @@ class WasiHttpExecutor:
         return answer.response()
 
 
-def request_body(request: Request, limit: int, before_wait: Callable[[], object]) -> InputStream:
-    """The body as it comes; BodyTooLarge once it is longer than `limit` bytes."""
+def request_body(request: Request, limit: int) -> InputStream:
+    """The body as it comes; BodyTooLarge when it is longer than `limit` bytes."""
     body = request.body
     if isinstance(body, tuple) and len(body) < 2:
         if body and len(body[0]) > limit:
@@ -71,22 +74,30 @@ def request_body(request: Request, limit: int, before_wait: Callable[[], object]
     length = request.headers.get("content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise BodyTooLarge(limit)
+    return RequestInput(body, limit)
 
-    def bounded() -> Iterator[bytes]:
-        size = 0
-        chunks = iter(body)
-        while True:
-            if size:
-                before_wait()
-            chunk = next(chunks, None)
-            if chunk is None:
-                return
-            size += len(chunk)
-            if size > limit:
-                raise BodyTooLarge(limit)
-            yield chunk
 
-    return IteratorInput(bounded())
+class RequestInput(IteratorInput):
+    """The body of a request that comes in while it is read: `limit` bytes at most, within the deadline."""
+
+    def __init__(self, body: Iterable[bytes], limit: int) -> None:
+        super().__init__(body)
+        self._limit = limit
+        self._size = 0
+        self._wait: Callable[[float], bool] | None = getattr(body, "wait", None)
+
+    def next(self, ctx: HostContext) -> bytes | None:
+        if self._size and ctx.before_wait is not None:
+            ctx.before_wait()
+        left = ctx.deadline.remaining()
+        if self._wait is not None and not self._wait(left):
+            raise DeadlineExceeded(ctx.deadline.seconds)
+        chunk = super().next(ctx)
+        if chunk is not None:
+            self._size += len(chunk)
+            if self._size > self._limit:
+                raise BodyTooLarge(self._limit)
+        return chunk
 
 
 def _note(error: GuestError, component_id: str) -> None:
@@ -147,7 +158,7 @@ class Answer:
         if begin is None or not isinstance(head, OutgoingResponse):
             return
         if self._send is None:
-            self._send = begin(Response(head.status, _headers(head)))
+            self._send = begin(Response(head.status, _headers(head), (), self.trailers))
         if self.chunks:
             self._flush()
 
@@ -157,6 +168,11 @@ class Answer:
         self._since = time.monotonic()
         assert self._send is not None
         self._send(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def trailers(self) -> Headers:
+        """What follows the body, once the guest has finished that."""
+        assert isinstance(self.head, OutgoingResponse)
+        return self.head.body.trailers
 
     def response(self) -> Response:
         """The whole response, or STREAMED; GuestError when there is none."""
@@ -170,7 +186,8 @@ class Answer:
         if self._send is not None:
             self.pass_on()
             return STREAMED
-        return Response(head.status, _headers(head), tuple(self.chunks))
+        trailers = self.trailers if head.body.trailers.pairs else None
+        return Response(head.status, _headers(head), tuple(self.chunks), trailers)
 
 
 def _headers(head: OutgoingResponse) -> Headers:

@@ -54,6 +54,7 @@ FAMILIES = {
     "wasi:io/streams@0.2": "wasi_io",
     "wasi:clocks/monotonic-clock@0.2": "wasi_clocks",
     "wasi:clocks/wall-clock@0.2": "wasi_clocks",
+    "wasi:clocks/timezone@0.2": "wasi_clocks",
     "wasi:random/random@0.2": "wasi_clocks",
     "wasi:random/insecure@0.2": "wasi_clocks",
     "wasi:random/insecure-seed@0.2": "wasi_clocks",
@@ -69,11 +70,35 @@ FAMILIES = {
     "wasi:cli/terminal-stderr@0.2": "wasi_cli",
     "wasi:filesystem/types@0.2": "wasi_filesystem",
     "wasi:filesystem/preopens@0.2": "wasi_filesystem",
+    "wasi:sockets/network@0.2": "wasi_sockets",
+    "wasi:sockets/instance-network@0.2": "wasi_sockets",
+    "wasi:sockets/ip-name-lookup@0.2": "wasi_sockets",
+    "wasi:sockets/tcp@0.2": "wasi_tcp",
+    "wasi:sockets/tcp-create-socket@0.2": "wasi_tcp",
+    "wasi:sockets/udp@0.2": "wasi_udp",
+    "wasi:sockets/udp-create-socket@0.2": "wasi_udp",
     "wasi:http/types@0.2": "wasi_http",
     "wasi:http/outgoing-handler@0.2": "wasi_outgoing",
 }
 # Interfaces that guests export, and whose text is among a family's.
 EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http"}
+
+
+def _of_2023(table: Mapping[str, str]) -> dict[str, str]:
+    """The same for the two snapshots of WASI 0.2 that Spin links; each has not one interface of 0.2."""
+    return {
+        name.replace("@0.2", f"@{snapshot}"): "wasi_2023"
+        for snapshot, absent in (
+            ("0.2.0-rc-2023-10-18", "wasi:io/error@0.2"),
+            ("0.2.0-rc-2023-11-10", "wasi:clocks/timezone@0.2"),
+        )
+        for name in table
+        if name.startswith("wasi:") and name.endswith("@0.2") and name != absent
+    }
+
+
+FAMILIES |= _of_2023(FAMILIES)
+EXPORTED |= _of_2023(EXPORTED)
 
 # Families that need a driver, and the extra that brings it.
 EXTRAS = {"redis": "redis", "postgres": "postgres", "mysql": "mysql"}
@@ -296,12 +321,30 @@ class Hosts:
     def _make_wasi_filesystem(self, module: Any) -> Any:
         return module.WasiFilesystem()
 
+    def _make_wasi_sockets(self, module: Any) -> Any:
+        limit = self.config.outbound_networking.max_socket_connections
+        return module.WasiSockets(self._outbound(), limit)
+
+    def _make_wasi_tcp(self, module: Any) -> Any:
+        return module.WasiTcp(self._family("wasi_sockets")[1])
+
+    def _make_wasi_udp(self, module: Any) -> Any:
+        return module.WasiUdp(self._family("wasi_sockets")[1])
+
     def _make_wasi_http(self, module: Any) -> Any:
         return module.WasiHttp()
 
     def _make_wasi_outgoing(self, module: Any) -> Any:
         _, outbound = self._family("outbound_http")
         return module.OutgoingHandler(outbound)
+
+    def _make_wasi_2023(self, module: Any) -> Any:
+        def functions(name: str) -> Mapping[str, Callable[..., Any]]:
+            offered = self.interface(name)
+            assert offered is not None, name
+            return offered.functions
+
+        return module.Snapshots(functions, lambda name: self._type(name, module.INTERFACES[name]))
 
     def _make_config(self, module: Any) -> Any:
         return module.Config()
@@ -330,8 +373,9 @@ class Hosts:
             from .network import Network
             from .outbound import BlockedNetworks
 
-            blocked = BlockedNetworks(self.config.outbound_networking.block_networks)
-            self._network = Network(blocked.blocks)
+            config = self.config.outbound_networking
+            blocked = BlockedNetworks(config.block_networks)
+            self._network = Network(blocked.blocks, config.max_total_connections)
         return self._network
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ..component.memory import Memory
-from ..errors import DeadlineExceeded
+from ..errors import DeadlineExceeded, RequestError
 from ..messages import Request, Response
 
 Stream = Literal["stdout", "stderr"]
@@ -25,17 +25,20 @@ Stream = Literal["stdout", "stderr"]
 class Deadline:
     """A point on the monotonic clock by which an instance must be done.
 
-    `seconds` is what was granted from now on.
+    `seconds` is what was granted from now on. `gone` says whether nobody wants the result any more.
     """
 
-    __slots__ = ("at", "seconds")
+    __slots__ = ("at", "gone", "seconds")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.at = time.monotonic() + seconds
+        self.gone: Callable[[], bool] | None = None
 
     def remaining(self) -> float:
-        """Seconds left, more than 0; raises DeadlineExceeded when there are none."""
+        """Seconds left, more than 0; raises DeadlineExceeded when there are none, RequestError for nobody."""
+        if self.gone is not None and self.gone():
+            raise RequestError("client disconnected")
         left = self.at - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded(self.seconds)

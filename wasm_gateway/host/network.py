@@ -23,6 +23,7 @@ from typing import Any
 from .. import forks
 from ..errors import DeadlineExceeded
 from .base import Deadline
+from .pools import Places
 
 SockAddr = tuple[Any, ...]
 
@@ -63,6 +64,14 @@ class _Bounded(socket.socket):
         except TimeoutError:
             deadline.remaining()
             raise
+
+    def cut(self, deadline: Deadline) -> None:
+        """Break off whatever goes on for `deadline`, from any thread; nothing once it is somebody else's."""
+        if self.deadline is deadline:
+            try:
+                socket.socket.shutdown(self, socket.SHUT_RDWR)  # TLS or not
+            except OSError:
+                pass  # it is closed
 
     def connect(self, address: Any) -> Any:
         return self._bounded("connect", address)
@@ -147,11 +156,15 @@ class Network:
     """The way out of one application, shared by its families.
 
     `blocked` says of an IP address in text whether the operator forbids it
-    (runtime config: outbound_networking.block_networks).
+    (runtime config: outbound_networking.block_networks); `max_connections` limits those that guests use at
+    once, whatever for (max_total_connections): who makes one takes one of `places` first.
     """
 
-    def __init__(self, blocked: Callable[[str], bool] = lambda address: False) -> None:
+    def __init__(
+        self, blocked: Callable[[str], bool] = lambda address: False, max_connections: int | None = None
+    ) -> None:
         self._blocked = blocked
+        self.places = Places(max_connections)
         self._tls: BoundedContext | None = None
         self.after_fork()
         forks.watch(self)
@@ -159,6 +172,10 @@ class Network:
     def after_fork(self) -> None:
         # a lookup of another thread does not go on in the child, but would keep its place
         self._lookups = threading.Semaphore(MAX_LOOKUPS)
+
+    def blocked(self, address: str) -> bool:
+        """Whether the operator forbids this IP address."""
+        return self._blocked(address)
 
     def resolve(self, host: str, port: int, deadline: Deadline) -> list[tuple[int, SockAddr]]:
         """The (family, socket address) pairs of `host` that may be connected to, at least one.

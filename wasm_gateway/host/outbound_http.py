@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 import threading
@@ -22,7 +23,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urljoin
 
 import urllib3
@@ -34,12 +35,12 @@ from urllib3.util import SKIP_HEADER
 from .. import forks
 from ..component.values import Err
 from ..errors import Saturated
-from ..messages import Headers, Request
+from ..messages import NO_HEADERS, Headers, Request, Trailers
 from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import VALUE_OVERHEAD, Budget
 from .network import Network
-from .pools import WAIT
+from .pools import WAIT, Places
 
 _TYPES = """
 interface http-types {
@@ -74,6 +75,9 @@ MAX_REDIRECTS = 10  # as Spin's client
 POOL_HOSTS = 64
 POOL_SIZE = 16
 _CHUNK = 65536
+# Bytes of the trailers of one response (Spin: http, 8.2, as for any `fields`).
+MAX_TRAILERS = 128 << 10
+_LAST_CHUNK = b"0\r\n\r\n"  # RFC 9112, 7.1, and no trailers behind it
 
 # The connection's business, not the guest's (RFC 9110, 7.6.1, and those that frame a message).
 _HOP_BY_HOP = """connection content-length keep-alive proxy-authenticate proxy-authorization
@@ -109,7 +113,8 @@ class Outgoing:
     """A request on its way out; `target` is an absolute URL, or a path of the application itself.
 
     `plain`: nothing is asked for, or unpacked, that the guest has not asked for itself. `length` is how
-    long a body in pieces is, None where that is not known.
+    long a body in pieces is, None where that is not known. `trailers` go out behind a body in pieces
+    without a length, or to a component of the application.
     """
 
     method: str
@@ -118,6 +123,7 @@ class Outgoing:
     body: bytes | Iterable[bytes] | None
     plain: bool = False
     length: int | None = None
+    trailers: Trailers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,7 @@ class Incoming:
     status: int
     headers: Pairs
     body: bytes
+    trailers: Headers = NO_HEADERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,7 @@ class Answer:
     status: int
     headers: Pairs
     chunks: Iterable[bytes]
+    trailers: Trailers
 
 
 class Client:
@@ -147,22 +155,16 @@ class Client:
 
     def __init__(self, network: Network, max_connections: int | None = None, *, pooling: bool = True) -> None:
         self._network = network
-        self._max_connections = max_connections
+        self._places = Places(max_connections, network.places)
         self._pooling = pooling
         self._current = threading.local()
         self._manager: urllib3.PoolManager | None = None
-        self._begin()
         forks.watch(self)
-
-    def _begin(self) -> None:
-        limit = self._max_connections
-        self._slots = None if limit is None else threading.Semaphore(limit)
 
     def after_fork(self) -> None:
         if self._manager is not None:
             forks.abandon(self._manager)
             self._manager = None
-        self._begin()
 
     def _pools(self) -> urllib3.PoolManager:
         manager = self._manager
@@ -188,18 +190,20 @@ class Client:
         request: Outgoing,
         address: Address,
         deadline: Deadline,
-        connected: Callable[[], object] | None = None,
+        connected: Callable[[HTTPConnection], object] | None = None,
     ) -> Iterator[Answer]:
-        """The same, with the body still to come; `connected` is called when there is a connection.
+        """The same, with the body still to come; `connected` is called with the connection when there is one.
 
         Left before the end of the body, or with an exception, it closes the connection.
         """
-        slots = self._slots
-        if slots is not None and not slots.acquire(timeout=min(WAIT, deadline.remaining())):
+        give_back = self._places.take(min(WAIT, deadline.remaining()))
+        if give_back is None:
             deadline.remaining()
             raise HttpFailure("too-many-requests")
         self._current.deadline, self._current.kept = deadline, False
         self._current.connected = connected
+        self._current.behind = None if isinstance(request.body, bytes | None) else request.trailers
+        self._current.trailers = NO_HEADERS
         pools = self._pools()
         try:
             response = self._begin_exchange(pools, request, address)
@@ -215,8 +219,7 @@ class Client:
         finally:
             if not self._pooling:
                 _close(pools)
-            if slots is not None:
-                slots.release()
+            give_back()
 
     def _begin_exchange(
         self, pools: urllib3.PoolManager, request: Outgoing, address: Address
@@ -250,15 +253,14 @@ class Client:
             timeout=None,
         )
 
-    @staticmethod
-    def _receive(response: urllib3.BaseHTTPResponse, plain: bool) -> Answer:
+    def _receive(self, response: urllib3.BaseHTTPResponse, plain: bool) -> Answer:
         headers = [(name.lower(), value) for name, value in response.headers.items()]
         chunks = _pieces(response)
         if not plain and response.headers.get("content-encoding", "").strip().lower() == "gzip":
             # as Spin's client: unpacked, and nothing left that tells of it
             chunks = _gunzip(chunks)
             headers = [pair for pair in headers if pair[0] not in ("content-encoding", "content-length")]
-        return Answer(response.status, headers, chunks)
+        return Answer(response.status, headers, chunks, lambda: self._current.trailers)
 
     def close(self) -> None:
         manager, self._manager = self._manager, None
@@ -267,10 +269,7 @@ class Client:
 
 
 def _pieces(response: urllib3.BaseHTTPResponse) -> Iterable[bytes]:
-    """The body as it comes; `stream` alone waits for whole pieces where the length is known."""
-    if response.chunked:
-        yield from response.stream(_CHUNK, decode_content=False)
-        return
+    """The body as it comes; `stream` waits for whole pieces, and forgets the trailers."""
     while data := response.read1(_CHUNK, decode_content=False):
         yield data
 
@@ -288,24 +287,40 @@ def _close(manager: urllib3.PoolManager) -> None:
 def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
     """urllib3's pools, with connections over sockets of `network` that end at `current.deadline`.
 
-    They tell in `current.kept` whether the request of this thread went over a kept connection.
+    They tell in `current.kept` whether the request of this thread went over a kept connection, and in
+    `current.trailers` what came behind its response; `current.behind` goes out behind its body.
     """
 
+    class Trailing(http.client.HTTPResponse):
+        def _read_and_discard_trailer(self) -> None:
+            current.trailers = _read_trailers(self.fp)
+
     class Bounded(HTTPConnection):
+        response_class = Trailing
         sock: Any
 
         def _new_conn(self) -> socket.socket:
             sock = network.connect(self.host, self.port, current.deadline)
-            if current.connected is not None:
-                current.connected()
+            try:
+                if current.connected is not None:
+                    current.connected(self)
+            except BaseException:
+                sock.close()
+                raise
             return sock
+
+        def send(self, data: Any) -> None:
+            if data == _LAST_CHUNK and current.behind is not None:
+                fields = "".join([f"{name}: {value}\r\n" for name, value in current.behind().pairs])
+                data = b"0\r\n" + fields.encode("latin-1") + b"\r\n"
+            super().send(data)
 
         def request(self, *arguments: Any, **options: Any) -> None:
             current.kept = self.sock is not None  # from an earlier request
             if current.kept:
                 self.sock.deadline = current.deadline
                 if current.connected is not None:
-                    current.connected()
+                    current.connected(self)
             super().request(*arguments, **options)
 
     class BoundedTls(Bounded, HTTPSConnection):
@@ -321,6 +336,29 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
             super().__init__(*arguments, **options | {"ssl_context": network.tls_context()})
 
     return {"http": PlainPool, "https": EncryptedPool}
+
+
+def _read_trailers(file: BinaryIO) -> Headers:
+    """The trailer section of a chunked message (RFC 9112, 7.1.2), which is read to its end."""
+    fields: list[tuple[str, str]] = []
+    left = MAX_TRAILERS
+    while line := file.readline(left):
+        left -= len(line)
+        if line in (b"\r\n", b"\n"):
+            return Headers.trusted(tuple(fields))
+        if not left:
+            raise http.client.HTTPException(f"trailers of more than {MAX_TRAILERS} bytes")
+        if not line.endswith(b"\n"):
+            raise http.client.IncompleteRead(b"")
+        name, colon, value = line.decode("latin-1").rstrip("\r\n").partition(":")
+        value = value.strip(" \t")
+        if not colon or _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
+            raise http.client.HTTPException("invalid trailers")
+        fields.append((name.lower(), value))
+    if fields:
+        raise http.client.IncompleteRead(b"")
+    # Some servers end the connection here, as if there were no such section; so it has always been read.
+    return NO_HEADERS
 
 
 def _path_and_query(address: Address) -> str:
@@ -346,6 +384,8 @@ def _wire_headers(request: Outgoing, address: Address) -> urllib3.HTTPHeaderDict
         headers.add("content-length", str(request.length))
     if "user-agent" not in names:
         headers.add("user-agent", SKIP_HEADER)
+    if "te" in names:
+        headers.add("connection", "te")  # RFC 9110, 10.1.4
     if address.user is not None and "authorization" not in names:
         pair = f"{address.user}:{address.password or ''}".encode()
         headers.add("authorization", "Basic " + b64encode(pair).decode())
@@ -435,7 +475,7 @@ class OutboundHttp:
         ctx: HostContext,
         request: Outgoing,
         deadline: Deadline,
-        connected: Callable[[], object] | None = None,
+        connected: Callable[[HTTPConnection], object] | None = None,
     ) -> AbstractContextManager[Answer]:
         """One exchange with another server, whose target is permitted; see Client.open."""
         return self.client.open(request, parse_address(request.target, SCHEMES), deadline, connected)
@@ -503,10 +543,10 @@ def _inside(request: Outgoing, target: str, answer: Callable[[Request], Any]) ->
     headers = list(request.headers)
     if request.body is not None or request.method not in _WITHOUT_BODY:
         headers.append(("content-length", str(len(request.body or b""))))
+    inner = Request(request.method, path, query if question else None, Headers.trusted(tuple(headers)), body)
+    inner.trailers = request.trailers
     try:
-        response = answer(
-            Request(request.method, path, query if question else None, Headers.trusted(tuple(headers)), body)
-        )
+        response = answer(inner)
     except LookupError as error:  # nobody is there to answer
         raise HttpFailure("invalid-url", str(error)) from error
     except Saturated as error:
@@ -516,6 +556,8 @@ def _inside(request: Outgoing, target: str, answer: Callable[[Request], Any]) ->
         pairs = [*response.headers]
         for name, value in pairs:
             budget.spend(VALUE_OVERHEAD + len(name) + len(value))
-        return Incoming(response.status, pairs, _joined(response.body, budget))
+        whole = _joined(response.body, budget)
+        trailers = response.trailers
+        return Incoming(response.status, pairs, whole, NO_HEADERS if trailers is None else trailers())
     finally:
         response.close()

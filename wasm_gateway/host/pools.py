@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
@@ -20,6 +21,47 @@ C = TypeVar("C")
 # How long a request waits for a connection when all are in use, in seconds: long enough for a
 # short burst, short enough to tell the guest before its caller gives up.
 WAIT = 5.0
+
+
+class Places:
+    """So many connections at once, over all that share this; `limit` None is any number.
+
+    Who takes a place takes one of `within` too.
+    """
+
+    def __init__(self, limit: int | None = None, within: Places | None = None) -> None:
+        self._limit = limit
+        self._within = within
+        self.after_fork()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        self._free = None if self._limit is None else threading.Semaphore(self._limit)
+
+    def take(self, wait: float = 0.0) -> Callable[[], object] | None:
+        """What gives the place back, to be called once; None when none was free for `wait` seconds."""
+        free, within = self._free, self._within
+        if free is None:
+            return _nothing if within is None else within.take(wait)
+        ends = time.monotonic() + wait
+        if not free.acquire(timeout=wait):
+            return None
+        if within is None:
+            return free.release
+        outer = within.take(max(0.0, ends - time.monotonic()))
+        if outer is None:
+            free.release()
+            return None
+
+        def give_back() -> None:
+            outer()
+            free.release()
+
+        return give_back
+
+
+def _nothing() -> None:
+    pass
 
 
 class PoolFull(Exception):
@@ -37,7 +79,7 @@ class _Entry(Generic[C]):
 class Pool(Generic[C]):
     """Connections by key, at most `per_key` for each; idle ones are kept for the `keys` last used keys.
 
-    `total` limits those in use at the same time over all keys. `close` ends a connection.
+    `places` limit those in use at the same time over all keys. `close` ends a connection.
     """
 
     def __init__(
@@ -46,13 +88,13 @@ class Pool(Generic[C]):
         *,
         per_key: int,
         keys: int,
-        total: int | None = None,
+        places: Places | None = None,
         wait: float = WAIT,
     ) -> None:
         self._close = close
         self._per_key = per_key
         self._keys = keys
-        self._total = total
+        self._places = places or Places()
         self._wait = wait
         self._start()
         forks.watch(self)
@@ -60,7 +102,7 @@ class Pool(Generic[C]):
     def _start(self) -> None:
         self._free = threading.Condition()  # guards the rest, notified when a connection comes back
         self._entries: OrderedDict[Hashable, _Entry[C]] = OrderedDict()
-        self._used = 0
+        self._taken: list[Callable[[], object]] = []  # places, one for each in use
         self._closed = False
 
     def take(self, key: Hashable, deadline: Deadline, *, fresh: bool = False) -> C | None:
@@ -70,24 +112,30 @@ class Pool(Generic[C]):
         """
         with self._free:
             entry = self._entries.get(key)
-            if entry is None or not self._may_take(entry):
+            if entry is None or entry.used >= self._per_key:
                 entry = self._wait_for(key, deadline)
             entry.used += 1
-            self._used += 1
             self._entries.move_to_end(key)
+        try:
+            place = self._places.take(min(self._wait, deadline.remaining()))
+            if place is None:
+                deadline.remaining()
+                raise PoolFull
+        except BaseException:
+            with self._free:
+                entry.used -= 1
+                self._free.notify_all()
+            raise
+        with self._free:
+            self._taken.append(place)
             return entry.idle.pop() if entry.idle and not fresh else None
-
-    def _may_take(self, entry: _Entry[C]) -> bool:
-        if self._total is not None and self._used >= self._total:
-            return False
-        return entry.used < self._per_key
 
     def _wait_for(self, key: Hashable, deadline: Deadline) -> _Entry[C]:
         def find() -> _Entry[C] | None:
             entry = self._entries.get(key)
             if entry is None:
                 entry = self._entries[key] = _Entry()
-            return entry if self._may_take(entry) else None
+            return entry if entry.used < self._per_key else None
 
         entry = find()
         if entry is None:
@@ -106,7 +154,7 @@ class Pool(Generic[C]):
                 forks.abandon(connection)
                 return
             entry.used -= 1
-            self._used -= 1
+            self._taken.pop()()
             if connection is not None:
                 (surplus if self._closed else entry.idle).append(connection)
             if len(self._entries) > self._keys:

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .base import Deadline
 from .network import Network
-from .pools import Pool, PoolFull
+from .pools import Places, Pool, PoolFull
 
 TYPES = """
 interface rdbms-types {
@@ -92,7 +92,10 @@ class Sessions(Generic[Where, S]):
         self._connect = connect
         self._network = network
         self._pool: Pool[S] = Pool(
-            lambda session: session.close(), per_key=POOL_SIZE, keys=POOL_ADDRESSES, total=max_connections
+            lambda session: session.close(),
+            per_key=POOL_SIZE,
+            keys=POOL_ADDRESSES,
+            places=Places(max_connections, network.places),
         )
 
     def take(self, where: Where, deadline: Deadline) -> S:

@@ -28,7 +28,7 @@ from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle
-from .pools import Pool, PoolFull
+from .pools import Places, Pool, PoolFull
 
 _TYPES = """
 interface redis-types {
@@ -265,7 +265,10 @@ class RedisClient:
     def __init__(self, network: Network, max_connections: int | None = None) -> None:
         self._network = network
         self._pool: Pool[RedisConnection] = Pool(
-            RedisConnection.close, per_key=POOL_SIZE, keys=POOL_ADDRESSES, total=max_connections
+            RedisConnection.close,
+            per_key=POOL_SIZE,
+            keys=POOL_ADDRESSES,
+            places=Places(max_connections, network.places),
         )
 
     def call(

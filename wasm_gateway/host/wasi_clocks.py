@@ -27,6 +27,12 @@ interface wall-clock {
   now: func() -> datetime;
   resolution: func() -> datetime;
 }
+interface timezone {
+  use wall-clock.{datetime};
+  record timezone-display { utc-offset: s32, name: string, in-daylight-saving-time: bool }
+  display: func(when: datetime) -> timezone-display;
+  utc-offset: func(when: datetime) -> s32;
+}
 """
 _RANDOM = """
 package wasi:random@0.2.0;
@@ -43,6 +49,7 @@ interface insecure-seed { insecure-seed: func() -> tuple<u64, u64>; }
 INTERFACES = {
     "wasi:clocks/monotonic-clock@0.2": _CLOCKS,
     "wasi:clocks/wall-clock@0.2": _CLOCKS,
+    "wasi:clocks/timezone@0.2": _CLOCKS,
     "wasi:random/random@0.2": _RANDOM,
     "wasi:random/insecure@0.2": _RANDOM,
     "wasi:random/insecure-seed@0.2": _RANDOM,
@@ -88,6 +95,11 @@ class WasiClocks:
         "wasi:clocks/wall-clock@0.2": {
             "now": lambda ctx: divmod(time.time_ns(), SECOND),
             "resolution": lambda ctx: divmod(resolution(time.CLOCK_REALTIME), SECOND),
+        },
+        # the host's own zone is not for a guest to know
+        "wasi:clocks/timezone@0.2": {
+            "display": lambda ctx, when: (0, "UTC", False),
+            "utc-offset": lambda ctx, when: 0,
         },
         "wasi:random/random@0.2": {"get-random-bytes": random_bytes, "get-random-u64": random_u64},
         "wasi:random/insecure@0.2": {

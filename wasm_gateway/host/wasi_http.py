@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from ..component.values import Err, Ok
 from ..errors import LimitExceeded, Trap
-from ..messages import Headers
+from ..messages import NO_HEADERS, Headers, Trailers
 from .base import HostContext
 from .outbound_http import HOP_BY_HOP
 from .wasi_io import (
+    MAX_READ,
     PERMIT,
     READY,
     InputStream,
@@ -205,6 +206,16 @@ class Fields:
         self.mutable = False
         return self
 
+    @classmethod
+    def received(cls, headers: Headers) -> Fields:
+        """What a guest may see of `headers`."""
+        return cls(
+            [(name, value.encode("latin-1")) for name, value in headers.pairs if name not in FORBIDDEN]
+        )
+
+    def headers(self) -> Headers:
+        return Headers.trusted(tuple([(name, value.decode("latin-1")) for name, value in self.pairs]))
+
 
 def _refused(fields: Fields, name: str, values: Iterable[bytes] = ()) -> Err | None:
     """Why a guest may not change this field, in the order in which wasmtime looks; `name` in lower case."""
@@ -263,12 +274,13 @@ def fields_append(ctx: HostContext, fields: Fields, name: str, value: bytes) -> 
 
 
 class IncomingBody:
-    """The resource incoming-body; `stream` is its content."""
+    """The resource incoming-body. `trailers` follow its content, if any can."""
 
-    __slots__ = ("content", "taken")
+    __slots__ = ("content", "taken", "trailers")
 
-    def __init__(self, content: InputStream) -> None:
+    def __init__(self, content: InputStream, trailers: Trailers | None) -> None:
         self.content = content
+        self.trailers = trailers
         self.taken = False
 
 
@@ -277,13 +289,18 @@ class IncomingMessage:
 
     __slots__ = ("_body", "fields")
 
-    def __init__(self, fields: Fields, content: InputStream) -> None:
-        self.fields = fields.frozen()
-        self._body: IncomingBody | None = IncomingBody(content)
+    def __init__(self, headers: Headers, content: InputStream, trailers: Trailers | None = None) -> None:
+        self.fields = Fields.received(headers).frozen()
+        self._body: IncomingBody | None = IncomingBody(content, trailers)
 
     def consume(self, ctx: HostContext) -> Any:
         body, self._body = self._body, None
         return FAILED if body is None else body
+
+    def drop(self) -> None:
+        """A body that was not taken is wanted by nobody."""
+        if self._body is not None:
+            self._body.content.abandon()
 
 
 class IncomingRequest(IncomingMessage):
@@ -298,9 +315,9 @@ class IncomingRequest(IncomingMessage):
         authority: str | None,
         headers: Headers,
         content: InputStream,
+        trailers: Trailers | None = None,
     ) -> None:
-        pairs = [(name, value.encode("latin-1")) for name, value in headers.pairs if name not in FORBIDDEN]
-        super().__init__(Fields(pairs), content)
+        super().__init__(headers, content, trailers)
         self.method = _METHOD_OF.get(method) or ("other", method)
         self.target = target
         self.authority = authority
@@ -309,8 +326,10 @@ class IncomingRequest(IncomingMessage):
 class IncomingResponse(IncomingMessage):
     __slots__ = ("status",)
 
-    def __init__(self, status: int, fields: Fields, content: InputStream) -> None:
-        super().__init__(fields, content)
+    def __init__(
+        self, status: int, headers: Headers, content: InputStream, trailers: Trailers | None = None
+    ) -> None:
+        super().__init__(headers, content, trailers)
         self.status = status
 
 
@@ -321,20 +340,47 @@ def body_stream(ctx: HostContext, body: IncomingBody) -> Any:
     return body.content
 
 
-class FutureTrailers:
-    """The resource future-trailers; no door gives us any, so there are none, at once."""
+class FutureTrailers(Pollable):
+    """The resource future-trailers, and its pollable; what the guest has left of the body is dropped.
 
-    __slots__ = ("taken",)
+    Nothing is read for it before the guest waits, as in wasmtime.
+    """
 
-    def __init__(self) -> None:
-        self.taken = False
+    def __init__(self, ctx: HostContext, body: IncomingBody) -> None:
+        self._ctx = ctx
+        self._body = body
+        self._result: Any = None  # Ok(Fields | None) or Err(error-code)
+        self._taken = False
 
+    def ready(self) -> bool:
+        if self._result is None:
+            self._result = self._read_on()
+        return self._result is not None
 
-def trailers_get(ctx: HostContext, future: FutureTrailers) -> Any:
-    if future.taken:
-        return FAILED
-    future.taken = True
-    return Ok(Ok(None))
+    def _read_on(self) -> Any:
+        """The result if the body is over, None if the rest of it has not come yet."""
+        content = self._body.content
+        try:
+            while content.read(self._ctx, MAX_READ):
+                self._ctx.deadline.remaining()
+        except StreamClosed:
+            trailers = self._body.trailers
+            fields = Fields.received(NO_HEADERS if trailers is None else trailers())
+            return Ok(fields.frozen() if fields.pairs else None)
+        except StreamFailed as failure:
+            return Err(failure.error.http_code or ("internal-error", failure.error.debug))
+        return None
+
+    def get(self, ctx: HostContext) -> Any:
+        if self._taken:
+            return FAILED
+        if self._result is None and not (self._body.content.at_end() and self.ready()):
+            return None
+        self._taken = True
+        return Ok(self._result)
+
+    def drop(self) -> None:
+        self._body.content.abandon()
 
 
 # Messages that go out.
@@ -351,9 +397,10 @@ class Flow(Protocol):
 class OutgoingBody:
     """The resource outgoing-body. `take(data)` gets what is written, `finish(ok)` its end."""
 
-    __slots__ = ("_finish", "_sent", "_stream", "_take", "declared", "finished", "flow")
+    __slots__ = ("_finish", "_of", "_sent", "_stream", "_take", "declared", "finished", "flow", "trailers")
 
-    def __init__(self, fields: Fields) -> None:
+    def __init__(self, of: Literal["request", "response"], fields: Fields) -> None:
+        self._of = of
         self.declared = _content_length(fields)
         self.flow: Flow | None = None
         self._sent = 0
@@ -361,6 +408,7 @@ class OutgoingBody:
         self._finish: Callable[[bool], object] | None = None
         self._stream: BodyOutput | None = None
         self.finished: bool | None = None  # None until it is, then whether it ended well
+        self.trailers = NO_HEADERS  # known when it is finished
 
     def connect(
         self, take: Callable[[bytes], object], finish: Callable[[bool], object], flow: Flow | None = None
@@ -388,19 +436,25 @@ class OutgoingBody:
             raise StreamClosed
         self._sent += len(data)
         if self.declared is not None and self._sent > self.declared:
-            raise StreamFailed(_wrong_size(self._sent))
+            raise StreamFailed(self._wrong_size())
         if self._take is not None:
             self._take(data)
         else:
             assert self._stream is not None
             self._stream.keep(data)
 
-    def finish(self) -> Any:
+    def finish(self, trailers: Fields | None = None) -> Any:
         if self.declared is not None and self._sent != self.declared:
             self.end(False)
-            return Err(_wrong_size(self._sent).http_code)
+            return Err(self._wrong_size().http_code)
+        if trailers is not None and self.finished is None:
+            self.trailers = trailers.headers()
         self.end(True)
         return None
+
+    def _wrong_size(self) -> IoError:
+        text = f"{self._sent} bytes are not what content-length says"
+        return IoError(text, (f"HTTP-{self._of}-body-size", self._sent))
 
     def end(self, well: bool) -> None:
         if self.finished is None:
@@ -445,15 +499,6 @@ def _content_length(fields: Fields) -> int | None:
     return None
 
 
-def _wrong_size(sent: int) -> IoError:
-    return IoError(f"{sent} bytes are not what content-length says", ("HTTP-request-body-size", sent))
-
-
-def body_finish(ctx: HostContext, body: OutgoingBody, trailers: Fields | None) -> Any:
-    # no door can send trailers; they are dropped
-    return body.finish()
-
-
 class OutgoingResponse:
     """The resource outgoing-response."""
 
@@ -462,7 +507,7 @@ class OutgoingResponse:
     def __init__(self, fields: Fields) -> None:
         self.fields = fields.frozen()
         self.status = 200
-        self.body = OutgoingBody(fields)
+        self.body = OutgoingBody("response", fields)
         self.taken = False
 
 
@@ -508,7 +553,7 @@ class OutgoingRequest:
         self.target: str | None = None
         self.scheme: tuple[str, Any] | None = None
         self.authority: str | None = None
-        self.body = OutgoingBody(fields)
+        self.body = OutgoingBody("request", fields)
         self.taken = False
 
 
@@ -597,19 +642,23 @@ class WasiHttp:
         "[method]incoming-response.headers": lambda ctx, response: response.fields,
         "[method]incoming-response.consume": lambda ctx, response: response.consume(ctx),
         "[method]incoming-body.stream": body_stream,
-        "[static]incoming-body.finish": lambda ctx, body: FutureTrailers(),
-        "[method]future-trailers.subscribe": lambda ctx, future: READY,
-        "[method]future-trailers.get": trailers_get,
+        "[static]incoming-body.finish": FutureTrailers,
+        "[method]future-trailers.subscribe": lambda ctx, future: future,
+        "[method]future-trailers.get": lambda ctx, future: future.get(ctx),
+        "[resource-drop]incoming-response": lambda ctx, response: response.drop(),
+        "[resource-drop]incoming-body": lambda ctx, body: body.content.abandon(),
+        "[resource-drop]future-trailers": lambda ctx, future: future.drop(),
         "[constructor]outgoing-response": lambda ctx, fields: OutgoingResponse(fields),
         "[method]outgoing-response.status-code": lambda ctx, response: response.status,
         "[method]outgoing-response.set-status-code": response_set_status,
         "[method]outgoing-response.headers": lambda ctx, response: response.fields,
         "[method]outgoing-response.body": take_body,
         "[method]outgoing-body.write": lambda ctx, body: body.write(ctx),
-        "[static]outgoing-body.finish": body_finish,
+        "[static]outgoing-body.finish": lambda ctx, body, trailers: body.finish(trailers),
         "[resource-drop]outgoing-body": lambda ctx, body: body.end(False),
         "[method]future-incoming-response.subscribe": lambda ctx, future: future,
         "[method]future-incoming-response.get": lambda ctx, future: future.get(ctx),
+        "[resource-drop]future-incoming-response": lambda ctx, future: future.drop(),
     }
 
 

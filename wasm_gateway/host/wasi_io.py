@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 import math
-import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,8 +64,13 @@ INTERFACES = {"wasi:io/error@0.2": _TEXT, "wasi:io/poll@0.2": _TEXT, "wasi:io/st
 MAX_READ = 1 << 20
 # What a stream that never blocks lets a guest write at once.
 PERMIT = 1 << 20
+# Seconds after which a guest that waits is asked for: its client may have left.
+WATCH_SECONDS = 0.25
 # The limit of the blocking-...-and-flush functions (wasi:io/streams, output-stream).
 MAX_BLOCKING_WRITE = 4096
+
+# Events of a descriptor: POLLIN and POLLOUT, also where there is no select.poll.
+READABLE, WRITABLE = 1, 4
 
 
 class IoError:
@@ -96,8 +101,9 @@ class StreamFailed(Exception):
 class Pollable:
     """The resource wasi:io/poll pollable.
 
-    `due` is when it becomes ready (time.monotonic), `fd` the descriptor and the event (select.POLLIN,
-    POLLOUT) that make it so. With neither, another thread makes it ready and then calls Waker.wake().
+    `due` is when it becomes ready (time.monotonic), `fd` the descriptor and the events (READABLE, WRITABLE)
+    that make it so, looked at when `ready` has said no. With neither, another thread makes it ready and
+    then calls Waker.wake().
     """
 
     due: float | None = None
@@ -131,25 +137,25 @@ class Waker:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the descriptors against a late wake
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        self._read, self._write = socket.socketpair()  # select.select takes no pipe on Windows
+        self._read.setblocking(False)
+        self._write.setblocking(False)
         self._open = True
 
     def wake(self) -> None:
         with self._lock:
             if self._open:
                 try:
-                    os.write(self._write, b"\0")
+                    self._write.send(b"\0")
                 except BlockingIOError:
                     pass  # enough of them are there already
 
     def fileno(self) -> int:
-        return self._read
+        return self._read.fileno()
 
     def clear(self) -> None:
         try:
-            while os.read(self._read, 4096):
+            while self._read.recv(4096):
                 pass
         except BlockingIOError:
             pass
@@ -157,8 +163,8 @@ class Waker:
     def close(self) -> None:
         with self._lock:
             self._open = False
-            os.close(self._read)
-            os.close(self._write)
+            self._read.close()
+            self._write.close()
 
 
 def waker(ctx: HostContext) -> Waker:
@@ -170,9 +176,16 @@ def waker(ctx: HostContext) -> Waker:
     return found
 
 
+def background(ctx: HostContext) -> set[Pollable]:
+    """What goes on while this instance waits for something else: asked whether it is ready until it is."""
+    found: set[Pollable] = ctx.state.setdefault(background, set())
+    return found
+
+
 def wait_any(ctx: HostContext, pollables: Sequence[Pollable]) -> None:
     """Return when one of `pollables` is ready at least; DeadlineExceeded when none is in time."""
     woken: Waker | None = ctx.state.get(Waker)
+    beside: set[Pollable] = ctx.state.get(background, set())
     while True:
         if woken is not None:
             woken.clear()
@@ -180,16 +193,35 @@ def wait_any(ctx: HostContext, pollables: Sequence[Pollable]) -> None:
             return
         if ctx.before_wait is not None:
             ctx.before_wait()
+        beside -= {pollable for pollable in beside if pollable.ready()}
+        waited = [*pollables, *beside]
         left = ctx.deadline.remaining()
-        dues = [pollable.due for pollable in pollables if pollable.due is not None]
+        if ctx.deadline.gone is not None:
+            left = min(left, WATCH_SECONDS)
+        dues = [pollable.due for pollable in waited if pollable.due is not None]
         if dues:
             left = min(left, max(0.0, min(dues) - time.monotonic()))
-        poll = select.poll()
+        wanted = {pollable.fd for pollable in waited if pollable.fd is not None}
         if woken is not None:
-            poll.register(woken.fileno(), select.POLLIN)
-        for fd, event in {pollable.fd for pollable in pollables if pollable.fd is not None}:
+            wanted.add((woken.fileno(), READABLE))
+        wait_descriptors(wanted, left)
+
+
+def wait_descriptors(wanted: Iterable[tuple[int, int]], timeout: float) -> bool:
+    """Wait for so many seconds until one of these descriptors has its events, or fails; whether one has."""
+    events: dict[int, int] = {}
+    for fd, event in wanted:
+        events[fd] = events.get(fd, 0) | event
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        for fd, event in events.items():
             poll.register(fd, event)
-        poll.poll(math.ceil(left * 1000))
+        return bool(poll.poll(math.ceil(timeout * 1000)))
+    if not events:  # Windows: "empty sequences for all three are not allowed"
+        time.sleep(timeout)
+        return False
+    reads, writes = ([fd for fd in events if events[fd] & event] for event in (READABLE, WRITABLE))
+    return any(select.select(reads, writes, list(events), timeout))
 
 
 # Streams.
@@ -210,12 +242,19 @@ class InputStream:
                 return data
             wait_any(ctx, [self.pollable()])
 
+    def at_end(self) -> bool:
+        """Whether it is known, without waiting for anybody, that nothing more comes."""
+        return False
+
     def pollable(self) -> Pollable:
         """Ready when a read would not be in vain."""
         return READY
 
     def close(self, ctx: HostContext) -> None:
         """The guest dropped the stream."""
+
+    def abandon(self) -> None:
+        """Nobody will read the rest, not even for what comes after it."""
 
 
 class OutputStream:
@@ -257,6 +296,9 @@ class BytesInput(InputStream):
         self._at = at + len(data)
         return data
 
+    def at_end(self) -> bool:
+        return self._at >= len(self._data)
+
 
 class IteratorInput(InputStream):
     """A stream of chunks from an iterable, which is asked for the next one when all before is read."""
@@ -265,19 +307,23 @@ class IteratorInput(InputStream):
         self._chunks: Iterator[bytes] = iter(chunks)
         self._chunk = b""
         self._at = 0
+        self._over = False
 
     def read(self, ctx: HostContext, length: int) -> bytes:
         if not length:
             return b""
         while self._at >= len(self._chunk):
-            following = self.next(ctx)
+            following = None if self._over else self.next(ctx)
             if following is None:
-                self._chunk, self._at = b"", 0
+                self._chunk, self._at, self._over = b"", 0, True
                 raise StreamClosed
             self._chunk, self._at = following, 0
         at, chunk = self._at, self._chunk
         self._at = at + length
         return chunk if not at and len(chunk) <= length else chunk[at : at + length]
+
+    def at_end(self) -> bool:
+        return self._over
 
     def next(self, ctx: HostContext) -> bytes | None:
         """The next chunk, None at the end."""

@@ -13,24 +13,26 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote
+
+from urllib3.connection import HTTPConnection
 
 from .. import forks
 from ..component.values import Err, Ok
 from ..errors import DeadlineExceeded, GatewayError, LimitExceeded
+from ..messages import NO_HEADERS, NOT_TRAILERS, Headers
 from .addresses import BadAddress, parse_address
 from .base import Deadline, HostContext
 from .outbound_http import (
     HOP_BY_HOP,
     SCHEMES,
     URL_CHARACTERS,
-    Answer,
     HttpFailure,
-    Incoming,
     OutboundHttp,
     Outgoing,
     checked,
@@ -38,12 +40,11 @@ from .outbound_http import (
 )
 from .wasi_http import (
     FAILED,
-    FORBIDDEN,
     MAX_OUTGOING_BODY,
     OUTGOING,
     TEXT,
-    Fields,
     IncomingResponse,
+    OutgoingBody,
     OutgoingRequest,
     RequestOptions,
 )
@@ -64,7 +65,7 @@ INTERFACES = {OUTGOING: TEXT}
 
 # Threads for requests to other servers, of all guests of an application together.
 MAX_SENDERS = 64
-# Requests of one instance that are under way.
+# Requests of one instance that are under way, or wait for a thread.
 MAX_REQUESTS = 128
 # Bytes of a body on its way, in each direction; a request with no more is sent whole, with its length.
 PIPE_BYTES = 256 << 10
@@ -126,10 +127,16 @@ class Pipe:
         with self._turn:
             return bool(self._chunks) or self._end is not None
 
+    def at_end(self) -> bool:
+        with self._turn:
+            return not self._chunks and self._end is not None
+
     def take(self, length: int) -> bytes:
         """Up to `length` bytes, b"" for none yet; raises what stands at the end."""
         with self._turn:
             if not self._chunks:
+                if self._closed and length:
+                    raise StreamClosed
                 if self._end is not None and length:
                     raise self._end
                 return b""
@@ -177,17 +184,21 @@ class _Writable(Pollable):
 class PipeInput(InputStream):
     """The body of a response from another server."""
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: Pipe, abandon: Callable[[], object]) -> None:
         self._pipe = pipe
+        self._abandon = abandon
 
     def read(self, ctx: HostContext, length: int) -> bytes:
         return self._pipe.take(length)
 
+    def at_end(self) -> bool:
+        return self._pipe.at_end()
+
     def pollable(self) -> Pollable:
         return _Readable(self._pipe)
 
-    def close(self, ctx: HostContext) -> None:
-        self._pipe.close()
+    def abandon(self) -> None:
+        self._abandon()
 
 
 class FutureResponse(Pollable):
@@ -197,8 +208,9 @@ class FutureResponse(Pollable):
         self._changed = changed
         self._result: Any = None  # Ok(IncomingResponse) or Err(error-code)
         self._taken = False
-        # Called when somebody first waits for the answer, in the guest's own thread.
+        # Called in the guest's own thread: when it first waits for the answer, when it does not want it.
         self.asked: Callable[[], object] | None = None
+        self.given_up: Callable[[], object] | None = None
 
     def settle(self, result: Any) -> None:
         """The result is there; from any thread. The first one counts."""
@@ -224,27 +236,40 @@ class FutureResponse(Pollable):
         self._taken = True
         return Ok(self._result)
 
+    def drop(self) -> None:
+        if not self._taken and self.given_up is not None:
+            self.given_up()
+
 
 class Sending:
     """One request to another server: what the guest writes, and the thread that sends it."""
 
-    def __init__(self, handler: OutgoingHandler, ctx: HostContext, request: Outgoing, times: Times) -> None:
+    def __init__(
+        self, handler: OutgoingHandler, ctx: HostContext, request: Outgoing, body: OutgoingBody, times: Times
+    ) -> None:
         self._handler = handler
         self._ctx = ctx
         self._request = request
+        self._body = body
         self._times = times
+        self._trailers = NO_HEADERS  # of the response, once it is whole
+        self._aborted = False
         self._waker: Waker = waker(ctx)
         self.future = FutureResponse(self._waker.wake)
         self.future.asked = self._stream
+        self.future.given_up = self.abort
         self._chunks: list[bytes] = []  # until the request is on its way
         self._size = 0
         self._out: Pipe | None = None
         self._in = Pipe(self._waker.wake)
-        ctx.on_close(self.abort)
+        self._under_way = under_way(ctx)
+        self._under_way.add(self)
 
     # in the guest's thread
 
     def take(self, data: bytes) -> None:
+        if self._aborted:
+            raise StreamClosed
         if self._out is None:
             self._chunks.append(data)
             self._size += len(data)
@@ -255,14 +280,20 @@ class Sending:
             raise StreamClosed
 
     def finish(self, well: bool) -> None:
+        if self._aborted:
+            return
         if self._out is not None:
             self._out.end(StreamClosed() if well else Broken())
         elif not well:
             self._in.close()
             self.future.settle(Err(("HTTP-request-body-size", self._size)))
+            self._under_way.discard(self)
         elif not self.future.settled:
             self.future.asked = None
-            self._start(b"".join(self._chunks) or None)
+            whole = b"".join(self._chunks)
+            # only a body in pieces has room for trailers
+            in_pieces = self._request.length is None and self._trailers_out().pairs
+            self._start([whole] if in_pieces else whole or None)
 
     def room(self) -> int:
         return PERMIT if self._out is None else self._out.room()
@@ -271,10 +302,25 @@ class Sending:
         return READY if self._out is None else _Writable(self._out)
 
     def abort(self) -> None:
-        """The instance is closed."""
+        """The guest no longer wants it, or is gone."""
+        self._aborted = True
+        self.future.asked = None
         if self._out is not None:
             self._out.close()
         self._in.close()
+        self._times.cut()
+        self._under_way.discard(self)
+
+    def _trailers_out(self) -> Headers:
+        """Those that the request's head has announced, as hyper sends them."""
+        names = {
+            name.strip().lower()
+            for header, value in self._request.headers
+            if header == "trailer"
+            for name in value.split(",")
+        }
+        pairs = self._body.trailers.pairs
+        return Headers.trusted(tuple([p for p in pairs if p[0] in names and p[0] not in NOT_TRAILERS]))
 
     def _stream(self) -> None:
         """The body is long, or the guest waits before it has finished it: send what there is."""
@@ -285,8 +331,8 @@ class Sending:
         self._chunks = []
         self._start(self._out)
 
-    def _start(self, body: bytes | Pipe | None) -> None:
-        request = replace(self._request, body=body)
+    def _start(self, body: bytes | Iterable[bytes] | None) -> None:
+        request = replace(self._request, body=body, trailers=self._trailers_out)
         self._handler.submit(lambda: self._run(request))
 
     # in a thread of its own
@@ -296,29 +342,55 @@ class Sending:
         try:
             times.begin()
             with self._handler.outbound.open(self._ctx, request, times, times.connected) as answer:
-                self.future.settle(Ok(_incoming(answer, PipeInput(pipe))))
+                headers = Headers(answer.headers)
+                body = PipeInput(pipe, self.abort)
+                response = IncomingResponse(answer.status, headers, body, lambda: self._trailers)
+                self.future.settle(Ok(response))
                 times.answered()
                 for chunk in answer.chunks:
                     if not pipe.put(chunk, wait=True):
                         raise Broken("nobody reads the response")
                     times.answered()
+                self._trailers = answer.trailers()
+            times.done()
             pipe.end(StreamClosed())
         except Exception as error:  # a thread has nobody above it who would see this
             code = _code(error, times)
             self.future.settle(Err(code))
             pipe.end(StreamFailed(IoError(f"the response broke off: {error or code[0]}", code)))
+        finally:
+            times.done()
+            self._under_way.discard(self)
 
 
 class Times(Deadline):
     """The deadline of a request: the instance's, or an earlier one by its request-options."""
 
-    __slots__ = ("_last", "_options", "late")
+    __slots__ = ("_connection", "_cut", "_last", "_options", "late")
 
     def __init__(self, whole: Deadline, options: RequestOptions | None) -> None:
         super().__init__(whole.remaining())
         self._last = whole.at
         self._options = options
         self.late = "connection-timeout"  # the error-code of being late, for now
+        self._connection: HTTPConnection | None = None
+        self._cut = False
+
+    def remaining(self) -> float:
+        if self._cut:
+            raise DeadlineExceeded(self.seconds)
+        return super().remaining()
+
+    def cut(self) -> None:
+        """There is no time left, also for what waits already; from another thread."""
+        self._cut = True
+        sock: Any = self._connection and self._connection.sock
+        if sock is not None:
+            sock.cut(self)
+
+    def done(self) -> None:
+        """The connection is somebody else's now."""
+        self._connection = None
 
     def _within(self, nanoseconds: int | None) -> None:
         self.at = self._last
@@ -328,7 +400,9 @@ class Times(Deadline):
     def begin(self) -> None:
         self._within(self._options.connect if self._options else None)
 
-    def connected(self) -> None:
+    def connected(self, connection: HTTPConnection) -> None:
+        self._connection = connection
+        self.remaining()
         self.late = "connection-read-timeout"
         self._within(self._options.first_byte if self._options else None)
 
@@ -337,9 +411,20 @@ class Times(Deadline):
         self._within(self._options.between_bytes if self._options else None)
 
 
-def _incoming(answer: Incoming | Answer, body: InputStream) -> IncomingResponse:
-    pairs = [(n, v.encode("latin-1")) for n, v in answer.headers if n.lower() not in FORBIDDEN]
-    return IncomingResponse(answer.status, Fields(pairs), body)
+def under_way(ctx: HostContext) -> set[object]:
+    """What stands for each request of an instance that is under way; the end of the instance ends them."""
+    found: set[object] | None = ctx.state.get(OutgoingHandler)
+    if found is None:
+        begun: set[object] = set()
+
+        def end() -> None:
+            for sending in list(begun):
+                if isinstance(sending, Sending):
+                    sending.abort()
+
+        found = ctx.state[OutgoingHandler] = begun
+        ctx.on_close(end)
+    return found
 
 
 # What HttpFailure means in words of wasi:http.
@@ -367,7 +452,9 @@ def error_code(failure: HttpFailure) -> tuple[str, Any]:
         return known
     cause: BaseException | None = failure.__cause__
     text = str(failure).lower()
+    broken = False
     while cause is not None:
+        broken = broken or isinstance(cause, HTTPException)
         if isinstance(cause, ConnectionRefusedError):
             return "connection-refused", None
         if isinstance(cause, TimeoutError):
@@ -382,12 +469,14 @@ def error_code(failure: HttpFailure) -> tuple[str, Any]:
         ("certificate", "TLS-certificate-error"),
         ("ssl", "TLS-protocol-error"),
         ("too large", "HTTP-response-body-size"),
+        ("trailers of more", "HTTP-response-trailer-section-size"),
+        ("incompleteread", "HTTP-response-incomplete"),
         ("closed connection", "connection-terminated"),
         ("reset", "connection-terminated"),
     ):
         if words in text:
             return code, ((None, None) if code == "DNS-error" else None)
-    return "internal-error", "the request failed"
+    return ("HTTP-protocol-error", None) if broken else ("internal-error", "the request failed")
 
 
 class OutgoingHandler:
@@ -436,7 +525,7 @@ class OutgoingHandler:
             permit(ctx, target)
             if not own:
                 parse_address(target, SCHEMES)
-            kept = [pair for pair in headers if pair[0] not in HOP_BY_HOP]
+            kept = [pair for pair in headers if pair[0] not in HOP_BY_HOP or _of_trailers(*pair)]
             # what is left to check: the fields were when the guest set them
             outgoing = replace(
                 checked(method, target, [], None),
@@ -448,13 +537,12 @@ class OutgoingHandler:
             return Err(error_code(failure))
         except BadAddress:
             return Err(("HTTP-request-URI-invalid", None))
-        under_way = ctx.state[OutgoingHandler] = ctx.state.get(OutgoingHandler, 0) + 1
-        if under_way > MAX_REQUESTS:
+        if len(under_way(ctx)) >= MAX_REQUESTS:
             return Err(("connection-limit-reached", None))
         if own or self._chained(ctx, authority):
             future = self._inside(ctx, outgoing, request)
         else:
-            sending = Sending(self, ctx, outgoing, Times(ctx.deadline, options))
+            sending = Sending(self, ctx, outgoing, request.body, Times(ctx.deadline, options))
             request.body.connect(sending.take, sending.finish, sending)
             future = sending.future
         if not request.taken:
@@ -468,7 +556,10 @@ class OutgoingHandler:
 
     def _inside(self, ctx: HostContext, outgoing: Outgoing, request: OutgoingRequest) -> FutureResponse:
         """A request to a component of this application, whose body is kept until it is whole."""
-        future = FutureResponse(lambda: None)
+        waiting = under_way(ctx)
+        future = FutureResponse(lambda: waiting.discard(future))
+        future.given_up = lambda: waiting.discard(future)
+        waiting.add(future)
         chunks: list[bytes] = []
         size = 0
 
@@ -481,7 +572,8 @@ class OutgoingHandler:
 
         def finish(well: bool) -> None:
             if well:
-                whole = replace(outgoing, body=b"".join(chunks) or None)
+                trailers = request.body.trailers
+                whole = replace(outgoing, body=b"".join(chunks) or None, trailers=lambda: trailers)
                 future.asked = lambda: future.settle(self._exchange(ctx, whole))
             else:
                 future.settle(Err(("HTTP-request-body-size", size)))
@@ -499,4 +591,10 @@ class OutgoingHandler:
             return Err(("connection-read-timeout", None))
         except GatewayError:
             raise
-        return Ok(_incoming(incoming, BytesInput(incoming.body)))
+        headers, body = Headers(incoming.headers), BytesInput(incoming.body)
+        return Ok(IncomingResponse(incoming.status, headers, body, lambda: incoming.trailers))
+
+
+def _of_trailers(name: str, value: str) -> bool:
+    """Whether a guest may say this of the connection: that it sends trailers, and that it takes some."""
+    return name == "trailer" or (name == "te" and value.strip().lower() == "trailers")

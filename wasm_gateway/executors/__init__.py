@@ -105,7 +105,7 @@ def load_guest(
             starts=module.has_start,
         )
 
-        def find(interface: str, function: str) -> LiftedFunction | None:
+        def find(interface: str, function: str) -> Any:
             return _core_export(core, linkage, interface, function)
 
     guest = Guest(

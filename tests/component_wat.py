@@ -225,7 +225,8 @@ Uses = Mapping[str, Sequence[str]]
 
 def joined(*several: Uses) -> Uses:
     """The functions of all, interface by interface."""
-    return {name: [f for uses in several for f in uses.get(name, ())] for uses in several for name in uses}
+    names = dict.fromkeys(name for uses in several for name in uses)
+    return {name: list(dict.fromkeys(f for uses in several for f in uses.get(name, ()))) for name in names}
 
 
 class _Interface:

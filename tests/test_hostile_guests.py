@@ -164,10 +164,10 @@ def test_a_guest_that_begins_over_its_limits(fails: Expectation, wat: Any, more:
     fails(wat.flat(GOOD, more), "LimitExceeded: .*exceeds", tool=tool)
 
 
-def test_a_guest_has_one_memory(fails: Expectation, wat: Any) -> None:
+def test_a_guest_has_some_memories(fails: Expectation, wat: Any) -> None:
     """With a pool it cannot be loaded, without one not be started."""
-    wasm = wat.flat(GOOD, "(memory 1) (memory 1)")
-    with pytest.raises(ComponentError, match="exceeds the per-instance limit of 1"):
+    wasm = wat.flat(GOOD, "(memory 1)" * 17)
+    with pytest.raises(ComponentError, match="exceeds the per-instance limit of 16"):
         fails.open(wasm)
     fails(wasm, "LimitExceeded: .*memory count", options={"engine": EngineOptions(pooling=False)})
 

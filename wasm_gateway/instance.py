@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +39,7 @@ from .linked import LinkedProgram
 from .messages import Request, Response
 
 if TYPE_CHECKING:
+    from .component.concurrency import Loop
     from .component.handles import HandleTable
 
 TRAP_END = TRAP + 8
@@ -132,6 +133,7 @@ class Instance(HostContext):
     """
 
     handles: HandleTable
+    loop: Loop
 
     __slots__ = (
         "_address",
@@ -146,6 +148,7 @@ class Instance(HostContext):
         "depth",
         "entered",
         "handles",
+        "loop",
         "may_leave",
         "parts",
         "program",
@@ -289,7 +292,13 @@ class Instance(HostContext):
             raise raised[0]
 
     def __getattr__(self, name: str) -> Any:
-        """`handles`, the resources that the guest holds: made when the first one is."""
+        """`handles`, what the guest holds, and `loop`, its tasks: made when the first one is."""
+        if name == "loop":
+            from .component.concurrency import Loop
+
+            loop = self.loop = Loop(self)
+            self._closers.append(loop.close)
+            return loop
         if name != "handles":
             raise AttributeError(name)
         from .component.handles import HandleTable
@@ -300,6 +309,12 @@ class Instance(HostContext):
         self.handles = table
         self._closers.append(partial(table.close, self))
         return table
+
+    def wait_any(self, pollables: Sequence[Any]) -> None:
+        """Return when one of them is ready; DeadlineExceeded."""
+        from .host.wasi_io import wait_any
+
+        wait_any(self, pollables)
 
     # Memory
 

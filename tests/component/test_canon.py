@@ -28,7 +28,6 @@ from wasm_gateway.component.types import (
     OwnType,
     ResourceType,
     ResultType,
-    StreamType,
     TupleType,
     ValType,
     VariantType,
@@ -372,9 +371,6 @@ def test_gigantic_string(new_instance, current) -> None:
 @pytest.mark.parametrize(
     ("ft", "feature"),
     [
-        (FuncType((), None, True), "async functions"),
-        (function([ListType(StreamType(U8))]), "streams"),
-        (function([PRIMITIVES["error-context"]]), "error contexts"),
         (function([FlagsType(tuple(f"l{i}" for i in range(33)))]), "flags of more than 32 labels"),
         (function([ListType(U32, 2**26)]), "large types"),
         (function([nested(65, ListType)]), "large types"),

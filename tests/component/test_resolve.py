@@ -779,16 +779,8 @@ def test_limits_of_a_plan() -> None:
 @pytest.mark.parametrize(
     ("text", "feature"),
     [
-        (f'{CORE} (func async (canon lift (core func $i "f") async))', "async lift"),
-        (
-            (
-                f'(import "f" (func $f async)) {CORE} (core func (canon lower (func $f) async'
-                ' (memory (core memory $i "mem"))))'
-            ),
-            "async lower",
-        ),
-        ("(canon waitable-set.new (core func))", "waitable-set.new"),
-        ("(canon task.return (core func))", "task.return"),
+        (f'{CORE} (func async (canon lift (core func $i "f") async))', "stackful async lift"),
+        ("(canon thread.index (core func))", "thread.index"),
         (
             (
                 '(core module $m (memory (export "m") i64 1)) (core instance $i (instantiate $m))'

@@ -547,9 +547,13 @@ def test_an_aborted_statement_leaves_nothing(guest: Callable[..., Guest], family
     before.run("CREATE TABLE t (a)")
     before.end()
     db = guest(seconds=0.05)
-    with pytest.raises(DeadlineExceeded):
+
+    def fill() -> None:
         db.run("BEGIN")
         db.run("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) INSERT INTO t SELECT i FROM n")
+
+    with pytest.raises(DeadlineExceeded):
+        fill()
     db.end()
     after = guest()
     assert after.rows("SELECT count(*) FROM t") == [[0]]

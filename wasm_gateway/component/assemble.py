@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from ..errors import DecodeError, UnsupportedError
 from .core import CoreModule, sections
 from .plan import (
+    Builtin,
     CoreDefinition,
     CoreItem,
     GuestResource,
@@ -32,7 +33,7 @@ from .reader import Reader
 from .rewrite import NAME_OF_HOST, Names
 
 # What stands for "a core function that the host brings".
-HostDefinition = Lowered | ResourceBuiltin
+HostDefinition = Lowered | ResourceBuiltin | Builtin
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,9 @@ def _items(plan: Plan, imported: bool = True) -> Iterator[CoreItem]:
             case Lifted(core, _, options, _):
                 yield from within(core)
                 yield from within(options)
-            case Options(_, _, post_return):
-                yield from within(post_return)
+            case Options():
+                yield from within(definition.post_return)
+                yield from within(definition.callback)
 
     for step in plan.steps:
         for definition in step.imports.values():
@@ -288,8 +290,10 @@ def _without(plan: Plan, dropped: set[int], instead: Mapping[CoreItem, CoreDefin
 
     def options(old: Options) -> Options:
         post_return = optional(old.post_return)
+        callback = optional(old.callback)
         assert post_return is None or isinstance(post_return, CoreItem)
-        return replace(old, post_return=post_return)
+        assert callback is None or isinstance(callback, CoreItem)
+        return replace(old, post_return=post_return, callback=callback)
 
     def lifted(old: Lifted) -> Lifted:
         return replace(old, core=core(old.core), options=options(old.options))

@@ -35,6 +35,7 @@ from .handles import (
     leave,
 )
 from .layout import (
+    MAX_FLAT_ASYNC_PARAMS,
     MAX_FLAT_PARAMS,
     MAX_FLAT_RESULTS,
     CoreType,
@@ -51,15 +52,12 @@ from .lower import Lowering
 from .types import (
     BoolType,
     BorrowType,
-    ErrorContextType,
     FlagsType,
     FuncType,
-    FutureType,
     ListType,
     RecordType,
     ResourceType,
     ResultType,
-    StreamType,
     StringType,
     TupleType,
     U8Type,
@@ -220,6 +218,208 @@ def lower_result(lowering: Lowering, t: ValType, spilled: bool) -> None:
         emit(f"{lowering.out.state}.may_leave = True")
 
 
+def lower_import_async(
+    name: str,
+    ft: FuncType,
+    begin: Callable[..., int],
+    current: Any,
+    slot: int = 0,
+    encoding: StringEncoding = "utf8",
+    part: int = 0,
+) -> Callback:
+    """canon lower with the option async, as `lower_import`.
+
+    The callback calls `begin(inst, start, resolve)` and writes what that returns: a state, and the index of
+    a subtask. `start(lenders)` lifts the arguments into a tuple, and adds what they lend to `lenders`;
+    `resolve(result)` puts the result where the guest wants it.
+    """
+    check_supported(name, ft)
+    return lazy(
+        name, "lower", current, lambda: write_import_async(name, ft, begin, current, slot, encoding, part)
+    )
+
+
+def write_import_async(
+    name: str,
+    ft: FuncType,
+    begin: Callable[..., int],
+    current: Any,
+    slot: int,
+    encoding: StringEncoding,
+    part: int,
+) -> tuple[str, dict[str, Any]]:
+    out = Writer(part)
+    lifting, lowering = Lifting(out, encoding, lends_on=True), Lowering(out, encoding, slot)
+    emit, block = out.emit, out.block
+    ts, t = ft.param_types(), ft.result
+    spilled = len(flatten_types(ts)) > MAX_FLAT_ASYNC_PARAMS
+
+    leaves = [("I", None)] if spilled else [leaf for u in ts for leaf in leaves_of(u)]
+    flat: list[FlatValue] = [(out.temp("a"), have) for _, have in leaves]
+    returned = ["I"] * (t is not None)
+    core = letters(((i * VAL_RAW, x) for i, x in enumerate([x for x, _ in leaves] + returned)), 0)
+    names = [value for value, _ in flat] + ["ret"] * len(returned)
+
+    with out.aside(4) as lift:
+        args = list(map(out.bind, lift_values(lifting, ts, flat, spilled)))
+    with out.aside(2) as body:
+        emit("core = core_values(raw)")
+        if names:
+            emit(f"{', '.join(names)}{',' * (len(names) == 1)} = {out.struct('unpack_from', core)}(core)")
+        with block("def start(lenders):"):
+            if spilled or any(map(uses_memory, ts)):
+                emit(f"mem = inst.memories[{slot}]")
+            if spilled:
+                check_pointer(out, flat[0][0], TupleType(ts))
+            emit_lift(lifting, lift, spilled or any(map(uses_memory, ts)), lenders=False)
+            emit(f"return ({', '.join(args)}{',' * (len(args) == 1)})")
+        with block("def resolve(result):"):
+            if t is None:
+                emit("pass")
+            else:
+                emit(f"mem = inst.memories[{slot}]")
+                with block("try:"):
+                    lower_result(lowering, t, True)
+                with block("except MISFITS as exc:"):
+                    emit("raise misfit(NAME, TYPE, exc) from exc")
+        emit(f"{out.struct('pack_into', 'I')}(core, 0, begin(inst, start, resolve))")
+
+    out.lines += lifting.helpers + lowering.helpers
+    with block("def lower(env, caller, raw, nargs):"):
+        with block("try:"):
+            emit("inst = current.instance")
+            with block(f"if not {out.state}.may_leave:"):
+                emit('raise Trap("the component instance cannot be left now")')
+            out.lines += body
+        with block("except BaseException as exc:"):
+            emit("return current.instance.park(named(exc, NAME))")
+    return out.text(), {
+        **SUPPORT,
+        **out.constants,
+        "NAME": name,
+        "TYPE": t,
+        "begin": begin,
+        "core_values": (c_char * max(calcsize(f"<{core}"), VAL_RAW)).from_address,
+        "current": current,
+    }
+
+
+def lift_export_async(
+    name: str, ft: FuncType, slot: int = 0, encoding: StringEncoding = "utf8", part: int = 0
+) -> Callable[..., Any]:
+    """canon lift with the options async and callback: (inst, core_call, scope, *args) -> packed code.
+
+    `scope` is that of the borrows among the arguments.
+    """
+    check_supported(name, ft)
+    text, constants = write_export_async(name, ft, slot, encoding, part)
+    return build(name, "lift", text, constants)
+
+
+def write_export_async(
+    name: str, ft: FuncType, slot: int, encoding: StringEncoding, part: int
+) -> tuple[str, dict[str, Any]]:
+    out = Writer(part)
+    lowering = Lowering(out, encoding, slot)
+    emit, block = out.emit, out.block
+    params = [f"arg{i}" for i in range(len(ft.params))]
+    lowering.scope = "scope"
+    with out.aside(2) as lower:
+        args = lower_params(lowering, ft.param_types(), params)
+    out.lines += lowering.helpers
+    with block(f"def lift({', '.join(['inst', 'core_call', 'scope', *params])}):"):
+        if any("mem" in line for _, line in lower):
+            emit(f"mem = inst.memories[{slot}]")
+        if lower:
+            with block("try:"):
+                out.lines += lower
+            with block("except MISFITS as exc:"):
+                emit("raise misfit(NAME, TYPE, exc) from exc")
+            with block("except Trap as exc:"):
+                emit("raise named(exc, NAME)")
+        emit(f"return core_call({', '.join(args)})")
+    return out.text(), {**SUPPORT, **out.constants, "NAME": name, "TYPE": ft}
+
+
+def lower_params(lowering: Lowering, ts: Sequence[ValType], params: Sequence[str]) -> list[str]:
+    """lower_flat_values of arguments: expressions for the core values."""
+    out, emit = lowering.out, lowering.out.emit
+    spilled = len(flatten_types(tuple(ts))) > MAX_FLAT_PARAMS
+    reallocs = spilled or any(map(uses_memory, ts))
+    if reallocs:
+        emit(f"realloc = inst.realloc; {out.state}.may_leave = False")
+    if spilled:
+        pointee = TupleType(tuple(ts))
+        args = [lowering.allocate(str(elem_size(pointee)), alignment(pointee))]
+        lowering.store(pointee, f"({', '.join(params)},)", args[0], 0)
+    else:
+        args = []
+        for u, param in zip(ts, params, strict=True):
+            args += map(out.bind, lowering.lower_flat(u, param))
+    if reallocs:
+        emit(f"{out.state}.may_leave = True")
+    return args
+
+
+def element_codec(
+    name: str, t: ValType, slot: int, encoding: StringEncoding, part: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """How elements of a stream or future lie in memory: load(inst, ptr, n), store(inst, ptr, values)."""
+    check_type(name, bounded(t))
+    out = Writer(part)
+    lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
+    with out.aside(2) as lift:
+        size = elem_size(t)
+        value = lifting.load_list_from_valid_range(t, "ptr", f"ptr + n * {size}", "n")
+        out.emit(f"return {value}")
+    with out.aside(1) as store:
+        lowering.store_list_into_valid_range(t, "values", "ptr", "len(values)")
+    out.lines += lifting.helpers + lowering.helpers
+    with out.block("def load(inst, ptr, n):"):
+        out.emit(f"mem = inst.memories[{slot}]")
+        emit_lift(lifting, lift, True)
+    with out.block("def store(inst, ptr, values):"):
+        out.emit(f"mem = inst.memories[{slot}]")
+        if uses_memory(t):
+            out.emit(f"realloc = inst.realloc; {out.state}.may_leave = False")
+        with out.block("try:"):
+            out.lines += [(indent + 1, line) for indent, line in store]
+        with out.block("except MISFITS as exc:"):
+            out.emit("raise misfit(NAME, TYPE, exc) from exc")
+        if uses_memory(t):
+            out.emit(f"{out.state}.may_leave = True")
+    constants = {**SUPPORT, **out.constants, "NAME": name, "TYPE": t}
+    load = build(f"{name} load", "load", out.text(), constants)
+    return load, constants["store"]
+
+
+def lift_string(name: str, slot: int, encoding: StringEncoding, part: int) -> Callable[[Any, int, int], str]:
+    """load_string_from_range: (inst, ptr, tagged code units) -> text."""
+    out = Writer(part)
+    lifting = Lifting(out, encoding)
+    with out.aside(2) as lines:
+        out.emit(f"return {lifting.load_string_from_range('ptr', 'units')}")
+    with out.block("def load(inst, ptr, units):"):
+        out.emit(f"mem = inst.memories[{slot}]")
+        emit_lift(lifting, lines, True)
+    return build(name, "load", out.text(), {**SUPPORT, **out.constants, "NAME": name})
+
+
+def lower_string(
+    name: str, slot: int, encoding: StringEncoding, part: int
+) -> Callable[[Any, int, str], object]:
+    """store_string: (inst, ptr, text) puts pointer and code units at `ptr`."""
+    out = Writer(part)
+    lowering = Lowering(out, encoding, slot)
+    with out.block("def store(inst, ptr, text):"):
+        out.emit(f"mem = inst.memories[{slot}]; realloc = inst.realloc")
+        check_pointer(out, "ptr", StringType())
+        out.emit(f"{out.state}.may_leave = False")
+        lowering.store(StringType(), "text", "ptr", 0)
+        out.emit(f"{out.state}.may_leave = True")
+    return build(name, "store", out.text(), {**SUPPORT, **out.constants, "NAME": name})
+
+
 def lift_export(
     name: str, ft: FuncType, slot: int = 0, encoding: StringEncoding = "utf8", part: int = 0
 ) -> Callable[..., Any]:
@@ -255,18 +455,7 @@ def write_export(
     with out.aside(2) as lower:
         if borrows:
             emit("scope = BorrowScope()")
-        if reallocs:
-            emit(f"realloc = inst.realloc; {out.state}.may_leave = False")
-        if spilled_params:
-            pointee = TupleType(ts)
-            args = [lowering.allocate(str(elem_size(pointee)), alignment(pointee))]
-            lowering.store(pointee, f"({', '.join(params)},)", args[0], 0)
-        else:
-            args = []
-            for u, param in zip(ts, params, strict=True):
-                args += map(out.bind, lowering.lower_flat(u, param))
-        if reallocs:
-            emit(f"{out.state}.may_leave = True")
+        args = lower_params(lowering, ts, params)
     with out.aside(3) as lift:
         if t is not None:
             carried: FlatValue = ("flat", None if spilled_result else flatten_type(t)[0])
@@ -339,14 +528,14 @@ def lift_values(
     return [lifting.lift_flat(t, values) for t in ts]
 
 
-def emit_lift(lifting: Lifting, lines: list[tuple[int, str]], memory: bool) -> None:
+def emit_lift(lifting: Lifting, lines: list[tuple[int, str]], memory: bool, lenders: bool = True) -> None:
     """Place the lines that lift, with what they refer to, inside a `try` for strings that are none."""
     out = lifting.out
     if memory:
         out.emit("view = mem.view; size = mem.size")
     if any("handles" in line for _, line in lines):
         out.emit(f"handles = {out.state}.handles")
-    if lifting.lenders:
+    if lifting.lenders and lenders:
         out.emit("lenders = []")
     if lifting.shared:
         out.emit("left = LIFT_LIMIT")
@@ -374,8 +563,6 @@ def uses_memory(t: ValType | None) -> bool:
 
 
 def check_supported(name: str, ft: FuncType) -> None:
-    if ft.async_:
-        raise UnsupportedError(f"{name}: async functions are not supported yet", "async functions")
     weight = weight_of(ft)
     if weight > MAX_WEIGHT:
         raise UnsupportedError(
@@ -393,12 +580,8 @@ def check_supported(name: str, ft: FuncType) -> None:
 
 
 def check_type(name: str, t: ValType) -> None:
-    match t:
-        case StreamType() | FutureType() | ErrorContextType():
-            feature = {StreamType: "streams", FutureType: "futures"}.get(type(t), "error contexts")
-            raise UnsupportedError(f"{name}: {feature} are not supported yet", feature)
-        case FlagsType(labels):
-            flags_size(len(labels))
+    if isinstance(t, FlagsType):
+        flags_size(len(t.labels))
     for u in children(t):
         check_type(name, u)
 

@@ -767,7 +767,7 @@ class Evaluator:
         """Checks canonical options. `results` are the core results that post-return takes."""
         if options.others:
             raise UnsupportedError(f"the canonical option {options.others[0]}", options.others[0])
-        memory = realloc = post_return = None
+        memory = realloc = post_return = callback = None
         if options.memory is not None:
             memory = self.at(scope, "core memory", options.memory, offset)
             if isinstance(memory.type, MemoryType):  # a subtype of (memory 0)
@@ -792,8 +792,8 @@ class Evaluator:
         if options.callback is not None:
             if not options.async_ or not isinstance(needs, Lifting):
                 raise DecodeError("the canonical option callback is only for asynchronous lifts", offset)
-            self.core_func(scope, options.callback, CALLBACK, "callback", offset)
-        return self.resolved(options, memory, realloc, post_return)
+            callback = self.core_func(scope, options.callback, CALLBACK, "callback", offset)
+        return self.resolved(options, memory, realloc, post_return, callback)
 
     def core_func(
         self, scope: Scope, index: int, expected: CoreFuncType, option: str, offset: int
@@ -809,6 +809,7 @@ class Evaluator:
         memory: CoreItem | None,
         realloc: CoreItem | None,
         post_return: CoreItem | None,
+        callback: CoreItem | None,
     ) -> Options:
         return Options(options.encoding)
 
@@ -859,36 +860,41 @@ class Evaluator:
         return None
 
     def builtin(self, scope: Scope, d: s.CanonBuiltin) -> None:
-        scope.core_funcs.append(CoreItem("func", self.builtin_type(scope, d)))
+        scope.core_funcs.append(CoreItem("func", self.builtin_type(scope, d)[0]))
 
-    def builtin_type(self, scope: Scope, d: s.CanonBuiltin) -> CoreFuncType:
-        """The core type of a built-in; its immediates and options are checked."""
+    def builtin_type(
+        self, scope: Scope, d: s.CanonBuiltin
+    ) -> tuple[CoreFuncType, ValType | None, Options | None]:
+        """The core type of a built-in, the type that it is about and its options; all are checked."""
         offset, name = d.offset, d.name
+        about: ValType | None = None
+        options: Options | None = None
         if name == "task.return":
             t: Any = d.immediates[0]
-            needs = Returning(self.optional(scope, t, offset), self.facts)
+            about = self.optional(scope, t, offset)
+            needs = Returning(about, self.facts)
             assert d.options is not None
             if d.options.realloc is not None or d.options.async_:
                 raise DecodeError("task.return takes no realloc and no async", offset)
-            self.options(scope, d.options, needs, None, offset)
-            return needs.core
+            return needs.core, about, self.options(scope, d.options, needs, None, offset)
         if name in ("context.get", "context.set"):
             letter, slot = d.immediates
             if letter not in ("i", "l") or not isinstance(slot, int) or slot > 1:
                 raise DecodeError(f"{name} of a slot that does not exist", offset)
-            return CoreFuncType("", letter) if name == "context.get" else CoreFuncType(letter, "")
+            core = CoreFuncType("", letter) if name == "context.get" else CoreFuncType(letter, "")
+            return core, None, None
         kind = name.partition(".")[0]
         if kind in ("stream", "future"):
             index: Any = d.immediates[0]
             sort = StreamType if kind == "stream" else FutureType
-            found = self.typed(scope, index, sort, f"a {kind} type", offset)
+            about = found = self.typed(scope, index, sort, f"a {kind} type", offset)
             if d.options is not None:
-                self.copy_options(scope, d, found.t)
+                options = self.copy_options(scope, d, found.t)
         elif d.options is not None:  # error-context
             message = Returning(None, self.facts)
             message.memory = True
             message.realloc = name == "error-context.debug-message"
-            self.options(scope, d.options, message, None, offset)
+            options = self.options(scope, d.options, message, None, offset)
         elif name in ("waitable-set.wait", "waitable-set.poll"):
             memory: Any = d.immediates[1]
             self.at(scope, "core memory", memory, offset)
@@ -898,14 +904,14 @@ class Evaluator:
                 self.at(scope, sort_, i, offset)  # type: ignore[arg-type]
         if name not in BUILTINS:
             raise UnsupportedError(f"the built-in {name}", name)
-        return CoreFuncType(*BUILTINS[name])
+        return CoreFuncType(*BUILTINS[name]), about, options
 
-    def copy_options(self, scope: Scope, d: s.CanonBuiltin, element: ValType | None) -> None:
+    def copy_options(self, scope: Scope, d: s.CanonBuiltin, element: ValType | None) -> Options:
         assert d.options is not None
         needs = Returning(None, self.facts)
         needs.memory = element is not None
         needs.realloc = d.name.endswith("read") and self.facts.has_pointers(element)
-        self.options(scope, d.options, needs, None, d.offset)
+        return self.options(scope, d.options, needs, None, d.offset)
 
     # Values.
 

@@ -26,6 +26,13 @@ class BorrowScope:
             raise Trap(f"{self.num_borrows} borrow handles still remain at the end of the call")
 
 
+class Entry:
+    """What a table may hold besides handles of resources: waitables, sets of them, error contexts."""
+
+    rt = None
+    own = False
+
+
 class ResourceHandle:
     """An own or borrow handle; `rep` is the host's object, or the guest's number for its own resource."""
 

@@ -15,6 +15,7 @@ from struct import Struct, unpack
 from typing import Any, Literal
 
 from ..errors import Trap
+from .concurrency import ErrorContext, entry
 from .emit import Slot, Writer, letters, plus, targets
 from .layout import (
     MAX_LIST_BYTE_LENGTH,
@@ -31,15 +32,18 @@ from .layout import (
 )
 from .memory import Memory
 from .names import is_label
+from .streams import lift_end
 from .types import (
     BoolType,
     BorrowType,
     CaseType,
     CharType,
     EnumType,
+    ErrorContextType,
     F32Type,
     F64Type,
     FlagsType,
+    FutureType,
     ListType,
     OptionType,
     OwnType,
@@ -50,6 +54,7 @@ from .types import (
     S16Type,
     S32Type,
     S64Type,
+    StreamType,
     StringType,
     TupleType,
     U8Type,
@@ -143,12 +148,15 @@ def reach_inner(mem: Memory, end: int, cost: int, left: int) -> tuple[memoryview
 SUPPORT: dict[str, Any] = {
     "ERR": Err(),
     "Err": Err,
+    "ErrorContext": ErrorContext,
     "LIFT_LIMIT": LIFT_LIMIT,
     "NAN": float("nan"),
     "OK": Ok(),
     "Ok": Ok,
     "Some": Some,
     "Trap": Trap,
+    "entry": entry,
+    "lift_end": lift_end,
     "pack_I": Struct("<I").pack,
     "pack_Q": Struct("<Q").pack,
     "reach": reach,
@@ -164,8 +172,9 @@ SUPPORT: dict[str, Any] = {
 class Lifting:
     """Writes into `out` how values are lifted; strings are in `encoding`."""
 
-    def __init__(self, out: Writer, encoding: StringEncoding) -> None:
+    def __init__(self, out: Writer, encoding: StringEncoding, lends_on: bool = False) -> None:
         self.out = out
+        self.lends_on = lends_on  # whether what is lent is so longer than the text runs
         self.encoding = encoding
         self.helpers: list[tuple[int, str]] = []
         self.loops = 0  # lists around the value at hand, or 1 where `left` is shared by all
@@ -285,6 +294,12 @@ class Lifting:
                 h = self.out.temp("h")
                 self.out.emit(f"{h} = handles.lift_own({name}, {self.resource(rt)})")
                 return h
+            case StreamType() | FutureType():
+                h = self.out.temp("h")
+                self.out.emit(f"{h} = lift_end({self.out.state}, {name}, {self.out.constant('TYPE', t)})")
+                return h
+            case ErrorContextType():
+                return f"entry({self.out.state}.handles, {name}, ErrorContext)"
             case BorrowType(rt):
                 return self.lift_borrow(self.out.bind(name, "i"), self.resource(rt))
             case _:
@@ -303,7 +318,7 @@ class Lifting:
         with self.out.block(f"if {h} is None or {h}.rt is not {resource}:"):
             self.out.emit(f"{h} = handles.get({index}, {resource})")
         self.out.emit(f"{h}.num_lends += 1")
-        if self.loops or self.branches:
+        if self.loops or self.branches or self.lends_on:
             self.lenders = True
             self.out.emit(f"lenders.append({h})")
         else:
@@ -465,7 +480,7 @@ def slots_of(t: ValType, offset: int) -> list[Slot]:
             return [(offset, UNSIGNED[discriminant_size(count_cases(t))])]
         case FlagsType(labels):
             return [(offset, UNSIGNED[flags_size(len(labels))])]
-        case OwnType() | BorrowType():
+        case OwnType() | BorrowType() | StreamType() | FutureType() | ErrorContextType():
             return [(offset, "I")]
         case _:
             return [(offset, SCALARS[type(t)])]

@@ -23,11 +23,14 @@ from .emit import Writer, letters, plus, targets
 from .layout import UTF16_TAG, CoreType, alignment, elem_size, field_offsets, flatten_type, payload_offset
 from .lift import MAX_INDENT, SCALARS, StringEncoding, cases_of, group_cases, is_one_of, slots_of
 from .memory import Memory
+from .streams import lower_end
 from .types import (
     BoolType,
     BorrowType,
     CharType,
     EnumType,
+    ErrorContextType,
+    FutureType,
     ListType,
     OptionType,
     OwnType,
@@ -38,6 +41,7 @@ from .types import (
     S16Type,
     S32Type,
     S64Type,
+    StreamType,
     StringType,
     TupleType,
     U8Type,
@@ -124,6 +128,7 @@ SUPPORT: dict[str, Any] = {
     "Trap": Trap,
     "char_to_i32": char_to_i32,
     "encode_latin1_or_utf16": encode_latin1_or_utf16,
+    "lower_end": lower_end,
     "misfit": misfit,
     "pack": pack,
     "pack_d": Struct("<d").pack,
@@ -201,6 +206,15 @@ class Lowering:
             case OwnType(rt):
                 h = self.out.temp("h")
                 self.out.emit(f"{h} = {self.out.state}.handles.lower_own({self.resource(rt)}, {value})")
+                return h
+            case StreamType() | FutureType():
+                h = self.out.temp("h")
+                end = self.out.constant("TYPE", t)
+                self.out.emit(f"{h} = lower_end(inst, {self.out.state}, {value}, {end})")
+                return h
+            case ErrorContextType():
+                h = self.out.temp("h")
+                self.out.emit(f"{h} = {self.out.state}.handles.add({value})")
                 return h
             case BorrowType(rt) if rt.part != self.out.part:
                 h = self.out.temp("h")

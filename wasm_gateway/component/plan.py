@@ -18,7 +18,7 @@ from typing import Literal
 
 from .core import CoreModule
 from .lift import StringEncoding
-from .types import FuncType, InterfaceType, ResourceType
+from .types import FuncType, InterfaceType, ResourceType, ValType
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Options:
     encoding: StringEncoding = "utf8"
     slot: int = 0
     post_return: CoreItem | None = None
+    async_: bool = False
+    callback: CoreItem | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class HostFunction:
 class Lifted:
     """canon lift: a function of the component instance `part`."""
 
-    core: CoreItem | Lowered | ResourceBuiltin
+    core: CoreItem | Lowered | ResourceBuiltin | Builtin
     type: FuncType
     options: Options
     part: int
@@ -80,8 +82,24 @@ class ResourceBuiltin:
     part: int
 
 
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """Any other canonical built-in, by the name that Binary.md gives it, for the code of `part`.
+
+    `type` is the result of task.return, else the type of the stream or future. `flag` says `async` of what
+    may be, `cancellable` of what waits; `number` is the slot of context.get and .set.
+    """
+
+    name: str
+    part: int
+    type: ValType | None = None
+    options: Options = Options()
+    flag: bool = False
+    number: int = 0
+
+
 # What meets an import of a core module.
-CoreDefinition = CoreItem | Lowered | ResourceBuiltin
+CoreDefinition = CoreItem | Lowered | ResourceBuiltin | Builtin
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +155,7 @@ class Plan:
     interfaces: Mapping[str, InterfaceType] = field(default_factory=dict)
     owners: tuple[int, ...] = (0,)
     parents: tuple[int | None, ...] = (None,)
+    concurrent: bool = False  # whether it has anything asynchronous
 
     def entering(self, callee: int, caller: int | None) -> tuple[int, ...]:
         """The parts that a call enters, none of which may be run already (CanonicalABI.md, entering_set).

@@ -33,6 +33,7 @@ from .items import (
 )
 from .names import canonical_name
 from .plan import (
+    Builtin,
     CoreDefinition,
     GuestResource,
     HostFunction,
@@ -147,6 +148,7 @@ class Resolver(Evaluator):
         self.resources: list[GuestResource] = []
         self.imports: dict[str, InterfaceType | FuncType] = {}
         self.parts: list[Scope] = []
+        self.concurrent = False
         self.owners: list[int] = []
         self.owner = 0
 
@@ -187,6 +189,7 @@ class Resolver(Evaluator):
             interfaces=interfaces,
             owners=tuple(self.owners) or (0,),
             parents=tuple(self.parents()) or (None,),
+            concurrent=self.concurrent,
         )
 
     def parents(self) -> Iterator[int | None]:
@@ -429,14 +432,18 @@ class Resolver(Evaluator):
         memory: CoreItem | None,
         realloc: CoreItem | None,
         post_return: CoreItem | None,
+        callback: CoreItem | None,
     ) -> Options:
         post = None if post_return is None else post_return.definition
         if post is not None and not isinstance(post, CoreExport):
             raise UnsupportedError("post-return that is a host function", "lifted imports")
+        back = None if callback is None else callback.definition
+        if back is not None and not isinstance(back, CoreExport):
+            raise UnsupportedError("a callback that is a host function", "lifted imports")
         slot = self.slot(
             None if memory is None else memory.definition, None if realloc is None else realloc.definition
         )
-        return Options(options.encoding, slot, post)
+        return Options(options.encoding, slot, post, options.async_, back)
 
     def slot(self, memory: CoreDefinition | None, realloc: CoreDefinition | None) -> int:
         """The number of a memory with its allocator; who needs no allocator shares it."""
@@ -453,7 +460,11 @@ class Resolver(Evaluator):
 
     def lifted(self, scope: Scope, func: CoreItem, ft: FuncType, options: Options, d: s.CanonLift) -> Func:
         if d.options.async_:
-            raise UnsupportedError("asynchronous exports are not supported yet", "async lift")
+            self.concurrent = True
+            if options.callback is None:
+                raise UnsupportedError(
+                    "an asynchronous export without a callback needs a second stack", "stackful async lift"
+                )
         assert func.definition is not None
         match func.definition:
             case Lowered(Lifted(Lowered() | ResourceBuiltin())):
@@ -461,8 +472,8 @@ class Resolver(Evaluator):
         return Func(ft, Lifted(func.definition, ft, options, self.part(scope)))
 
     def lowered(self, scope: Scope, func: Func, options: Options, d: s.CanonLower) -> CoreDefinition | None:
-        if d.options.async_:
-            raise UnsupportedError("asynchronous calls of imports are not supported yet", "async lower")
+        if func.type.async_:
+            self.concurrent = True
         assert func.target is not None
         return Lowered(func.target, options, self.part(scope))
 
@@ -475,8 +486,22 @@ class Resolver(Evaluator):
         return ResourceBuiltin(d.kind, rt, self.part(scope))
 
     def builtin(self, scope: Scope, d: s.CanonBuiltin) -> None:
-        self.builtin_type(scope, d)
-        raise UnsupportedError(f"needs the built-in {d.name}, which is not supported yet", d.name)
+        core, type_, options = self.builtin_type(scope, d)
+        if d.name.startswith("thread.") and d.name != "thread.yield":
+            raise UnsupportedError(f"needs the built-in {d.name}, and threads are not supported", d.name)
+        self.concurrent = True
+        flag, number = False, 0
+        match d.name, d.immediates:
+            case ("waitable-set.wait" | "waitable-set.poll", (bool(flag), int(memory))):
+                options = Options(slot=self.slot(scope.core_memories[memory].definition, None))
+            case ("context.get" | "context.set", (_, int(number))):
+                pass
+            case _, (*_, bool(flag)):
+                pass
+            case _:
+                flag = d.options is not None and d.options.async_
+        definition = Builtin(d.name, self.part(scope), type_, options or Options(), flag, number)
+        scope.core_funcs.append(CoreItem("func", core, definition))
 
     def start(self, scope: Scope, d: s.Start) -> None:
         raise UnsupportedError("start functions of components are not supported", "start")

@@ -76,3 +76,7 @@ def record_class(labels: tuple[str, ...], name: str | None = None) -> type[tuple
     if not (title.isascii() and title.isidentifier()) or keyword.iskeyword(title):
         title = "Record"
     return namedtuple(title, [identifier(label) for label in labels])
+
+
+class End(Exception):
+    """The end of a source of elements (streams.py)."""

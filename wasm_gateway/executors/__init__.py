@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ..component.core import preamble
 from ..component.names import canonical_name
@@ -85,7 +86,7 @@ def load_guest(
         linked = link_component(wasm, engine, cache, hosts, grants, providers)
         program = linked.program
 
-        def find(interface: str, function: str) -> LiftedFunction | None:
+        def find(interface: str, function: str) -> Any:
             return linked.functions.get((interface, function))
     elif providers:
         raise UnsupportedError(
@@ -104,7 +105,7 @@ def load_guest(
             starts=module.has_start,
         )
 
-        def find(interface: str, function: str) -> LiftedFunction | None:
+        def find(interface: str, function: str) -> Any:
             return _core_export(core, linkage, interface, function)
 
     guest = Guest(

@@ -13,12 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..component.assemble import HostDefinition, assemble, simplify
-from ..component.canon import Callback, fuse, lift_export, lower_import, raw_import, resource_import
+from ..component.builtins import builtin, task_return
+from ..component.canon import (
+    Callback,
+    fuse,
+    lift_export,
+    lower_import,
+    lower_import_async,
+    raw_import,
+    resource_import,
+)
+from ..component.concurrency import Callee
 from ..component.core import preamble
 from ..component.layout import flatten_functype
 from ..component.names import canonical_name
 from ..component.parse import parse_component
-from ..component.plan import CoreItem, Lifted, Lowered, Plan, ResourceBuiltin
+from ..component.plan import Builtin, CoreItem, Lifted, Lowered, Plan, ResourceBuiltin
 from ..component.plan import HostFunction as HostCall
 from ..component.resolve import resolve
 from ..component.syntax import ComponentDef
@@ -29,6 +39,15 @@ from ..host.application import Hosts, MissingDriver
 from ..host.base import Grants
 from ..host.wasi_state import WasiState
 from ..linked import LinkedProgram, compile_all, lifted_again
+from .concurrent import (
+    ConcurrentFunction,
+    callee_of,
+    destructor_of,
+    guest_call,
+    guest_subtask,
+    host_subtask,
+    waiting,
+)
 from .core_module import may_have, noting_stack, refusing, runs_guests, warn_of
 from .guest import LiftedFunction, Provider
 
@@ -42,7 +61,7 @@ class Linked:
 
     plan: Plan
     program: LinkedProgram
-    functions: Mapping[tuple[str, str], LiftedFunction]
+    functions: Mapping[tuple[str, str], LiftedFunction | ConcurrentFunction]
 
 
 class Offers:
@@ -138,8 +157,12 @@ def link_plan(
     binder.program = program
     for resource in plan.resources:
         if resource.dtor is not None:
-            object.__setattr__(resource.rt, "dtor", _destructor(program, resource.dtor))
-    exported: dict[tuple[str, str], LiftedFunction] = {}
+            if plan.concurrent:
+                destructor = destructor_of(resource.part, resource.dtor, plan, program)
+            else:
+                destructor = _destructor(program, resource.dtor)
+            object.__setattr__(resource.rt, "dtor", destructor)
+    exported: dict[tuple[str, str], LiftedFunction | ConcurrentFunction] = {}
     for name, lifted in plan.functions.items():
         if isinstance(lifted, Lifted):
             exported["", name] = binder.exported(name, lifted)
@@ -158,7 +181,7 @@ class _Binder:
         self._plan = plan
         self._narrow = narrow
         self.program: LinkedProgram | None = None  # known once all callbacks are
-        self._lifted: dict[int, LiftedFunction] = {}
+        self._callees: dict[int, Callee] = {}
 
     def callback(self, definition: HostDefinition, params: str, results: str) -> Callback:
         match definition:
@@ -168,7 +191,11 @@ class _Binder:
             case Lowered(HostCall() as callee):
                 return self._host(callee, definition, params, results)
             case Lowered(Lifted() as callee):
+                if self._plan.concurrent:
+                    return self._concurrent(callee, definition)
                 return self._guest(callee, definition)
+            case Builtin():
+                return self._builtin(definition, params, results)
         raise AssertionError(definition)
 
     def _host(self, callee: HostCall, lowered: Lowered, params: str, results: str) -> Callback:
@@ -178,13 +205,16 @@ class _Binder:
         except MissingDriver as missing:
             warn_of(callee.interface, missing)
             return raw_import(name, params, results, refusing(missing), current)
-        flat = tuple("".join(letters) for letters in flatten_functype(type_, "lower"))
-        assert flat == (params, results), (name, flat, params, results)
+        options = lowered.options
         narrow = self._narrow[self._plan.owners[lowered.part]]
         if narrow is not None:
             function = narrow(callee.interface, function)
-        options = lowered.options
-        callback = lower_import(name, type_, function, current, options.slot, options.encoding, lowered.part)
+        where = current, options.slot, options.encoding, lowered.part
+        if options.async_:
+            return lower_import_async(name, type_, host_subtask(function, lowered.part), *where)
+        flat = tuple("".join(letters) for letters in flatten_functype(type_, "lower"))
+        assert flat == (params, results), (name, flat, params, results)
+        callback = lower_import(name, type_, waiting(function) if type_.async_ else function, *where)
         if runs_guests(callee.interface, callee.name):
             return noting_stack(callback)
         return callback
@@ -206,9 +236,47 @@ class _Binder:
         enters = self._plan.entering(callee.part, lowered.part)
         return fuse(name, callee.type, call, current, options.slot, options.encoding, lowered.part, enters)
 
-    def exported(self, name: str, lifted: Lifted) -> LiftedFunction:
+    def _concurrent(self, lifted: Lifted, lowered: Lowered) -> Callback:
+        """The same where there are tasks."""
+        if not isinstance(lifted.core, CoreItem):
+            raise lifted_again()
+        name = f"component instance {lifted.part}"
+        enters = self._plan.entering(lifted.part, lowered.part)
+        where = current, lowered.options.slot, lowered.options.encoding, lowered.part
+
+        def callee() -> Callee:
+            return self.callee(name, lifted)
+
+        if lowered.options.async_:
+            begin = guest_subtask(callee, lowered.part, enters)
+            return lower_import_async(name, lifted.type, begin, *where)
+        return lower_import(name, lifted.type, guest_call(callee, enters), *where)
+
+    def callee(self, name: str, lifted: Lifted) -> Callee:
+        found = self._callees.get(id(lifted))
+        if found is None:
+            assert self.program is not None
+            found = self._callees[id(lifted)] = callee_of(name, lifted, self._plan, self.program)
+        return found
+
+    def _builtin(self, definition: Builtin, params: str, results: str) -> Callback:
+        if definition.name != "task.return":
+            return raw_import(definition.name, params, results, builtin(definition), current)
+
+        def returns(inst: Any, *result: Any) -> None:
+            task_return(inst, definition, result)
+
+        options = definition.options
+        type_ = FuncType(() if definition.type is None else (("result", definition.type),))
+        return lower_import(
+            definition.name, type_, returns, current, options.slot, options.encoding, definition.part
+        )
+
+    def exported(self, name: str, lifted: Lifted) -> LiftedFunction | ConcurrentFunction:
         """A function as the host calls it."""
         plan = self._plan
+        if plan.concurrent:
+            return ConcurrentFunction(self.callee(name, lifted))
         return self.lifted(name, lifted, plan.entering(lifted.part, None) if plan.parts > 1 else ())
 
     def lifted(self, name: str, lifted: Lifted, enters: Sequence[int] = ()) -> LiftedFunction:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from ..component.values import Err
+from ..component.values import End, Err
 from ..errors import Trap
 from .base import HostContext
 
@@ -83,7 +83,7 @@ class IoError:
         self.http_code = http_code
 
 
-class StreamClosed(Exception):
+class StreamClosed(End):
     """The end of a stream."""
 
 
@@ -108,6 +108,7 @@ class Pollable:
 
     due: float | None = None
     fd: tuple[int, int] | None = None
+    inside = False  # whether nothing but the guest itself makes it ready
 
     def ready(self) -> bool:
         raise NotImplementedError

@@ -573,7 +573,8 @@ def test_shutdown_sends_what_was_written_first(guest: Guest, how: str) -> None:
         assert wasi_io.check_write(do.ctx, sink) == 0
         go.set()
         assert wasi_io.blocking_flush(do.ctx, sink) == Err(("closed", None))
-        assert (wasi_io.read(do.ctx, source, 1) == Err(("closed", None))) is (how == "both")
+        if how == "both":  # else the peer may have closed its side by now, or not
+            assert wasi_io.read(do.ctx, source, 1) == Err(("closed", None))
     assert got == [written]
 
 

@@ -36,7 +36,7 @@ class Context(HostContext):
         wait_any(self, pollables)
 
     def run(self, *coroutines: Any) -> list[tuple[int, Any]]:
-        """What the coroutines of host functions come to, with their places, in the order in which they end."""
+        """What coroutines of host functions come to, with their places, in the order in which they end."""
         order: list[tuple[int, Any]] = []
         for i, coroutine in enumerate(coroutines):
             self.loop.spawn(coroutine, partial(lambda i, result: order.append((i, result)), i))

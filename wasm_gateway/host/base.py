@@ -83,6 +83,8 @@ class HostContext:
     The engine's Instance extends this class; tests use it as it is.
     """
 
+    loop: Any  # where coroutines of the host run beside the guest (component/concurrency.py, Loop)
+
     __slots__ = ("_closers", "before_wait", "component", "deadline", "memories", "state", "wasi")
 
     def __init__(self, component: Grants, deadline: Deadline) -> None:

@@ -2,7 +2,7 @@
 #
 # Rule 1: paths, links and rights are files.py's business; here is what WASI 0.2 says of
 # descriptors, and its names for what went wrong.
-# Rule 2: every host function that may fail is wrapped by `_fallible`: an OSError becomes
+# Rule 2: every host function that may fail is wrapped by `fallible`: an OSError becomes
 # an error-code. What a guest leaves open is closed with its instance.
 # Rule 3: files are always ready: a read or write of one is done at once.
 
@@ -180,7 +180,7 @@ class FileError(IoError):
         self.code = code
 
 
-def _fallible(function: Callable[..., Any]) -> Callable[..., Any]:
+def fallible(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def wrapped(*args: Any) -> Any:
         try:
@@ -193,7 +193,7 @@ def _fallible(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _fail(code: int) -> OSError:
+def fail(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
@@ -209,24 +209,29 @@ class Descriptor:
     @property
     def file(self) -> File:
         if isinstance(self.what, Directory):
-            raise _fail(errno.EBADF)
+            raise fail(errno.EBADF)
         return self.what
 
     @property
     def directory(self) -> Directory:
         if isinstance(self.what, File):
-            raise _fail(errno.ENOTDIR)
+            raise fail(errno.ENOTDIR)
         return self.what
 
     def readable(self) -> File:
         if not self.flags & READ:
-            raise _fail(errno.EBADF)
+            raise fail(errno.EBADF)
         return self.file
 
     def writable(self) -> File:
         if not self.flags & WRITE:
-            raise _fail(errno.EBADF)
+            raise fail(errno.EBADF)
         return self.file
+
+    def entries(self) -> list[Entry]:
+        if not self.flags & READ:
+            raise fail(errno.EBADF)
+        return self.directory.entries()
 
     def status(self) -> os.stat_result:
         what = self.what
@@ -243,14 +248,14 @@ class _Open:
     def stream(self, stream: FileInput | FileOutput) -> FileInput | FileOutput:
         if len(self.streams) >= MAX_DESCRIPTORS:
             stream.release()
-            raise _fail(errno.EMFILE)
+            raise fail(errno.EMFILE)
         self.streams.add(stream)
         return stream
 
     def add(self, descriptor: Descriptor) -> Descriptor:
         if len(self.descriptors) >= MAX_DESCRIPTORS:
             descriptor.what.close()
-            raise _fail(errno.EMFILE)
+            raise fail(errno.EMFILE)
         self.descriptors.add(descriptor)
         return descriptor
 
@@ -356,38 +361,34 @@ class FileOutput(OutputStream):
             os.close(fd)
 
 
-@_fallible
+@fallible
 def read_via_stream(ctx: HostContext, descriptor: Descriptor, offset: int) -> Any:
     return _opened(ctx).stream(FileInput(descriptor.readable(), offset))
 
 
-@_fallible
-def write_via_stream(ctx: HostContext, descriptor: Descriptor, offset: int) -> Any:
+@fallible
+def write_via_stream(ctx: HostContext, descriptor: Descriptor, offset: int | None = None) -> Any:
+    """Also append-via-stream, without an offset."""
     return _opened(ctx).stream(FileOutput(descriptor.writable(), offset))
-
-
-@_fallible
-def append_via_stream(ctx: HostContext, descriptor: Descriptor) -> Any:
-    return _opened(ctx).stream(FileOutput(descriptor.writable(), None))
 
 
 # Descriptors.
 
 
-@_fallible
+@fallible
 def advise(ctx: HostContext, descriptor: Descriptor, offset: int, length: int, advice: str) -> Any:
     descriptor.file  # noqa: B018  # EBADF for a directory; there is nothing else to do
     return None
 
 
-@_fallible
+@fallible
 def sync_data(ctx: HostContext, descriptor: Descriptor) -> Any:
     if isinstance(descriptor.what, File):
         descriptor.what.sync(data_only=True)
     return None
 
 
-@_fallible
+@fallible
 def sync(ctx: HostContext, descriptor: Descriptor) -> Any:
     if isinstance(descriptor.what, File):
         descriptor.what.sync()
@@ -398,12 +399,12 @@ def get_flags(ctx: HostContext, descriptor: Descriptor) -> int:
     return descriptor.flags
 
 
-@_fallible
+@fallible
 def get_type(ctx: HostContext, descriptor: Descriptor) -> Any:
-    return _kind(descriptor.status().st_mode)
+    return kind_of(descriptor.status().st_mode)
 
 
-@_fallible
+@fallible
 def set_size(ctx: HostContext, descriptor: Descriptor, size: int) -> Any:
     descriptor.writable().set_size(size)
     return None
@@ -415,12 +416,12 @@ def _time(when: tuple[str, Any]) -> int | None:
             return time.time_ns()
         case ("timestamp", (seconds, nanoseconds)):
             if nanoseconds >= _SECOND:
-                raise _fail(errno.EINVAL)
+                raise fail(errno.EINVAL)
             return int(seconds) * _SECOND + int(nanoseconds)
     return None
 
 
-@_fallible
+@fallible
 def set_times(ctx: HostContext, descriptor: Descriptor, accessed: Any, modified: Any) -> Any:
     times = _time(accessed), _time(modified)
     if isinstance(descriptor.what, File):
@@ -430,13 +431,13 @@ def set_times(ctx: HostContext, descriptor: Descriptor, accessed: Any, modified:
     return None
 
 
-@_fallible
+@fallible
 def read(ctx: HostContext, descriptor: Descriptor, length: int, offset: int) -> Any:
     data = os.pread(descriptor.readable().fd, min(length, MAX_READ), offset)
     return data, not data and length > 0
 
 
-@_fallible
+@fallible
 def write(ctx: HostContext, descriptor: Descriptor, data: bytes, offset: int) -> Any:
     return os.pwrite(descriptor.writable().fd, data, offset)
 
@@ -449,33 +450,31 @@ class EntryStream:
 
     def next(self, ctx: HostContext) -> Any:
         entry = next(self._entries, None)
-        return None if entry is None else (_kind(entry.kind), entry.name.decode())
+        return None if entry is None else (kind_of(entry.kind), entry.name.decode())
 
 
-@_fallible
+@fallible
 def read_directory(ctx: HostContext, descriptor: Descriptor) -> Any:
-    if not descriptor.flags & READ:
-        raise _fail(errno.EBADF)
-    return EntryStream(descriptor.directory.entries())
+    return EntryStream(descriptor.entries())
 
 
-@_fallible
+@fallible
 def create_directory_at(ctx: HostContext, descriptor: Descriptor, path: str) -> Any:
     descriptor.directory.create_directory(path.encode())
     return None
 
 
-@_fallible
+@fallible
 def stat_(ctx: HostContext, descriptor: Descriptor) -> Any:
     return _stat(descriptor.status())
 
 
-@_fallible
+@fallible
 def stat_at(ctx: HostContext, descriptor: Descriptor, flags: int, path: str) -> Any:
     return _stat(descriptor.directory.stat(path.encode(), bool(flags & FOLLOW)))
 
 
-@_fallible
+@fallible
 def set_times_at(
     ctx: HostContext, descriptor: Descriptor, flags: int, path: str, accessed: Any, modified: Any
 ) -> Any:
@@ -483,24 +482,24 @@ def set_times_at(
     return None
 
 
-@_fallible
+@fallible
 def link_at(
     ctx: HostContext, descriptor: Descriptor, flags: int, path: str, other: Descriptor, new_path: str
 ) -> Any:
     if flags & FOLLOW:
-        raise _fail(errno.EINVAL)  # as wasmtime
+        raise fail(errno.EINVAL)  # as wasmtime
     descriptor.directory.link(path.encode(), other.directory, new_path.encode())
     return None
 
 
-@_fallible
+@fallible
 def open_at(
     ctx: HostContext, descriptor: Descriptor, path_flags: int, path: str, open_flags: int, flags: int
 ) -> Any:
     parent = descriptor.directory
     writing = bool(flags & WRITE or open_flags & TRUNCATE)
     if (writing or open_flags & CREATE or flags & MUTATE) and not descriptor.flags & MUTATE:
-        raise _fail(errno.EPERM)
+        raise fail(errno.EPERM)
     mode = os.O_RDONLY
     if writing:
         mode = os.O_RDWR if flags & READ else os.O_WRONLY
@@ -508,7 +507,7 @@ def open_at(
         if open_flags & bit:
             mode |= value
     if open_flags & EXCLUSIVE and not open_flags & CREATE:
-        raise _fail(errno.EINVAL)
+        raise fail(errno.EINVAL)
     opened = parent.open(
         path.encode(), mode, follow=bool(path_flags & FOLLOW), directory=bool(open_flags & DIRECTORY)
     )
@@ -519,33 +518,33 @@ def open_at(
     return _opened(ctx).add(Descriptor(opened, granted))
 
 
-@_fallible
+@fallible
 def readlink_at(ctx: HostContext, descriptor: Descriptor, path: str) -> Any:
     try:
         return descriptor.directory.read_link(path.encode()).decode()
     except UnicodeDecodeError:
-        raise _fail(errno.EILSEQ) from None
+        raise fail(errno.EILSEQ) from None
 
 
-@_fallible
+@fallible
 def remove_directory_at(ctx: HostContext, descriptor: Descriptor, path: str) -> Any:
     descriptor.directory.remove_directory(path.encode())
     return None
 
 
-@_fallible
+@fallible
 def rename_at(ctx: HostContext, descriptor: Descriptor, path: str, other: Descriptor, new_path: str) -> Any:
     descriptor.directory.rename(path.encode(), other.directory, new_path.encode())
     return None
 
 
-@_fallible
+@fallible
 def symlink_at(ctx: HostContext, descriptor: Descriptor, target: str, path: str) -> Any:
     descriptor.directory.symlink(target.encode(), path.encode())
     return None
 
 
-@_fallible
+@fallible
 def unlink_file_at(ctx: HostContext, descriptor: Descriptor, path: str) -> Any:
     descriptor.directory.unlink(path.encode())
     return None
@@ -556,12 +555,12 @@ def is_same_object(ctx: HostContext, descriptor: Descriptor, other: Descriptor) 
     return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 
 
-@_fallible
+@fallible
 def metadata_hash(ctx: HostContext, descriptor: Descriptor) -> Any:
     return _hash(descriptor.status())
 
 
-@_fallible
+@fallible
 def metadata_hash_at(ctx: HostContext, descriptor: Descriptor, flags: int, path: str) -> Any:
     return _hash(descriptor.directory.stat(path.encode(), bool(flags & FOLLOW)))
 
@@ -576,13 +575,13 @@ def _hash(status: os.stat_result) -> tuple[int, int]:
 _HASH_KEY = b"wasi:filesystem metadata-hash"
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "unknown")
 
 
 def _stat(status: os.stat_result) -> tuple[Any, ...]:
     return (
-        _kind(status.st_mode),
+        kind_of(status.st_mode),
         status.st_nlink,
         status.st_size,
         *(divmod(max(ns, 0), _SECOND) for ns in (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)),
@@ -597,7 +596,7 @@ class WasiFilesystem:
         TYPES: {
             "[method]descriptor.read-via-stream": read_via_stream,
             "[method]descriptor.write-via-stream": write_via_stream,
-            "[method]descriptor.append-via-stream": append_via_stream,
+            "[method]descriptor.append-via-stream": write_via_stream,
             "[method]descriptor.advise": advise,
             "[method]descriptor.sync-data": sync_data,
             "[method]descriptor.get-flags": get_flags,

@@ -108,9 +108,15 @@ FAMILIES = {
     "wasi:filesystem/preopens@0.3": "wasi_p3_filesystem",
     "wasi:sockets/types@0.3": "wasi_p3_sockets",
     "wasi:sockets/ip-name-lookup@0.3": "wasi_p3_sockets",
+    "wasi:http/types@0.3": "wasi_p3_http",
+    "wasi:http/client@0.3": "wasi_p3_client",
 }
 # Interfaces that guests export, and whose text is among a family's.
-EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http", "wasi:cli/run@0.3": "wasi_p3_cli"}
+EXPORTED = {
+    "wasi:http/incoming-handler@0.2": "wasi_http",
+    "wasi:http/handler@0.3": "wasi_p3_http",
+    "wasi:cli/run@0.3": "wasi_p3_cli",
+}
 
 
 def _of_2023(table: Mapping[str, str]) -> dict[str, str]:
@@ -406,6 +412,12 @@ class Hosts:
         return module.Sockets(
             self._family("wasi_sockets")[1], self._family("wasi_tcp")[1], self._family("wasi_udp")[1]
         )
+
+    def _make_wasi_p3_http(self, module: Any) -> Any:
+        return module.Http()
+
+    def _make_wasi_p3_client(self, module: Any) -> Any:
+        return module.Client(self._family("wasi_outgoing")[1])
 
     def _make_wasi_2023(self, module: Any) -> Any:
         def functions(name: str) -> Mapping[str, Callable[..., Any]]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from .base import HostContext, Stream
 from .wasi_cli import StdinStream, exit_, exit_with_code, get_environment
 from .wasi_io import IoError, SinkOutput
-from .wasi_p3_streams import Future, given, taken
+from .wasi_p3_streams import given, taken
 
 _TEXT = """
 package wasi:cli@0.3.0;
@@ -69,7 +69,7 @@ def read_stdin(ctx: HostContext) -> Any:
     return given(StdinStream(ctx.wasi.stdin), code)
 
 
-def write_to(name: Stream, ctx: HostContext, data: Any) -> Future:
+def write_to(name: Stream, ctx: HostContext, data: Any) -> Any:
     sink = ctx.wasi.stdout if name == "stdout" else ctx.wasi.stderr
     return taken(ctx, data, SinkOutput(sink or partial(ctx.log, name)), code)
 

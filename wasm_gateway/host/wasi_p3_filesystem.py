@@ -26,7 +26,7 @@ from .wasi_filesystem import (
 from .wasi_filesystem import read_via_stream as open_input
 from .wasi_filesystem import write_via_stream as open_output
 from .wasi_io import IoError
-from .wasi_p3_streams import Elements, Future, failed, given, refused, taken
+from .wasi_p3_streams import Elements, given, refused, taken
 
 _TEXT = """
 package wasi:filesystem@0.3.0;
@@ -146,16 +146,14 @@ def read_via_stream(ctx: HostContext, descriptor: Descriptor, offset: int) -> An
     return refused(variant(stream.value)) if isinstance(stream, Err) else given(stream, code)
 
 
-def write_via_stream(
-    ctx: HostContext, descriptor: Descriptor, data: Any, offset: int | None = None
-) -> Future:
+def write_via_stream(ctx: HostContext, descriptor: Descriptor, data: Any, offset: int | None = None) -> Any:
     """Also append-via-stream, without an offset."""
     what = descriptor.what
     read_only = isinstance(what, File) and not what.mutable
     stream: Any = Err("not-permitted") if read_only else open_output(ctx, descriptor, offset)
     if isinstance(stream, Err):
         data.drop()
-        return failed(variant(stream.value))
+        return Err(variant(stream.value))
     return taken(ctx, data, stream, code)
 
 

@@ -15,7 +15,7 @@ from ..component.concurrency import wait
 from ..component.values import Err
 from .base import HostContext
 from .wasi_io import IoError
-from .wasi_p3_streams import Future, failed, given, refused, taken
+from .wasi_p3_streams import given, refused, taken
 from .wasi_sockets import (
     ACCESS_DENIED,
     INVALID_STATE,
@@ -175,11 +175,11 @@ def listen(ctx: HostContext, sock: TcpSocket) -> Any:
     return told(ACCESS_DENIED if sock.state == "unbound" else INVALID_STATE)
 
 
-def send(ctx: HostContext, sock: TcpSocket, data: Any) -> Future:
+def send(ctx: HostContext, sock: TcpSocket, data: Any) -> Any:
     output, sock.output = sock.output, None
     if output is None:
         data.drop()
-        return failed(("invalid-state", None))
+        return Err(("invalid-state", None))
     return taken(ctx, data, output, code)
 
 

@@ -9,52 +9,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from ..component.concurrency import Condition, wait
-from ..component.streams import CopyResult
+from ..component.streams import CopyResult, Promise
 from ..component.values import Err
 from .base import HostContext
 from .wasi_io import MAX_READ, InputStream, IoError, OutputStream, Pollable, StreamClosed, StreamFailed
 
 # What tells an error-code: of an IoError, or of None where an output takes no more and says no reason.
 Code = Callable[[IoError | None], Any]
-Future = Coroutine[Any, Any, Any]
-
-
-async def only(results: list[Any]) -> Any:
-    """What comes into `results`, once it is there."""
-    await wait(Condition(lambda: bool(results)))
-    return results[0]
 
 
 class Ending(InputStream):
-    """`source` for a guest; `results` has how it ended when it has: None, or Err of an error-code."""
+    """`source` for a guest; `end` tells how it ended: None, or Err of an error-code."""
 
     def __init__(self, source: InputStream, code: Code) -> None:
         self._source = source
         self._code = code
-        self.results: list[Any] = []
+        self.end = Promise()
 
     def read(self, ctx: HostContext, length: int) -> bytes:
-        if self.results:
-            raise StreamClosed
         try:
             return self._source.read(ctx, min(length, MAX_READ))
         except StreamClosed:
-            self.results.append(None)
+            self.end.settle(None)
             raise
         except StreamFailed as failed:
-            self.results.append(Err(self._code(failed.error)))
+            self.end.settle(Err(self._code(failed.error)))
             raise StreamClosed from None
 
     def pollable(self) -> Pollable:
         return self._source.pollable()
 
     def close(self, ctx: HostContext) -> None:
-        if not self.results:
-            self.results.append(None)
+        self.end.settle(None)
         self._source.close(ctx)
 
 
@@ -74,20 +64,15 @@ class Elements(InputStream):
         return values
 
 
-def given(source: InputStream, code: Code) -> tuple[InputStream, Future]:
+def given(source: InputStream, code: Code) -> tuple[InputStream, Promise]:
     """The stream and the future of a `...-via-stream` that reads."""
     ending = Ending(source, code)
-    return ending, only(ending.results)
+    return ending, ending.end
 
 
-async def failed(error: Any) -> Any:
-    """The future of a stream that there is not."""
-    return Err(error)
-
-
-def refused(error: Any) -> tuple[InputStream, Future]:
+def refused(error: Any) -> tuple[InputStream, Err]:
     """The same where there is nothing to read."""
-    return Elements([]), failed(error)
+    return Elements([]), Err(error)
 
 
 class _Consumer:
@@ -129,7 +114,8 @@ async def _consume(ctx: HostContext, stream: Any, output: OutputStream, code: Co
                 over.append(CopyResult.COMPLETED)
 
         stream.read(None, consumer, on_copy, over.append)
-        result = await only(over)
+        await wait(Condition(lambda over=over: bool(over)))  # type: ignore[misc]
+        result = over[0]
     stream.drop()
     failure = consumer.failure
     try:
@@ -143,12 +129,12 @@ async def _consume(ctx: HostContext, stream: Any, output: OutputStream, code: Co
     return Err(code(failure.error if isinstance(failure, StreamFailed) else None))
 
 
-def taken(ctx: HostContext, stream: Any, output: OutputStream, code: Code) -> Future:
+def taken(ctx: HostContext, stream: Any, output: OutputStream, code: Code) -> Promise:
     """The future of a `...-via-stream` that writes what comes from the guest's `stream` to `output`.
 
     None when all is written, Err of an error-code when not. What is under way goes on whether the guest
     keeps the future or not.
     """
-    results: list[Any] = []
-    ctx.loop.spawn(_consume(ctx, stream, output, code), results.append)
-    return only(results)
+    end = Promise()
+    ctx.loop.spawn(_consume(ctx, stream, output, code), end.settle)
+    return end

@@ -198,13 +198,17 @@ def fail(code: int) -> OSError:
 
 
 class Descriptor:
-    """The resource descriptor: an open file or directory, with the rights that it was opened for."""
+    """The resource descriptor: an open file or directory, with the rights that it was opened for.
 
-    __slots__ = ("flags", "what")
+    Of those, `untold` are the ones that get-flags keeps to itself.
+    """
+
+    __slots__ = ("flags", "untold", "what")
 
     def __init__(self, what: File | Directory, flags: int) -> None:
         self.what = what
         self.flags = flags
+        self.untold = 0
 
     @property
     def file(self) -> File:
@@ -312,8 +316,8 @@ class FileInput(InputStream):
             data = os.pread(self._fd, length, self._offset)
         except OSError as error:
             raise StreamFailed(FileError(error_code(error))) from None
-        except OverflowError:
-            raise StreamFailed(FileError("overflow")) from None
+        except OverflowError:  # what the system would say of an offset below 0
+            raise StreamFailed(FileError("invalid")) from None
         if not data and length:
             raise StreamClosed
         self._offset += len(data)
@@ -348,8 +352,8 @@ class FileOutput(OutputStream):
                 data = data[written:]
         except OSError as error:
             raise StreamFailed(FileError(error_code(error))) from None
-        except OverflowError:
-            raise StreamFailed(FileError("overflow")) from None
+        except OverflowError:  # what the system would say of an offset below 0
+            raise StreamFailed(FileError("invalid")) from None
 
     def close(self, ctx: HostContext) -> None:
         _opened(ctx).streams.discard(self)
@@ -396,7 +400,7 @@ def sync(ctx: HostContext, descriptor: Descriptor) -> Any:
 
 
 def get_flags(ctx: HostContext, descriptor: Descriptor) -> int:
-    return descriptor.flags
+    return descriptor.flags & ~descriptor.untold
 
 
 @fallible
@@ -406,7 +410,10 @@ def get_type(ctx: HostContext, descriptor: Descriptor) -> Any:
 
 @fallible
 def set_size(ctx: HostContext, descriptor: Descriptor, size: int) -> Any:
-    descriptor.writable().set_size(size)
+    try:
+        descriptor.writable().set_size(size)
+    except OverflowError:
+        raise fail(errno.EFBIG) from None
     return None
 
 

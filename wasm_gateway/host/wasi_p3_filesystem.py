@@ -15,14 +15,20 @@ from ..component.values import Err
 from .base import HostContext
 from .files import Directory, File
 from .wasi_filesystem import (
+    CREATE,
+    EXCLUSIVE,
     FOLLOW,
+    MUTATE,
     PREOPENS,
+    READ,
     TYPES,
+    WRITE,
     Descriptor,
     WasiFilesystem,
     fallible,
     kind_of,
 )
+from .wasi_filesystem import open_at as open_before
 from .wasi_filesystem import read_via_stream as open_input
 from .wasi_filesystem import write_via_stream as open_output
 from .wasi_io import IoError
@@ -111,7 +117,7 @@ _OTHER = frozenset(("would-block", "unknown"))
 # Functions of 0.2 that are told in the words of 0.3, and are the same apart from that.
 _SAME = (
     *("advise", "sync-data", "get-flags", "set-size", "set-times", "sync", "create-directory-at"),
-    *("set-times-at", "link-at", "open-at", "readlink-at", "remove-directory-at", "rename-at", "symlink-at"),
+    *("set-times-at", "link-at", "readlink-at", "remove-directory-at", "rename-at", "symlink-at"),
     *("unlink-file-at", "is-same-object", "metadata-hash", "metadata-hash-at"),
 )
 
@@ -170,6 +176,22 @@ def _entries(descriptor: Descriptor) -> Any:
 # Descriptors
 
 
+def open_at(
+    ctx: HostContext, descriptor: Descriptor, path_flags: int, path: str, open_flags: int, flags: int
+) -> Any:
+    # as wasmtime has it: who creates writes, who does not say that he writes reads,
+    # and to be the only one means something to who creates
+    wanted = flags if flags & WRITE else flags | READ
+    if open_flags & CREATE:
+        wanted |= WRITE
+    else:
+        open_flags &= ~EXCLUSIVE
+    opened = open_before(ctx, descriptor, path_flags, path, open_flags, wanted)
+    if isinstance(opened, Descriptor) and isinstance(opened.what, Directory):
+        opened.untold = MUTATE & ~flags
+    return opened
+
+
 @fallible
 def get_type(ctx: HostContext, descriptor: Descriptor) -> Any:
     return variant(kind_of(descriptor.status().st_mode))
@@ -205,6 +227,7 @@ class Filesystem:
             "write-via-stream": write_via_stream,
             "append-via-stream": write_via_stream,
             "read-directory": read_directory,
+            "open-at": told(open_at),
             "get-type": told(get_type),
             "stat": told(stat),
             "stat-at": told(stat_at),

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..component.concurrency import Condition, wait
 from ..component.streams import CopyResult, Promise
-from ..component.values import Err
+from ..component.values import Err, Ok
 from .base import HostContext
 from .wasi_io import MAX_READ, InputStream, IoError, OutputStream, Pollable, StreamClosed, StreamFailed
 
@@ -23,7 +23,7 @@ Code = Callable[[IoError | None], Any]
 
 
 class Ending(InputStream):
-    """`source` for a guest; `end` tells how it ended: None, or Err of an error-code."""
+    """`source` for a guest; `end` tells how it ended: Ok, or Err of an error-code."""
 
     def __init__(self, source: InputStream, code: Code) -> None:
         self._source = source
@@ -34,7 +34,7 @@ class Ending(InputStream):
         try:
             return self._source.read(ctx, min(length, MAX_READ))
         except StreamClosed:
-            self.end.settle(None)
+            self.end.settle(Ok())
             raise
         except StreamFailed as failed:
             self.end.settle(Err(self._code(failed.error)))
@@ -44,7 +44,7 @@ class Ending(InputStream):
         return self._source.pollable()
 
     def close(self, ctx: HostContext) -> None:
-        self.end.settle(None)
+        self.end.settle(Ok())
         self._source.close(ctx)
 
 
@@ -125,14 +125,14 @@ async def _consume(ctx: HostContext, stream: Any, output: OutputStream, code: Co
         failure = late
     output.close(ctx)
     if failure is None:
-        return None
+        return Ok()
     return Err(code(failure.error if isinstance(failure, StreamFailed) else None))
 
 
 def taken(ctx: HostContext, stream: Any, output: OutputStream, code: Code) -> Promise:
     """The future of a `...-via-stream` that writes what comes from the guest's `stream` to `output`.
 
-    None when all is written, Err of an error-code when not. What is under way goes on whether the guest
+    Ok when all is written, Err of an error-code when not. What is under way goes on whether the guest
     keeps the future or not.
     """
     end = Promise()

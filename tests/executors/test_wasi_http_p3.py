@@ -248,6 +248,31 @@ def test_work_goes_on_after_the_response(serve: Serve, caplog: Any) -> None:
     assert "failed after its response" in failure(caplog)
 
 
+def test_a_client_does_not_wait_for_what_comes_after_its_response(serve: Serve) -> None:
+    """The end is sent on before the guest's work is over, which nobody breaks off then."""
+    code = (
+        HELLO.removesuffix("(i32.const 0)")
+        + """
+      (call $wait-for (i64.const 1000000))
+      (call $wait-for (i64.const 1000000))
+      (i32.const 0)"""
+    )
+    seen: list[bytes | None] = []
+    left = False
+
+    def begin(head: Response) -> Callable[[bytes | None], object]:
+        def send(chunk: bytes | None) -> None:
+            nonlocal left
+            seen.append(chunk)
+            left = chunk is None
+
+        return send
+
+    assert serve(code, WAITS).handle(request(gone=lambda: left), begin=begin) is STREAMED
+    assert seen == [b"hello", None]
+    assert left
+
+
 def test_the_deadline_ends_waiting(serve: Serve, caplog: Any) -> None:
     settings = {"tool.wasm-gateway": {"timeout": "50ms"}}
     code = "(call $wait-for (i64.const -1)) (i32.const 0)"

@@ -146,7 +146,8 @@ def test_two_requests_are_under_way_at_once(serve: Serve) -> None:
       (local.set $left (i32.const 2))
       (loop $both
         (call $join (i32.shr_u (call $send~ (call $ask (i32.const 700) (i32.const 5) (i32.const 0)
-            (i32.const 0) (call $no-trailers)) (i32.add (i32.const 200) (i32.shl (local.get $left) (i32.const 6))))
+            (i32.const 0) (call $no-trailers))
+            (i32.add (i32.const 200) (i32.shl (local.get $left) (i32.const 6))))
           (i32.const 4)) (local.get $set))
         (local.set $left (i32.sub (local.get $left) (i32.const 1)))
         (br_if $both (local.get $left)))

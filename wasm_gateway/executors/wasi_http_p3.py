@@ -53,8 +53,7 @@ class WasiHttpP3Executor:
             Received(body, request.trailers),
         )
         with guest.instantiate() as instance:
-            instance.before_wait = answer.pass_on
-            instance.deadline.gone = request.gone
+            answer.watch(instance, request)
             loop = instance.loop
             try:
                 self.handler.begin(instance, (given,), partial(_resolved, instance, answer))

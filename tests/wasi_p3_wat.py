@@ -279,12 +279,13 @@ class CommandToolkit(Toolkit):
         async_uses: Uses | None = None,
         data: str = "",
         callback: str = "unreachable",
+        answer: str = "(result)",
         version: str = "0.3.0",
     ) -> bytes:
         """`body` is the code of `run`, which calls `$return` (0: ok, 1: error) and gives a callback code.
 
-        `types` are definitions at the level of the component, where the error-code of the last interface that
-        is used is `$error-code`. `ends` are streams and futures: name in core text -> kind, type of elements.
+        `types` are definitions at the level of the component, where the error-code of the last interface in
+        `uses` is `$error-code`. `ends` are streams and futures: name in core text -> kind, type of elements.
         """
         async_uses = async_uses or {}
         merged = {name: list(functions) for name, functions in uses.items()}
@@ -300,7 +301,7 @@ class CommandToolkit(Toolkit):
         lines += map(_builtin, builtins.items())
         lines.append(("return", "(canon task.return (result $answer))", "(param i32)"))
         new_line = "\n    "
-        last = list(merged)[-1]
+        last = list(uses)[-1]
         error = '"error-code" (type $error-code)'
         if any(line.startswith('(export "error-code" ') for line in component.interface(last).lines):
             types = f"(alias export $i{numbers[canonical_name(last)]} {error}) {types}"
@@ -308,7 +309,7 @@ class CommandToolkit(Toolkit):
         text = f"""(component
 {new_line.join(component.text)}
     {types}
-  (type $answer (result))
+  (type $answer {answer})
 {MEMORY}
     {new_line.join(f"(core func ${label} {definition})" for label, definition, _ in lines)}
   (core module $main
@@ -327,3 +328,36 @@ class CommandToolkit(Toolkit):
   (instance $exported (export "run" (func $run)))
   (export "wasi:cli/run@0.3.0" (instance $exported)))"""
         return wat2wasm(text.replace("@0.3.0", f"@{version}").encode())
+
+
+# For a command that reads and writes bytes: the streams `body`, the futures `done` that tell how they ended.
+# $open makes a stream: $rx is what to give away, $write and $end are about the other end. $check(future)
+# traps unless that future is ok, $failed(future) gives the case of its error, which lies at 4032 + `at`.
+def pipes(at: int) -> str:
+    return f"""
+    (global $tx (mut i32) (i32.const 0)) (global $rx (mut i32) (i32.const 0))
+    (func $open (local $b i64)
+      (local.set $b (call $body.new))
+      (global.set $rx (i32.wrap_i64 (local.get $b)))
+      (global.set $tx (i32.wrap_i64 (i64.shr_u (local.get $b) (i64.const 32)))))
+    (func $write (param $at i32) (param $size i32) (local $n i32)
+      (block $over (loop $more
+        (br_if $over (i32.eqz (local.get $size)))
+        (local.set $n (call $body.write (global.get $tx) (local.get $at) (local.get $size)))
+        (br_if $over (i32.and (local.get $n) (i32.const 15)))
+        (local.set $n (i32.shr_u (local.get $n) (i32.const 4)))
+        (local.set $at (i32.add (local.get $at) (local.get $n)))
+        (local.set $size (i32.sub (local.get $size) (local.get $n)))
+        (br $more))))
+    (func $end (call $body.drop-writable (global.get $tx)))
+    (func $failed (param $future i32) (result i32)
+      (if (call $done.read (local.get $future) (i32.const 4032)) (then unreachable))
+      (call $done.drop-readable (local.get $future))
+      (if (result i32) (i32.load8_u (i32.const 4032))
+        (then (i32.load8_u (i32.const {4032 + at}))) (else (i32.const -1))))
+    (func $check (param $future i32)
+      (if (i32.ne (call $failed (local.get $future)) (i32.const -1)) (then unreachable)))"""
+
+
+# The ends of these.
+BYTES = {"body": ("stream", "u8"), "done": ("future", "(result (error $error-code))")}

@@ -115,7 +115,6 @@ FAMILIES = {
 EXPORTED = {
     "wasi:http/incoming-handler@0.2": "wasi_http",
     "wasi:http/handler@0.3": "wasi_p3_http",
-    "wasi:cli/run@0.3": "wasi_p3_cli",
 }
 
 

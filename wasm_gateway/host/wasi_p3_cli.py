@@ -22,7 +22,6 @@ interface exit {
   exit: func(status: result);
   exit-with-code: func(status-code: u8);
 }
-interface run { run: async func() -> result; }
 interface types { enum error-code { io, illegal-byte-sequence, pipe } }
 interface stdin {
   use types.{error-code};
@@ -54,7 +53,7 @@ interface terminal-stderr {
 INTERFACES = {
     f"wasi:cli/{name}@0.3": _TEXT
     for name in (
-        *("environment", "exit", "run", "types", "stdin", "stdout", "stderr", "terminal-input"),
+        *("environment", "exit", "types", "stdin", "stdout", "stderr", "terminal-input"),
         *("terminal-output", "terminal-stdin", "terminal-stdout", "terminal-stderr"),
     )
 }

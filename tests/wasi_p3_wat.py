@@ -284,13 +284,15 @@ class CommandToolkit(Toolkit):
     ) -> bytes:
         """`body` is the code of `run`, which calls `$return` (0: ok, 1: error) and gives a callback code.
 
-        `types` are definitions at the level of the component, where the error-code of the last interface in
-        `uses` is `$error-code`. `ends` are streams and futures: name in core text -> kind, type of elements.
+        `types` are definitions at the level of the component, where the last interface in `uses` is `$last`,
+        and its error-code `$error-code`. `ends` are streams and futures: name in core text -> kind, type of
+        elements.
         """
         async_uses = async_uses or {}
         merged = {name: list(functions) for name, functions in uses.items()}
         for name, more in async_uses.items():
-            merged.setdefault(name, []).extend(more)
+            known = merged.setdefault(name, [])
+            known += [function for function in more if function not in known]
         component, numbers = self._importing(merged, ())
         lines = lowered(component, numbers, merged, uses, async_uses)
         builtins = {
@@ -302,6 +304,7 @@ class CommandToolkit(Toolkit):
         lines.append(("return", "(canon task.return (result $answer))", "(param i32)"))
         new_line = "\n    "
         last = list(uses)[-1]
+        types = types.replace("$last", f"$i{numbers[canonical_name(last)]}")
         error = '"error-code" (type $error-code)'
         if any(line.startswith('(export "error-code" ') for line in component.interface(last).lines):
             types = f"(alias export $i{numbers[canonical_name(last)]} {error}) {types}"

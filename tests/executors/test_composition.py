@@ -190,7 +190,7 @@ def test_a_host_function_that_waits_sees_what_the_dependency_inherits() -> None:
     ctx.wasi = WasiTemplate({"A": "1", "B": "2"}).state()
     provider = Provider("a:b/c", b"", None, Grants("inner", environment={"B": "2"}))
     coroutine = _narrowing(provider)("x:y/z", function)(ctx)
-    for _ in range(2):
+    for _ in range(3):
         coroutine.send(None)
         assert ctx.component.id == "outer"
         assert len(ctx.wasi.environment) == 2

@@ -311,9 +311,13 @@ def test_a_peer_that_does_not_read_ends_at_the_deadline(guest: Guest) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         sock = do.connect(v4(server.getsockname()[1]))
         stream, _ = do.send(sock)
-        with pytest.raises(DeadlineExceeded):
-            while do.give(stream, bytes(1 << 20)):
+
+        async def write() -> None:
+            while await stream.give(bytes(1 << 20)):
                 pass
+
+        with pytest.raises(DeadlineExceeded):
+            do.ctx.run(write())
         source, _ = do.receive(sock)
         with pytest.raises(DeadlineExceeded):
             do.read_all(source)

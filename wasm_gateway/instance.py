@@ -317,13 +317,17 @@ class Instance(HostContext):
             from .component.concurrency import Loop
 
             loop = self.loop = Loop(self)
-            self._closers.append(loop.close)
+            self._closers.append(self._end_loop)
             return loop
         if name != "handles":
             raise AttributeError(name)
         from .component.handles import HandleTable
 
         return self._hold(HandleTable())
+
+    def _end_loop(self) -> None:
+        self.loop.close()
+        del self.loop  # which leads back here
 
     def _hold(self, table: HandleTable) -> HandleTable:
         self.handles = table

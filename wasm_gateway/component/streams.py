@@ -543,10 +543,10 @@ def copy(
         return kind.code, i, result if is_future else result | buffer.progress << 4
 
     def on_copy(reclaim: Reclaim) -> None:
-        end.event = lambda: event(CopyResult.COMPLETED, reclaim)
+        end.set_pending_event(lambda: event(CopyResult.COMPLETED, reclaim))
 
     def on_copy_done(result: CopyResult) -> None:
-        end.event = lambda: event(result, None)
+        end.set_pending_event(lambda: event(result, None))
 
     end.state = CopyState.COPYING
     end.copy(part, buffer, on_copy, on_copy_done)

@@ -145,7 +145,7 @@ class _Progress:
 
     def __call__(self) -> None:
         if self._index:
-            self._subtask.event = self._event
+            self._subtask.set_pending_event(self._event)
 
     def _event(self) -> tuple[int, int, int]:
         subtask = self._subtask

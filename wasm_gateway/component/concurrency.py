@@ -29,6 +29,8 @@ from .types import FuncType
 
 # Tasks and coroutines of one instance that wait; each takes some KiB of the host's memory.
 MAX_WAITING = 10_000
+# Calls of thread.yield inside each other; behind that a task goes on at once.
+MAX_YIELDING = 8
 
 
 class Pollable(Protocol):
@@ -222,9 +224,13 @@ class Subtask(Waitable):
 # Tasks.
 
 
+# LiftOptions, as far as they matter: the string encoding and the memory.
+LiftOptions = tuple[str, object]
+
+
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """A lifted function of a guest whose component instances are concurrent.
+    """A lifted function of a guest whose component instances are concurrent; `options` are those of its lift.
 
     `call(inst, scope, args)` calls it with the lifted arguments: for a synchronous lift it gives the lifted
     result, for an asynchronous one the packed code. `callback(inst)` is that of such a lift. `around` are
@@ -237,6 +243,7 @@ class Callee:
     call: Callable[[Any, BorrowScope, Sequence[Any]], Any]
     callback: Callable[[Any], Callable[[int, int, int], int]] | None
     around: tuple[int, ...]
+    options: LiftOptions | None = None
 
 
 class Link(Enum):
@@ -461,6 +468,7 @@ class Loop:
         # what waits, longest first; as keys, since each may go at any time
         self.waiting: dict[Task, None] = {}
         self.hosted: dict[Hosted, None] = {}
+        self._yielding = 0
         self._instances: dict[int, ConcurrentInstance] = {}
         self._closers: dict[int, Callable[[], object]] = {}
 
@@ -476,6 +484,15 @@ class Loop:
         if not self.stack:
             raise Trap("a built-in of tasks is called where no task runs")
         return self.stack[-1]
+
+    def storage(self, part: int) -> list[int]:
+        """What context.get and context.set of `part` are about.
+
+        An allocator may be called while a task of another component instance runs, or none: it is a task of
+        its own then, which has nothing to keep.
+        """
+        task = self.stack[-1] if self.stack else None
+        return [0, 0] if task is None or task.callee.part != part else task.storage
 
     # Calls
 
@@ -584,9 +601,13 @@ class Loop:
 
     def let_go(self) -> None:
         """canon thread.yield: let one of the others go on, where that is possible."""
-        if all(task.callee.type.async_ and task.link is not Link.ASYNC for task in self.stack):
+        if self._yielding < MAX_YIELDING and all(
+            task.callee.type.async_ and task.link is not Link.ASYNC for task in self.stack
+        ):
+            self._yielding += 1
             with self._aside():
                 self.step()
+            self._yielding -= 1
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

@@ -261,19 +261,35 @@ def test_yields_do_not_pile_up() -> None:
         assert results == [(0,)] * 500
 
 
-def test_waits_inside_of_waits_end_in_a_trap_at_the_worst() -> None:
-    """Many tasks block in the middle of their code, each on top of the other: the stack ends before that."""
-    work = callee(YIELD, f"(drop (call $gate (i32.const 1))) (call $return (i32.const 0)) {EXIT}")
-    run = caller(
-        """(loop $on
-             (local.set $j (call $work-async (i32.const 0) (i32.const 32)))
-             (local.set $i (i32.add (local.get $i) (i32.const 1)))
-             (br_if $on (i32.lt_u (local.get $i) (i32.const 3000))))
-           (call $await (call $index (local.get $j)))""",
-        work=U,
-    )
-    with pytest.raises((Trap, RecursionError)):
-        said(work, run)
+def test_tasks_block_on_top_of_each_other() -> None:
+    """One of each component instance."""
+    names = [f"work{i}" for i in range(12)]
+    parts = [
+        Part(
+            asynchronous(
+                name,
+                YIELD,
+                f"""(call $say (i32.const {i})) (drop (call $gate (i32.const 1))) (call $say (i32.const {i}))
+                    (call $return (i32.const 0)) {EXIT}""",
+            ),
+            {name: U},
+        )
+        for i, name in enumerate(names)
+    ]
+    with running(*parts) as guest:
+        loop = guest.instance.loop
+        for name in names:
+            guest.functions["", name].begin(guest.instance, (0,), lambda result: None)
+        with pytest.raises(Trap, match="deadlock detected"):
+            loop.run_until(lambda: loop.idle)
+        assert guest.host.said == list(range(12))
+    with running(*parts) as guest:
+        loop = guest.instance.loop
+        for name in names:
+            guest.functions["", name].begin(guest.instance, (0,), lambda result: None)
+        guest.host.opened.add(1)
+        loop.run_until(lambda: loop.idle)
+        assert guest.host.said == [i for i in range(12) for _ in range(2)]
 
 
 # Subtasks.

@@ -397,7 +397,10 @@ class Flow(Protocol):
 class OutgoingBody:
     """The resource outgoing-body. `take(data)` gets what is written, `finish(ok)` its end."""
 
-    __slots__ = ("_finish", "_of", "_sent", "_stream", "_take", "declared", "finished", "flow", "trailers")
+    __slots__ = (
+        *("_finish", "_of", "_sent", "_take", "_waiting", "_written"),
+        *("declared", "finished", "flow", "trailers"),
+    )
 
     def __init__(self, of: Literal["request", "response"], fields: Fields) -> None:
         self._of = of
@@ -406,7 +409,8 @@ class OutgoingBody:
         self._sent = 0
         self._take: Callable[[bytes], object] | None = None
         self._finish: Callable[[bool], object] | None = None
-        self._stream: BodyOutput | None = None
+        self._written = False  # whether its stream was taken
+        self._waiting: list[bytes] | None = None  # what was written before it was connected
         self.finished: bool | None = None  # None until it is, then whether it ended well
         self.trailers = NO_HEADERS  # known when it is finished
 
@@ -418,18 +422,18 @@ class OutgoingBody:
         `flow` says how much may be written, if that is ever limited.
         """
         self._take, self._finish, self.flow = take, finish, flow
-        if self._stream is not None:
-            chunks, self._stream.waiting = self._stream.waiting, []
+        if self._waiting is not None:
+            chunks, self._waiting = self._waiting, None
             for chunk in chunks:
                 take(chunk)
         if self.finished is not None:
-            finish(self.finished)
+            self._end(self.finished)
 
     def write(self, ctx: HostContext) -> Any:
-        if self._stream is not None:
+        if self._written:
             return FAILED
-        self._stream = BodyOutput(self)
-        return self._stream
+        self._written = True
+        return BodyOutput(self)
 
     def accept(self, data: bytes) -> None:
         if self.finished is not None:
@@ -439,9 +443,12 @@ class OutgoingBody:
             raise StreamFailed(self._wrong_size())
         if self._take is not None:
             self._take(data)
+        elif self._sent > MAX_OUTGOING_BODY:
+            raise LimitExceeded(f"a body of more than {MAX_OUTGOING_BODY} bytes that is not sent", "body")
+        elif self._waiting is None:
+            self._waiting = [data]
         else:
-            assert self._stream is not None
-            self._stream.keep(data)
+            self._waiting.append(data)
 
     def finish(self, trailers: Fields | None = None) -> Any:
         if self.declared is not None and self._sent != self.declared:
@@ -459,8 +466,14 @@ class OutgoingBody:
     def end(self, well: bool) -> None:
         if self.finished is None:
             self.finished = well
-            if self._finish is not None:
-                self._finish(well)
+            self._end(well)
+
+    def _end(self, well: bool) -> None:
+        finish = self._finish
+        # Both lead back here, by way of their owner; nothing is to wait for the garbage collector.
+        self._take = self._finish = None
+        if finish is not None:
+            finish(well)
 
 
 class BodyOutput(OutputStream):
@@ -468,8 +481,6 @@ class BodyOutput(OutputStream):
 
     def __init__(self, body: OutgoingBody) -> None:
         self._body = body
-        self.waiting: list[bytes] = []
-        self._size = 0
 
     def check_write(self, ctx: HostContext) -> int:
         body = self._body
@@ -483,13 +494,6 @@ class BodyOutput(OutputStream):
     def pollable(self) -> Pollable:
         flow = self._body.flow
         return (flow and flow.writable()) or READY
-
-    def keep(self, data: bytes) -> None:
-        """Written before the message was sent off."""
-        self._size += len(data)
-        if self._size > MAX_OUTGOING_BODY:
-            raise LimitExceeded(f"a body of more than {MAX_OUTGOING_BODY} bytes that is not sent", "body")
-        self.waiting.append(data)
 
 
 def _content_length(fields: Fields) -> int | None:

@@ -189,14 +189,13 @@ class Fields:
         self.mutable = mutable
         self.size = -1  # counted when it first grows
 
-    def grow(self, name: str, values: Iterable[bytes]) -> None:
+    def append(self, name: str, value: bytes) -> None:
         if self.size < 0:
-            self.size = sum(len(key) + len(value) for key, value in self.pairs)
-        for value in values:
-            self.size += len(name) + len(value)
-            if self.size > MAX_FIELDS:
-                raise LimitExceeded(f"fields of more than {MAX_FIELDS} bytes", "headers")
-            self.pairs.append((name, value))
+            self.size = sum([len(key) + len(value) for key, value in self.pairs])
+        self.size += len(name) + len(value)
+        if self.size > MAX_FIELDS:
+            raise LimitExceeded(f"fields of more than {MAX_FIELDS} bytes", "headers")
+        self.pairs.append((name, value))
 
     def drop(self, name: str) -> None:
         self.pairs = [pair for pair in self.pairs if pair[0] != name]
@@ -219,8 +218,11 @@ class Fields:
 
 def _refused(fields: Fields, name: str, values: Iterable[bytes] = ()) -> Err | None:
     """Why a guest may not change this field, in the order in which wasmtime looks; `name` in lower case."""
-    if _NAME(name) is None or any(map(_BAD_VALUE, values)):
+    if _NAME(name) is None:
         return SYNTAX
+    for value in values:
+        if _BAD_VALUE(value) is not None:
+            return SYNTAX
     if name in FORBIDDEN:
         return FORBIDDEN_NAME
     return None if fields.mutable else IMMUTABLE
@@ -250,7 +252,8 @@ def fields_set(ctx: HostContext, fields: Fields, name: str, values: list[bytes])
     refused = _refused(fields, name, values)
     if refused is None:
         fields.drop(name)
-        fields.grow(name, values)
+        for value in values:
+            fields.append(name, value)
     return refused
 
 
@@ -266,7 +269,7 @@ def fields_append(ctx: HostContext, fields: Fields, name: str, value: bytes) -> 
     name = name.lower()
     refused = _refused(fields, name, (value,))
     if refused is None:
-        fields.grow(name, (value,))
+        fields.append(name, value)
     return refused
 
 
@@ -287,11 +290,18 @@ class IncomingBody:
 class IncomingMessage:
     """incoming-request and incoming-response: what they share."""
 
-    __slots__ = ("_body", "fields")
+    __slots__ = ("_body", "_fields", "_headers")
 
     def __init__(self, headers: Headers, content: InputStream, trailers: Trailers | None = None) -> None:
-        self.fields = Fields.received(headers).frozen()
+        self._headers = headers
+        self._fields: Fields | None = None  # made when the guest asks for them
         self._body: IncomingBody | None = IncomingBody(content, trailers)
+
+    @property
+    def fields(self) -> Fields:
+        if self._fields is None:
+            self._fields = Fields.received(self._headers).frozen()
+        return self._fields
 
     def consume(self, ctx: HostContext) -> Any:
         body, self._body = self._body, None
@@ -490,6 +500,12 @@ class BodyOutput(OutputStream):
 
     def write(self, ctx: HostContext, data: bytes) -> None:
         self._body.accept(data)
+
+    def blocking_write(self, ctx: HostContext, data: bytes) -> None:
+        if self._body.flow is not None:
+            super().blocking_write(ctx, data)
+        elif data or self._body.finished is not None:
+            self._body.accept(data)
 
     def pollable(self) -> Pollable:
         flow = self._body.flow

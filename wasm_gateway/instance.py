@@ -63,10 +63,16 @@ _POOL_FULL = "maximum concurrent"
 FRAMES = 16
 
 
-def _need_frames(count: int) -> None:
-    """RecursionError when fewer than `count` frames are left."""
-    if count:
-        _need_frames(count - 1)
+def _nested(count: int) -> Callable[[], object]:
+    """A function that takes `count` frames, each in another."""
+    if not count:
+        return bool  # takes none
+    inner = _nested(count - 1)
+    return lambda: inner()
+
+
+# RecursionError when fewer than FRAMES frames are left.
+_need_frames = _nested(FRAMES)
 
 
 class InstanceLog(Protocol):
@@ -268,7 +274,7 @@ class Instance(HostContext):
             self.parts = [self, *(Part(program.new_handles()) for _ in range(1, program.parts))]
             for part in self.parts[1:]:
                 self.on_close(partial(part.handles.close, self))
-        linker = program.take_linker()
+        linker = None
         try:
             for step in program.steps:
                 at = address + step.at
@@ -283,12 +289,15 @@ class Instance(HostContext):
                     memory = Memory(partial(self._view, offset))
                     for slot in slots:
                         memories[slot] = memory
-                if step.name is not None:
+                if step.name is not None:  # as has the first one, where a later one needs a linker
+                    if linker is None:
+                        linker = program.take_linker()
                     error = capi.linker_define_instance(linker, context, step.name, len(step.name), at)
                     if error:
                         self._raise(error)
         finally:
-            program.give_back(linker)
+            if linker is not None:
+                program.give_back(linker)
 
     @property
     def closed(self) -> bool:
@@ -300,7 +309,7 @@ class Instance(HostContext):
         if store is None:
             return
         try:
-            raised = self.run_closers() if self._closers else None
+            raised = self.run_closers()
         finally:
             for memory in self.memories:
                 memory.close()
@@ -438,7 +447,7 @@ class Instance(HostContext):
 
     def core(self, signature: CoreSignature) -> Callable[..., Any]:
         """The exported function `signature` of the program, called in the same way."""
-        _need_frames(FRAMES)
+        _need_frames()
         self._need(signature)
         address, context, buffer = self._address, self.context, self._buffer
         extern = _Extern()

@@ -42,6 +42,12 @@ DATA = '(data (i32.const 0) "hello")'
 WAITS = {CLOCK: ("wait-for",)}
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent on for the mere time that a slow machine takes."""
+    monkeypatch.setattr("wasm_gateway.executors.wasi_http.CHUNK_SECONDS", 60.0)
+
+
 @pytest.fixture(scope="session")
 def toolkit() -> P3Toolkit:
     return P3Toolkit()

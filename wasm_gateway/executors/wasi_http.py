@@ -39,6 +39,9 @@ class WasiHttpExecutor:
         self.handler = handler
         self.streams = guest.options.stream
 
+    def close(self) -> None:
+        pass  # nothing is kept between requests
+
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options

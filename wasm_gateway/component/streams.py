@@ -160,7 +160,7 @@ def move(source: Buffer, into: Buffer) -> None:
     """As many elements as there are and fit; fewer to or from the host, which comes again for the others."""
     left = min(source.remain(), into.remain())
     while left:
-        n = min(left, *(end.at_once for end in (source, into) if isinstance(end, GuestBuffer)))
+        n = min([left, *(end.at_once for end in (source, into) if isinstance(end, GuestBuffer))])
         into.write(source.read(n))
         left -= n
         if isinstance(source, HostBuffer) or isinstance(into, HostBuffer):

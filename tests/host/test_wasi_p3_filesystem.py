@@ -14,7 +14,9 @@ from tests.wasi_p3_wat import BYTES, CommandToolkit, pipes
 from wasm_gateway.component.streams import HostStream, SharedStream
 from wasm_gateway.component.types import U8Type
 from wasm_gateway.component.values import Err, Ok
+from wasm_gateway.errors import DeadlineExceeded, Trap
 from wasm_gateway.host import wasi_filesystem
+from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.wasi_filesystem import (
     CREATE,
     DIRECTORY,
@@ -209,6 +211,26 @@ def test_an_error_midway(files: Make, folder: Path) -> None:
     assert (folder / "text").read_bytes() == b"x" * 10 + b"y" * 6
 
 
+def test_a_file_given_to_itself(files: Make, folder: Path) -> None:
+    """From its beginning to its own end, which goes on until the deadline."""
+    do = files()
+    do.ctx.deadline = Deadline(0.02)
+    file = do.open("text", READ | WRITE)
+    source, _ = do("read-via-stream", file, 0)
+    with pytest.raises(DeadlineExceeded):
+        do("append-via-stream", file, HostStream(do.ctx.loop, U8Type(), source))
+
+
+def test_a_file_given_to_another_one(files: Make, folder: Path) -> None:
+    do = files()
+    (folder / "text").write_bytes(bytes(range(256)) * 9000)
+    source, reading = do("read-via-stream", do.open("text"), 0)
+    stream = HostStream(do.ctx.loop, U8Type(), source)
+    writing = do("write-via-stream", do.open("copy", WRITE, CREATE), stream, 0)
+    assert do.end(writing) == do.end(reading) == Ok()
+    assert (folder / "copy").read_bytes() == (folder / "text").read_bytes()
+
+
 def test_streams_are_bounded_in_number(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wasi_filesystem, "MAX_DESCRIPTORS", 4)
     do = files()
@@ -251,6 +273,34 @@ def test_a_directory_too_large(files: Make, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("wasm_gateway.host.files.MAX_ENTRIES", 2)
     do = files()
     assert do.take(do("read-directory", do.root)) == ([], error("overflow"))
+
+
+def test_what_is_listed_is_bounded(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wasi_filesystem, "MAX_LISTED", 9)
+    do = files()
+    kept = [do("read-directory", do.root) for _ in range(2)]
+    assert do.take(do("read-directory", do.root)) == ([], error("insufficient-memory"))
+    kept[0][0].close(do.ctx)
+    assert do.end(kept[0][1]) == Ok()
+    chunks, end = do.take(do("read-directory", do.root))
+    assert (len(chunks[0]), end) == (4, Ok())
+    # nor in 0.2
+    read = wasi_filesystem.WasiFilesystem.FUNCTIONS[wasi_filesystem.TYPES]
+    read_directory = read["[method]descriptor.read-directory"]
+    stream = read_directory(do.ctx, do.root)
+    assert read_directory(do.ctx, do.root) == Err("insufficient-memory")
+    read["[resource-drop]directory-entry-stream"](do.ctx, stream)
+    assert not isinstance(read_directory(do.ctx, do.root), Err)
+
+
+def test_mounts_asked_for_without_end(files: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wasi_filesystem, "MAX_DESCRIPTORS", 4)
+    do = files()
+    get_directories = Filesystem().functions(PREOPENS_P3)["get-directories"]
+    for _ in range(3):
+        get_directories(do.ctx)
+    with pytest.raises(Trap, match="more than 4 files"):
+        get_directories(do.ctx)
 
 
 # Descriptors

@@ -18,8 +18,9 @@ from hashlib import blake2b
 from typing import Any, ClassVar
 
 from ..component.values import Err
+from ..errors import Trap
 from .base import HostContext
-from .files import Directory, Entry, File
+from .files import MAX_ENTRIES, Directory, Entry, File
 from .wasi_io import MAX_READ, InputStream, IoError, OutputStream, StreamClosed, StreamFailed
 
 _TEXT = """
@@ -105,6 +106,8 @@ INTERFACES = {TYPES: _TEXT, PREOPENS: _TEXT}
 
 # Open files and directories of one instance, as in preview 1.
 MAX_DESCRIPTORS = 1024
+# Entries of directories that are listed for one instance, some 200 bytes each.
+MAX_LISTED = 4 * MAX_ENTRIES
 _SECOND = 10**9
 
 READ, WRITE, FILE_SYNC, DATA_SYNC, _, MUTATE = (1 << i for i in range(6))
@@ -242,12 +245,21 @@ class Descriptor:
         return what.stat() if isinstance(what, File) else what.status()
 
 
-class _Open:
+class Opened:
     """What one instance has open."""
 
     def __init__(self) -> None:
         self.descriptors: set[Descriptor] = set()
         self.streams: set[FileInput | FileOutput] = set()
+        self.listed = 0
+
+    def entries(self, descriptor: Descriptor) -> list[Entry]:
+        """Those of a directory, until they are given back: `listed` counts them."""
+        entries = descriptor.entries()
+        if self.listed + len(entries) > MAX_LISTED:
+            raise fail(errno.ENOMEM)
+        self.listed += len(entries)
+        return entries
 
     def stream(self, stream: FileInput | FileOutput) -> FileInput | FileOutput:
         if len(self.streams) >= MAX_DESCRIPTORS:
@@ -278,10 +290,10 @@ class _Open:
         self.streams.clear()
 
 
-def _opened(ctx: HostContext) -> _Open:
-    found: _Open | None = ctx.state.get(_Open)
+def opened_by(ctx: HostContext) -> Opened:
+    found: Opened | None = ctx.state.get(Opened)
     if found is None:
-        found = ctx.state[_Open] = _Open()
+        found = ctx.state[Opened] = Opened()
         ctx.on_close(found.close)
     return found
 
@@ -294,8 +306,11 @@ def get_directories(ctx: HostContext) -> list[tuple[Descriptor, str]]:
             directory = root.directory()
         except OSError:
             continue
-        flags = READ | (MUTATE if root.writable else 0)
-        found.append((_opened(ctx).add(Descriptor(directory, flags)), root.guest_path.decode()))
+        descriptor = Descriptor(directory, READ | (MUTATE if root.writable else 0))
+        try:
+            found.append((opened_by(ctx).add(descriptor), root.guest_path.decode()))
+        except OSError:
+            raise Trap(f"more than {MAX_DESCRIPTORS} files and directories are open") from None
     return found
 
 
@@ -324,7 +339,7 @@ class FileInput(InputStream):
         return data
 
     def close(self, ctx: HostContext) -> None:
-        _opened(ctx).streams.discard(self)
+        opened_by(ctx).streams.discard(self)
         self.release()
 
     def release(self) -> None:
@@ -356,7 +371,7 @@ class FileOutput(OutputStream):
             raise StreamFailed(FileError("invalid")) from None
 
     def close(self, ctx: HostContext) -> None:
-        _opened(ctx).streams.discard(self)
+        opened_by(ctx).streams.discard(self)
         self.release()
 
     def release(self) -> None:
@@ -367,13 +382,13 @@ class FileOutput(OutputStream):
 
 @fallible
 def read_via_stream(ctx: HostContext, descriptor: Descriptor, offset: int) -> Any:
-    return _opened(ctx).stream(FileInput(descriptor.readable(), offset))
+    return opened_by(ctx).stream(FileInput(descriptor.readable(), offset))
 
 
 @fallible
 def write_via_stream(ctx: HostContext, descriptor: Descriptor, offset: int | None = None) -> Any:
     """Also append-via-stream, without an offset."""
-    return _opened(ctx).stream(FileOutput(descriptor.writable(), offset))
+    return opened_by(ctx).stream(FileOutput(descriptor.writable(), offset))
 
 
 # Descriptors.
@@ -452,17 +467,24 @@ def write(ctx: HostContext, descriptor: Descriptor, data: bytes, offset: int) ->
 class EntryStream:
     """The resource directory-entry-stream."""
 
-    def __init__(self, entries: list[Entry]) -> None:
+    def __init__(self, opened: Opened, entries: list[Entry]) -> None:
+        self._opened = opened
         self._entries = iter(entries)
+        self._size = len(entries)
 
     def next(self, ctx: HostContext) -> Any:
         entry = next(self._entries, None)
         return None if entry is None else (kind_of(entry.kind), entry.name.decode())
 
+    def close(self) -> None:
+        self._opened.listed -= self._size
+        self._entries, self._size = iter(()), 0
+
 
 @fallible
 def read_directory(ctx: HostContext, descriptor: Descriptor) -> Any:
-    return EntryStream(descriptor.entries())
+    opened = opened_by(ctx)
+    return EntryStream(opened, opened.entries(descriptor))
 
 
 @fallible
@@ -522,7 +544,7 @@ def open_at(
         granted = READ | (descriptor.flags & MUTATE)
     else:
         granted = flags & ~MUTATE | (WRITE if writing else 0)
-    return _opened(ctx).add(Descriptor(opened, granted))
+    return opened_by(ctx).add(Descriptor(opened, granted))
 
 
 @fallible
@@ -628,8 +650,9 @@ class WasiFilesystem:
             "[method]descriptor.is-same-object": is_same_object,
             "[method]descriptor.metadata-hash": metadata_hash,
             "[method]descriptor.metadata-hash-at": metadata_hash_at,
-            "[resource-drop]descriptor": lambda ctx, descriptor: _opened(ctx).drop(descriptor),
+            "[resource-drop]descriptor": lambda ctx, descriptor: opened_by(ctx).drop(descriptor),
             "[method]directory-entry-stream.read-directory-entry": lambda ctx, stream: stream.next(ctx),
+            "[resource-drop]directory-entry-stream": lambda ctx, stream: stream.close(),
             "filesystem-error-code": lambda ctx, error: getattr(error, "code", None),
         },
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..component.values import Err
 from .base import HostContext
-from .files import Directory, File
+from .files import Directory, Entry, File
 from .wasi_filesystem import (
     CREATE,
     EXCLUSIVE,
@@ -24,9 +24,11 @@ from .wasi_filesystem import (
     TYPES,
     WRITE,
     Descriptor,
+    Opened,
     WasiFilesystem,
     fallible,
     kind_of,
+    opened_by,
 )
 from .wasi_filesystem import open_at as open_before
 from .wasi_filesystem import read_via_stream as open_input
@@ -163,14 +165,28 @@ def write_via_stream(ctx: HostContext, descriptor: Descriptor, data: Any, offset
     return taken(ctx, data, stream, code)
 
 
+class Listing(Elements):
+    """The entries of a directory."""
+
+    def __init__(self, opened: Opened, entries: list[Entry]) -> None:
+        super().__init__([(variant(kind_of(entry.kind)), entry.name.decode()) for entry in entries])
+        self._opened = opened
+        self._size = len(entries)
+
+    def close(self, ctx: HostContext) -> None:
+        self._opened.listed -= self._size
+        self._values, self._size = [], 0
+
+
 def read_directory(ctx: HostContext, descriptor: Descriptor) -> Any:
-    entries = _entries(descriptor)
-    return refused(variant(entries.value)) if isinstance(entries, Err) else given(Elements(entries), code)
+    listing = _listing(ctx, descriptor)
+    return refused(variant(listing.value)) if isinstance(listing, Err) else given(listing, code)
 
 
 @fallible
-def _entries(descriptor: Descriptor) -> Any:
-    return [(variant(kind_of(entry.kind)), entry.name.decode()) for entry in descriptor.entries()]
+def _listing(ctx: HostContext, descriptor: Descriptor) -> Any:
+    opened = opened_by(ctx)
+    return Listing(opened, opened.entries(descriptor))
 
 
 # Descriptors

@@ -13,10 +13,19 @@ from collections.abc import Callable
 from typing import Any
 
 from ..component.concurrency import Condition, wait
-from ..component.streams import CopyResult, Promise
+from ..component.streams import CopyResult, HostBuffer, Promise
 from ..component.values import Err, Ok
 from .base import HostContext
-from .wasi_io import MAX_READ, InputStream, IoError, OutputStream, Pollable, StreamClosed, StreamFailed
+from .wasi_io import (
+    MAX_READ,
+    PERMIT,
+    InputStream,
+    IoError,
+    OutputStream,
+    Pollable,
+    StreamClosed,
+    StreamFailed,
+)
 
 # What tells an error-code: of an IoError, or of None where an output takes no more and says no reason.
 Code = Callable[[IoError | None], Any]
@@ -75,12 +84,11 @@ def refused(error: Any) -> tuple[InputStream, Err]:
     return Elements([]), Err(error)
 
 
-class _Consumer:
-    """A buffer (streams.py) that is never full: what a stream is read into goes to `output`."""
-
-    length = 1  # it takes elements; how many, `remain` says
+class _Consumer(HostBuffer):
+    """What is read into it goes to `output`, as much as that takes."""
 
     def __init__(self, ctx: HostContext, output: OutputStream) -> None:
+        super().__init__(PERMIT)
         self._ctx = ctx
         self._output = output
         self.failure: StreamClosed | StreamFailed | None = None
@@ -92,10 +100,10 @@ class _Consumer:
             self.failure = failure
             return 1  # which `write` drops
 
-    def write(self, data: bytes) -> None:
+    def write(self, values: Any) -> None:
         if self.failure is None:
             try:
-                self._output.write(self._ctx, data)
+                self._output.write(self._ctx, values)
             except (StreamClosed, StreamFailed) as failure:
                 self.failure = failure
 
@@ -104,6 +112,7 @@ async def _consume(ctx: HostContext, stream: Any, output: OutputStream, code: Co
     consumer = _Consumer(ctx, output)
     result = CopyResult.COMPLETED
     while consumer.failure is None and result is not CopyResult.DROPPED:
+        ctx.deadline.remaining()  # a file that is appended to itself never ends
         await wait(output.pollable())
         over: list[CopyResult] = []
 

@@ -46,13 +46,15 @@ class Breaker:
 
     def admits(self) -> bool:
         """Whether a request may try now; it then has to say how it went, by `succeeded` or `failed`."""
-        if self._opened is None:
+        opened = self._opened
+        if opened is None:
             return True
         with self._lock:
-            if self._opened is None:
+            opened = self._opened
+            if opened is None:
                 return True
             now = self._clock()
-            if now - self._opened < self._pause:
+            if now - opened < self._pause:
                 return False
             # one whose outcome nobody ever said does not keep all others out
             if self._trial is not None and now - self._trial < self._pause:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wasm_gateway.migration.rules import (
+from wasm_gateway.policy import (
     NOBODY,
     BadValue,
     Choice,
@@ -142,7 +142,7 @@ def test_components_take_different_visitors() -> None:
 
 
 def test_every_process_chooses_alike() -> None:
-    code = "from wasm_gateway.migration.rules import share; print(repr(share('a', 'user 7')))"
+    code = "from wasm_gateway.policy import share; print(repr(share('a', 'user 7')))"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert float(shown) == share("a", "user 7")
 

@@ -397,8 +397,9 @@ class Task:
         elif waits and self.instance.exclusive is None and self.loop.may_enter(enters):
             del self.loop.waiting[self]
             self.state = Task.State.CANCEL_DELIVERED
-            with self.loop.entered(enters):
-                self.resume(cancelled=True)
+            states = enter(self.loop.inst, enters)
+            self.resume(cancelled=True)
+            leave(states)
         else:
             self.state = Task.State.PENDING_CANCEL
 
@@ -506,8 +507,9 @@ class Loop:
     ) -> Task:
         """Begin a call of a guest's function, and run it as far as it goes."""
         task = Task(self, callee, on_start, on_resolve, link)
-        with self.entered(enters):
-            task.enter()
+        states = enter(self.inst, enters)
+        task.enter()
+        leave(states)
         return task
 
     def spawn(
@@ -537,12 +539,6 @@ class Loop:
 
     def may_enter(self, parts: Sequence[int]) -> bool:
         return not any((self.inst.parts[part] if part else self.inst).entered for part in parts)
-
-    @contextmanager
-    def entered(self, parts: Sequence[int]) -> Iterator[None]:
-        states = enter(self.inst, parts)
-        yield
-        leave(states)
 
     # Waiting
 
@@ -577,8 +573,9 @@ class Loop:
         for task in self.waiting:
             if task.ready():
                 del self.waiting[task]
-                with self.entered(task.callee.around):
-                    task.resume()
+                states = enter(self.inst, task.callee.around)
+                task.resume()
+                leave(states)
                 return True
         return False
 

@@ -44,6 +44,7 @@ from .types import (
     U32Type,
     U64Type,
     ValType,
+    same_type,
 )
 from .values import End
 
@@ -608,7 +609,7 @@ READABLE: dict[type[ValType], type[CopyEnd]] = {StreamType: ReadableStreamEnd, F
 def end_of(state: Any, i: int, kind: type[CopyEnd], t: ValType | None) -> Any:
     """The end at index `i`; Trap unless it is of this kind and of elements `t`."""
     end = entry(state.handles, i, kind)
-    if end.shared.t is not t and end.shared.t != t:
+    if end.shared.t is not t and not same_type(end.shared.t, t):
         raise Trap(f"handle index {i} is of another element type")
     return end
 

@@ -2,8 +2,8 @@
 # loop and the threads in which guests run (Django's async mode uses it too).
 #
 # Rule 1: guests block, so they run in threads of our own, a bounded number of them;
-# the loop only passes bytes on. `inline` is the site's promise that its guests are
-# quick enough for the loop.
+# the loop only passes bytes on. `inline`, of the door or of a component, is the site's
+# promise that its guests are quick enough for the loop.
 # Rule 2: everything between the two sides is bounded: jobs that wait, bytes of a
 # request, chunks of a response, and the time that either side waits for the other.
 # Rule 3: an instance is used and closed by the thread that made it; the loop never
@@ -79,7 +79,8 @@ class AsgiGateway:
 
     A path that no route of the manifest answers goes to `app`, as do websockets; without one it is a 404,
     and websockets are closed. `threads` bounds how many guests run at once. `inline` runs guests on the
-    event loop, for guests that answer within a millisecond; large uploads still go to a thread.
+    event loop, for guests that answer within a millisecond; large uploads still go to a thread. Of a
+    component with the option `inline` it is so in any case.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class AsgiGateway:
         try:
             try:
                 request = to_request(scope, path, () if inbox is None else inbox)
-                if self.inline and _is_short(request):
+                if (self.inline or self.gateway.runs_inline(match)) and _is_short(request):
                     if inbox is not None:
                         request = replace(request, body=await inbox.whole())
                     response = self.gateway.handle(request, match)

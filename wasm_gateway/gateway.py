@@ -280,6 +280,12 @@ class Gateway:
         # what the site lends may belong to the request's own thread, as Django's connections do
         return entry.http is not None and entry.http.streams and not entry.options.host_interfaces
 
+    def runs_inline(self, match: RouteMatch) -> bool:
+        """Whether the component of this route is said to answer quickly enough for an event loop."""
+        entry = (self._entries or {}).get(getattr(match.route.target, "component", None) or "")
+        # what the site lends may refuse to run on a loop, as Django's models do
+        return entry is not None and entry.options.inline and not entry.options.host_interfaces
+
     def _answer(
         self, component_id: str, request: Request, match: RouteMatch, begin: Begin | None = None
     ) -> Response:

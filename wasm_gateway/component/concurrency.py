@@ -556,6 +556,13 @@ class Loop:
                 return True
         return False
 
+    def has_others(self) -> bool:
+        """Whether something could go on, or may soon, beside the coroutine that runs now."""
+        return any(task.ready() for task in self.waiting) or any(
+            hosted.pollable is not None and not (hosted.pollable.inside and not hosted.pollable.ready())
+            for hosted in self.hosted
+        )
+
     @property
     def idle(self) -> bool:
         """Whether nothing waits any more."""

@@ -278,11 +278,12 @@ class Inbox:
 
     __slots__ = (
         *("_chunks", "_ended", "_full", "_loop", "_ready", "_receive", "_room", "_size", "_task"),
-        *("left", "on_disconnect"),
+        *("left", "news", "on_disconnect"),
     )
 
     def __init__(self, receive: Receive) -> None:
         self.on_disconnect: Callable[[], object] | None = None
+        self.news: Callable[[], object] | None = None
         self.left = False
         self._receive = receive
         self._loop = asyncio.get_running_loop()
@@ -363,6 +364,8 @@ class Inbox:
                 else:
                     room.set()
                 self._ready.notify()
+            if self.news is not None:
+                self.news()
             await room.wait()
         self._leave()
         if self.on_disconnect is not None:
@@ -372,6 +375,8 @@ class Inbox:
         with self._ready:
             self.left = True
             self._ready.notify()
+        if self.news is not None:
+            self.news()
 
     # in the thread
 

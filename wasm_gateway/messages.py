@@ -8,7 +8,9 @@
 # Rule 3: bodies are iterables of bytes, read once, never buffered here. What follows
 # one, the trailers, is known when it has been read to its end, and not before. The body
 # of a request may have `wait(seconds) -> bool`: whether its next chunk, or its end, comes
-# within that time. Without it, nobody but the server can end the waiting for a client.
+# within that time. It takes what is to be called when there is something new, from any
+# thread, as its attribute `news`. Without them nobody but the server can end the waiting
+# for a client.
 
 from __future__ import annotations
 

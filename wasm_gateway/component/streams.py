@@ -7,7 +7,7 @@
 # Rule 2: bytes move as bytes. Of a stream<u8> nobody makes a list of numbers.
 # Rule 3: what the host gives as a stream is a source, as wasi:io has them: read(ctx, n),
 # which gives b"" where nothing is there yet and raises End at the end, pollable(), close(ctx).
-# What it gives as a future is a coroutine, or the value.
+# What it gives as a future is a coroutine, a Promise, or the value.
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ NUMBERS = (U8Type, U16Type, U32Type, U64Type, S8Type, S16Type, S32Type, S64Type,
 
 # Elements that the host takes from a guest at once where they are no bytes.
 HOST_ELEMENTS = 256
+# The most that a Drain takes at once.
+DRAIN_ELEMENTS = 1 << 20
 
 
 class CopyResult(IntEnum):
@@ -277,8 +279,55 @@ class SharedStream(Shared):
         return True
 
 
+class Drain:
+    """The host reads all of a stream: `sink` gets what the guest writes, within the guest's own call.
+
+    `over` is called at the end.
+    """
+
+    def __init__(
+        self, shared: SharedStream, sink: Callable[[Sequence[Any]], object], over: Callable[[], object]
+    ) -> None:
+        self._shared = shared
+        self._sink = sink
+        self._over = over
+        self._results: list[CopyResult] = []
+        self._read()
+
+    def _read(self) -> None:
+        goes_on = True
+        while goes_on:
+            self._buffer = HostBuffer(DRAIN_ELEMENTS)
+            self._results.clear()
+            self._reading = True
+            self._shared.read(None, self._buffer, self._on_copy, self._on_copy_done)
+            self._reading = False
+            goes_on = bool(self._results) and self._goes_on(self._results[0])
+
+    def _goes_on(self, result: CopyResult) -> bool:
+        values = self._buffer.values
+        if values:
+            self._sink(values)
+        if result is CopyResult.COMPLETED:
+            return True
+        self._over()
+        return False
+
+    def _on_copy(self, reclaim: Reclaim) -> None:
+        reclaim()
+        self._goes_on(CopyResult.COMPLETED)
+        self._read()
+
+    def _on_copy_done(self, result: CopyResult) -> None:
+        # a read of so many elements that waits ends by _on_copy, or with the stream
+        if self._reading:
+            self._results.append(result)
+        else:
+            self._goes_on(result)
+
+
 class SharedFuture(Shared):
-    """SharedFutureImpl; the host is the reading end by `value`."""
+    """SharedFutureImpl; the host is the reading end by `value` or `then`."""
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
         if self.buffer is None:
@@ -313,6 +362,16 @@ class SharedFuture(Shared):
             raise
         assert buffer.values is not None
         return buffer.values[0]
+
+    def then(self, callback: Callable[[Any], object]) -> None:
+        """The host reads: `callback` gets the value once it is there."""
+        buffer = HostBuffer(1)
+
+        def done(result: CopyResult) -> None:
+            if buffer.values is not None:
+                callback(buffer.values[0])
+
+        self.read(None, buffer, lambda reclaim: None, done)
 
 
 # What the host gives.
@@ -383,8 +442,33 @@ class HostStream:
         return b""
 
 
+class Promise:
+    """A value that the host will give: `settle` it, once."""
+
+    __slots__ = ("_arrive", "_values")
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+        self._arrive: Callable[[Any], object] | None = None
+
+    def settle(self, value: Any) -> None:
+        """The value is there; a second one is not asked for."""
+        if self._values:
+            return
+        self._values.append(value)
+        if self._arrive is not None:
+            self._arrive(value)
+
+    def then(self, arrive: Callable[[Any], object]) -> None:
+        """Call `arrive` with the value when it is there."""
+        if self._values:
+            arrive(self._values[0])
+        else:
+            self._arrive = arrive
+
+
 class HostFuture:
-    """The readable side of a future: a coroutine's result, or a value that is there."""
+    """The readable side of a future: a coroutine's result, that of a Promise, or a value that is there."""
 
     def __init__(self, loop: Loop, t: ValType | None, source: Any) -> None:
         self.t = t
@@ -393,6 +477,8 @@ class HostFuture:
         self._running: Hosted | None = None
         if type(source) is CoroutineType:
             self._running = loop.spawn(source, self._arrive)
+        elif type(source) is Promise:
+            source.then(self._arrive)
         else:
             self._result.append(source)
 
@@ -422,6 +508,16 @@ class HostFuture:
     async def value(self) -> Any:
         await wait(Condition(lambda: bool(self._result)))
         return self._result[0]
+
+    def then(self, callback: Callable[[Any], object]) -> None:
+        """The host reads what it gave itself (a guest has passed it on)."""
+        buffer = HostBuffer(1)
+
+        def done(result: CopyResult) -> None:
+            if buffer.values is not None:
+                callback(buffer.values[0])
+
+        self.read(None, buffer, lambda reclaim: None, done)
 
 
 # Ends, in a guest's table.

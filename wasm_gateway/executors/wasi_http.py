@@ -60,12 +60,14 @@ class WasiHttpExecutor:
                 if not answer.complete():
                     raise
                 if not isinstance(error, GuestExit) or error.code:
-                    _note(error, guest.grants.id)
+                    note(error, guest.grants.id)
         return answer.response()
 
 
-def request_body(request: Request, limit: int) -> InputStream:
-    """The body as it comes; BodyTooLarge when it is longer than `limit` bytes."""
+def request_body(
+    request: Request, limit: int, make: Callable[[Iterable[bytes], int], InputStream] | None = None
+) -> InputStream:
+    """The body as it comes, which `make(body, limit)` reads; BodyTooLarge past `limit` bytes."""
     body = request.body
     if isinstance(body, tuple) and len(body) < 2:
         if body and len(body[0]) > limit:
@@ -74,7 +76,7 @@ def request_body(request: Request, limit: int) -> InputStream:
     length = request.headers.get("content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise BodyTooLarge(limit)
-    return RequestInput(body, limit)
+    return (make or RequestInput)(body, limit)
 
 
 class RequestInput(IteratorInput):
@@ -100,7 +102,8 @@ class RequestInput(IteratorInput):
         return chunk
 
 
-def _note(error: GuestError, component_id: str) -> None:
+def note(error: GuestError, component_id: str) -> None:
+    """Log what went wrong in a guest that has given its response."""
     text = printable(f"{type(error).__name__}: {error}".encode(errors="backslashreplace"))
     log.error(
         "component %s: failed after its response: %s", component_id, text, extra={"component": component_id}
@@ -116,7 +119,7 @@ class Answer:
         self.size = 0
         self.chunks: list[bytes] = []
         self.head: OutgoingResponse | Err | None = None
-        self.done = False
+        self.done = self.over = False
         self._begin = begin
         self._send: Callable[[bytes], object] | None = None
         self._kept = 0
@@ -143,7 +146,7 @@ class Answer:
                 self.pass_on()
 
     def finish(self, well: bool) -> None:
-        self.done = well
+        self.done, self.over = well, True
 
     def complete(self) -> bool:
         """Whether the response is all there: a body that the client never gets need not be."""

@@ -98,9 +98,11 @@ FAMILIES = {
     "wasi:random/random@0.3": "wasi_p3_clocks",
     "wasi:random/insecure@0.3": "wasi_p3_clocks",
     "wasi:random/insecure-seed@0.3": "wasi_p3_clocks",
+    "wasi:http/types@0.3": "wasi_p3_http",
+    "wasi:http/client@0.3": "wasi_p3_client",
 }
 # Interfaces that guests export, and whose text is among a family's.
-EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http"}
+EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http", "wasi:http/handler@0.3": "wasi_p3_http"}
 
 
 def _of_2023(table: Mapping[str, str]) -> dict[str, str]:
@@ -389,6 +391,12 @@ class Hosts:
 
     def _make_wasi_p3_clocks(self, module: Any) -> Any:
         return module.Clocks()
+
+    def _make_wasi_p3_http(self, module: Any) -> Any:
+        return module.Http()
+
+    def _make_wasi_p3_client(self, module: Any) -> Any:
+        return module.Client(self._family("wasi_outgoing")[1])
 
     def _make_wasi_2023(self, module: Any) -> Any:
         def functions(name: str) -> Mapping[str, Callable[..., Any]]:

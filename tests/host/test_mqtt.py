@@ -29,15 +29,17 @@ CONNACK, REFUSED = b"\x20\x02\x00\x00", b"\x20\x02\x00\x05"
 class Guest:
     """Calls the interface as the guest `ctx`."""
 
-    def __init__(self, family: Mqtt, ctx: Any) -> None:
+    def __init__(self, family: Mqtt, ctx: Any, interface: str = INTERFACE) -> None:
         self.ctx = ctx
-        self._functions = family.functions(INTERFACE)
+        self._functions = family.functions(interface)
 
     def open(self, address: str, username: str = "", password: str = "", keep_alive: int = 30) -> Any:
-        return self._functions["[static]connection.open"](self.ctx, address, username, password, keep_alive)
+        function = self._functions["[static]connection.open"]
+        return self.ctx.settle(function(self.ctx, address, username, password, keep_alive))
 
     def publish(self, conn: int, topic: str, payload: bytes, qos: str = "at-most-once") -> Any:
-        return self._functions["[method]connection.publish"](self.ctx, conn, topic, payload, qos)
+        function = self._functions["[method]connection.publish"]
+        return self.ctx.settle(function(self.ctx, conn, topic, payload, qos))
 
     def drop(self, conn: int) -> None:
         self._functions["[resource-drop]connection"](self.ctx, conn)

@@ -47,6 +47,19 @@ class Condition:
         self.ready = test
 
 
+class Turn:
+    """Ready when everybody else has had a turn."""
+
+    inside = True
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def ready(self) -> bool:
+        asked, self._asked = self._asked, True
+        return asked
+
+
 class wait:
     """In a coroutine of the host: until `pollable` is ready."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import forks
-from ..component.concurrency import Loop, wait
+from ..component.concurrency import Turn, wait
 from ..component.values import End
 from .base import HostContext
 from .network import Breakable
@@ -28,19 +28,6 @@ if TYPE_CHECKING:
 # Threads for all guests of an application together, and those that one instance may have.
 MAX_THREADS = 64
 MAX_OF_INSTANCE = 16
-
-
-class _Later(Pollable):
-    """Ready when it is asked for the second time: after those that can go on now."""
-
-    inside = True
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def ready(self) -> bool:
-        asked, self._asked = self._asked, True
-        return asked
 
 
 class Turns(Pollable):
@@ -162,7 +149,7 @@ class Workers:
 
     async def run(
         self,
-        ctx: Any,
+        ctx: HostContext,
         function: Callable[..., Any],
         *arguments: Any,
         turns: Turns | None = None,
@@ -173,12 +160,13 @@ class Workers:
         It may run in another thread, and touches nothing of the instance. It is one of the calls of `turns`.
         `undo(result)` is called, in any thread, where nobody waits for the result any more.
         """
-        loop: Loop = ctx.loop
-        await wait(_Later())
+        await wait(Turn())
         if turns is not None:
             await wait(turns)
             turns.take()
-        if not loop.has_others():
+        if not ctx.loop.has_others():
+            if ctx.before_wait is not None:
+                ctx.before_wait()
             try:
                 return function(ctx.deadline, *arguments)
             finally:

@@ -713,6 +713,8 @@ class Sqlite:
         self, ctx: HostContext, conn: int, statement: str, parameters: list[tuple[str, Any]]
     ) -> Any:
         """As in Spin, what is wrong with the statement is told at the end of the rows."""
+        if conn not in self.handles(ctx).items:
+            return _INVALID
         try:
             columns, rows = await self._using(ctx, conn, lambda db: db.execute(statement, parameters))
         except SqlError as error:

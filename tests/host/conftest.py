@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from wasm_gateway.component.concurrency import Loop, wait
-from wasm_gateway.component.values import End
+from wasm_gateway.component.values import End, Err
 from wasm_gateway.host.base import Deadline, Grants, HostContext
 from wasm_gateway.host.network import Network
 from wasm_gateway.host.offload import Elements
@@ -27,7 +27,7 @@ def _whole(ctx: Any, value: Any) -> Any:
     if type(value) is not tuple or not any(isinstance(part, Elements) for part in value):
         return value
     *parts, end = value
-    if end is not None:
+    if isinstance(end, Err):
         return end
     return tuple(_elements(ctx, part) if isinstance(part, Elements) else part for part in parts)
 

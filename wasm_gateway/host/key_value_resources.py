@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..component.values import Err
+from ..component.values import Err, Ok
 from .base import HostContext
 from .key_value import (
     MAX_HANDLES,
@@ -233,7 +233,7 @@ class KeyValueResources:
             keys = await self._offloaded(ctx, handle, _OPERATIONS["get-keys"], ())
         except StoreError as error:
             return Elements(()), Err(("other", str(error)))
-        return Elements(keys), None
+        return Elements(keys), Ok()
 
     def _list_keys(self) -> Callable[..., Any]:
         list_keys = self._on_store("list-keys")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from ..component.values import Err
+from ..component.values import Err, Ok
 from .base import Deadline, HostContext
 from .limits import TOO_MANY_CONNECTIONS, Held
 from .network import Network
@@ -61,9 +61,9 @@ Column = tuple[str, Any]
 RowSet = tuple[list[Column], list[list[Value]]]
 
 
-def streamed(rows: RowSet) -> tuple[list[Column], Elements, None]:
+def streamed(rows: RowSet) -> tuple[list[Column], Elements, Ok]:
     """A result whose rows a guest reads as a stream. It is whole, so that nothing can go wrong any more."""
-    return rows[0], Elements(rows[1]), None
+    return rows[0], Elements(rows[1]), Ok()
 
 
 class RdbmsTypes:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import forks
-from ..component.values import Err
+from ..component.values import Err, Ok
 from ..errors import HostError, Trap
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
@@ -719,7 +719,7 @@ class Sqlite:
             columns, rows = await self._using(ctx, conn, lambda db: db.execute(statement, parameters))
         except SqlError as error:
             return [], Elements(()), Err(("io", str(error)))
-        return columns, Elements(rows), None
+        return columns, Elements(rows), Ok()
 
     async def changes_async(self, ctx: HostContext, conn: int) -> int:
         changes: int = await self._using(ctx, conn, lambda db: db.changes)

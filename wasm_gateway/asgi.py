@@ -552,7 +552,7 @@ class Exchange:
         if not self._head.done():
             self._head.set_exception(error)
 
-    def _begin(self, head: Response) -> Callable[[bytes], object]:
+    def _begin(self, head: Response) -> Callable[[bytes | None], object]:
         """messages.Begin, in the thread."""
         status, fields, self._meter = begun(head, self._request.method)
         outbox = self._outbox = Outbox(self._loop)
@@ -561,10 +561,12 @@ class Exchange:
             raise Disconnected("client disconnected")
         return self._send
 
-    def _send(self, chunk: bytes) -> None:
+    def _send(self, chunk: bytes | None) -> None:
         meter, outbox = self._meter, self._outbox
-        if meter is not None and chunk:
-            assert outbox is not None
+        assert outbox is not None
+        if chunk is None:
+            outbox.end(self._end(STREAMED))
+        elif meter is not None and chunk:
             meter.count(chunk)
             outbox.put(chunk)
 

@@ -132,8 +132,9 @@ class Response:
 
 # What a door gives that can send a response before it is whole. It is called once at the most, with a
 # response that has no body yet, in the thread that asked for the response; what it gives takes each chunk,
-# in order, and may block. Either raises GatewayError when the client cannot get it.
-Begin = Callable[[Response], Callable[[bytes], object]]
+# in order, and may block. Either raises GatewayError when the client cannot get it. None stands for the end
+# of the body, where the guest goes on after it; a door that cannot end the response before ignores it.
+Begin = Callable[[Response], Callable[[bytes | None], object]]
 
 # Stands for a response that has gone through a Begin whole.
 STREAMED = Response(200)

@@ -80,7 +80,7 @@ def test_a_call_holds_up_no_task_that_can_go_on(workers: Workers, context: Calla
             return self.can
 
     ctx, task = context(), Task()
-    ctx.loop.waiting.append(task)
+    ctx.loop.waiting[task] = None
     assert ctx.loop.has_others()
     task.can = False
     assert not ctx.loop.has_others()

@@ -76,7 +76,8 @@ class CopyState(Enum):
 class Codec:
     """How elements lie in memory: `load(inst, ptr, n)` gives n of them, `store(inst, ptr, values)` puts them.
 
-    `ensure(inst, end)` traps where the memory ends before.
+    `ensure(inst, end)` traps where the memory ends before. `at_once` are so many as the host takes into its
+    own memory, where they are larger than in that of a guest.
     """
 
     size: int
@@ -84,6 +85,7 @@ class Codec:
     load: Callable[[Any, int, int], Sequence[Any]]
     store: Callable[[Any, int, Sequence[Any]], object]
     ensure: Callable[[Any, int], object]
+    at_once: int
 
 
 class GuestBuffer:
@@ -107,10 +109,14 @@ class GuestBuffer:
     def remain(self) -> int:
         return self.length - self.progress
 
+    @property
+    def at_once(self) -> int:
+        return self.length if self.codec is None else self.codec.at_once
+
     def read(self, n: int) -> Sequence[Any]:
         values: Sequence[Any]
         if self.codec is None:
-            values = [None] * n
+            values = range(n)  # of units nothing counts but how many there are
         else:
             values = self.codec.load(self.inst, self.ptr, n)
             self.ptr += n * self.codec.size
@@ -141,11 +147,27 @@ class HostBuffer:
         return self.values[self.progress - n : self.progress]
 
     def write(self, values: Sequence[Any]) -> None:
-        self.values = values if self.values is None else [*self.values, *values]
+        assert self.values is None
+        self.values = values
         self.progress += len(values)
 
 
 Buffer = GuestBuffer | HostBuffer
+
+
+def move(source: Buffer, into: Buffer) -> None:
+    """As many elements as there are and fit; fewer to or from the host, which comes again for the others."""
+    left = min(source.remain(), into.remain())
+    while left:
+        n = min(left, *(end.at_once for end in (source, into) if isinstance(end, GuestBuffer)))
+        into.write(source.read(n))
+        left -= n
+        if isinstance(source, HostBuffer) or isinstance(into, HostBuffer):
+            return
+        if left:
+            source.inst.deadline.remaining()  # the guest, which is stopped when it is over, does not run
+
+
 Reclaim = Callable[[], None]
 OnCopy = Callable[[Reclaim], None]
 OnCopyDone = Callable[[CopyResult], None]
@@ -208,7 +230,7 @@ class SharedStream(Shared):
             self.check_same(part)
             if self.buffer.remain() > 0:
                 if into.remain() > 0:
-                    into.write(self.buffer.read(min(into.remain(), self.buffer.remain())))
+                    move(self.buffer, into)
                     assert self.on_copy is not None
                     self.on_copy(self.reset_pending)
                 on_copy_done(CopyResult.COMPLETED)
@@ -225,7 +247,7 @@ class SharedStream(Shared):
             self.check_same(part)
             if self.buffer.remain() > 0:
                 if source.remain() > 0:
-                    self.buffer.write(source.read(min(source.remain(), self.buffer.remain())))
+                    move(source, self.buffer)
                     assert self.on_copy is not None
                     self.on_copy(self.reset_pending)
                 on_copy_done(CopyResult.COMPLETED)
@@ -334,7 +356,7 @@ class SharedFuture(Shared):
             self.set_pending(part, into, None, on_copy_done)
         else:
             self.check_same(part)
-            into.write(self.buffer.read(1))
+            move(self.buffer, into)
             self.notify_pending(CopyResult.COMPLETED)
             on_copy_done(CopyResult.COMPLETED)
 
@@ -345,7 +367,7 @@ class SharedFuture(Shared):
             self.set_pending(part, source, None, on_copy_done)
         else:
             self.check_same(part)
-            self.buffer.write(source.read(1))
+            move(source, self.buffer)
             self.notify_pending(CopyResult.COMPLETED)
             on_copy_done(CopyResult.COMPLETED)
 
@@ -639,10 +661,10 @@ def copy(
         return kind.code, i, result if is_future else result | buffer.progress << 4
 
     def on_copy(reclaim: Reclaim) -> None:
-        end.event = lambda: event(CopyResult.COMPLETED, reclaim)
+        end.set_pending_event(lambda: event(CopyResult.COMPLETED, reclaim))
 
     def on_copy_done(result: CopyResult) -> None:
-        end.event = lambda: event(result, None)
+        end.set_pending_event(lambda: event(result, None))
 
     end.state = CopyState.COPYING
     end.copy(part, buffer, on_copy, on_copy_done)

@@ -25,6 +25,7 @@ from ..messages import Begin, Request, Response
 from ..router import RouteMatch
 from .concurrent import ConcurrentFunction
 from .guest import Guest
+from .reuse import Reuse
 from .wasi_http import CHUNK_BYTES, Answer, RequestInput, note, request_body
 
 
@@ -38,6 +39,11 @@ class WasiHttpP3Executor:
         self.guest = guest
         self.handler = handler
         self.streams = guest.options.stream
+        self._reuse = Reuse(guest) if guest.options.max_instance_reuse_count > (1, 2) else None
+
+    def close(self) -> None:
+        if self._reuse is not None:
+            self._reuse.close()
 
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
@@ -52,9 +58,9 @@ class WasiHttpP3Executor:
             request.headers,
             Received(body, request.trailers),
         )
-        with guest.instantiate() as instance:
-            instance.before_wait = answer.pass_on
-            instance.deadline.gone = request.gone
+        reuse = self._reuse
+        with guest.instantiate() if reuse is None else reuse.instance() as instance:
+            answer.watch(instance, request)
             loop = instance.loop
             try:
                 self.handler.begin(instance, (given,), partial(_resolved, instance, answer))
@@ -65,6 +71,8 @@ class WasiHttpP3Executor:
                     raise
                 if not isinstance(error, GuestExit) or error.code:
                     note(error, guest.grants.id)
+                instance.close()
+            body.abandon()
         return answer.response()
 
 
@@ -155,6 +163,10 @@ class AwaitedInput(RequestInput):
 
     def pollable(self) -> Pollable:
         return _Arrival(self)
+
+    def abandon(self) -> None:
+        """The request is over."""
+        self._chunk, self._at, self._over = b"", 0, True
 
 
 class _Arrival(Pollable):

@@ -424,6 +424,7 @@ class OutgoingBody:
                 take(chunk)
         if self.finished is not None:
             finish(self.finished)
+            self._let_go()
 
     def write(self, ctx: HostContext) -> Any:
         if self._stream is not None:
@@ -461,6 +462,11 @@ class OutgoingBody:
             self.finished = well
             if self._finish is not None:
                 self._finish(well)
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Whoever gets the body refers to it: a request leaves no cycle to the garbage collector."""
+        self._take = self._finish = self._stream = self.flow = None
 
 
 class BodyOutput(OutputStream):

@@ -19,6 +19,7 @@ from wasm_gateway.component.types import (
     EnumType,
     FlagsType,
     FuncType,
+    FutureType,
     InterfaceType,
     ListType,
     OptionType,
@@ -27,6 +28,7 @@ from wasm_gateway.component.types import (
     RecordType,
     ResourceType,
     ResultType,
+    StreamType,
     TupleType,
     ValType,
     VariantType,
@@ -266,6 +268,9 @@ class _Interface:
                 return f"(result{inner}{'' if err is None else f' (error {self.valtype(err)})'})"
             case TupleType(ts):
                 return f"(tuple {' '.join(map(self.valtype, ts))})"
+            case StreamType(u) | FutureType(u):
+                kind = "stream" if isinstance(t, StreamType) else "future"
+                return f"({kind}{'' if u is None else ' ' + self.valtype(u)})"
             case OwnType(rt):
                 return f"(own {self.resource(rt)})"
             case BorrowType(rt):
@@ -294,7 +299,8 @@ class _Interface:
 
     def functype(self, ft: FuncType) -> str:
         params = "".join(f' (param "{name}" {self.valtype(t)})' for name, t in ft.params)
-        return f"(func{params}{'' if ft.result is None else f' (result {self.valtype(ft.result)})'})"
+        kind = "func async" if ft.async_ else "func"
+        return f"({kind}{params}{'' if ft.result is None else f' (result {self.valtype(ft.result)})'})"
 
     def function(self, name: str) -> None:
         self.lines.append(f'(export "{name}" {self.functype(self.type.funcs[name])})')
@@ -330,7 +336,7 @@ class _Component:
         found = self.resources.get(rt)
         if found is None:
             assert rt.interface is not None
-            whole = f"{rt.interface}.0" if rt.interface.endswith("@0.2") else rt.interface
+            whole = f"{rt.interface}.0" if rt.interface.endswith(("@0.2", "@0.3")) else rt.interface
             name = next((n for n in self.uses if canonical_name(n) == rt.interface), whole)
             interface = self.interface(name)
             interface.resource(rt)

@@ -169,7 +169,9 @@ class Gateway:
     def close(self) -> None:
         """Give back stores, connections, files and compiled guests. Requests must have ended."""
         with self._lock:
-            self._entries = None
+            entries, self._entries = self._entries, None
+            for entry in (entries or {}).values():
+                entry.close()
             self._release()
 
     def __enter__(self) -> Gateway:

@@ -63,10 +63,16 @@ _POOL_FULL = "maximum concurrent"
 FRAMES = 16
 
 
-def _need_frames(count: int) -> None:
-    """RecursionError when fewer than `count` frames are left."""
-    if count:
-        _need_frames(count - 1)
+def _nested(count: int) -> Callable[[], object]:
+    """A function that takes `count` frames, each in another."""
+    if not count:
+        return bool  # takes none
+    inner = _nested(count - 1)
+    return lambda: inner()
+
+
+# RecursionError when fewer than FRAMES frames are left.
+_need_frames = _nested(FRAMES)
 
 
 class InstanceLog(Protocol):
@@ -205,18 +211,34 @@ class Instance(HostContext):
         capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds))
 
     def __enter__(self) -> Instance:
-        engine = self.program.engine
-        ticker = engine.ticker
         try:
-            engine.check_signal_handlers()
-            ticker.running[id(self)] = None
-            if ticker.idle:
-                ticker.wake()
+            self._begin()
             self._instantiate()
         except BaseException:
             self.close()
             raise
         return self
+
+    def _begin(self) -> None:
+        engine = self.program.engine
+        engine.check_signal_handlers()
+        ticker = engine.ticker
+        ticker.running[id(self)] = None
+        if ticker.idle:
+            ticker.wake()
+
+    def rest(self) -> None:
+        """Nothing runs until `renew`; meanwhile no time passes for the guest."""
+        self.before_wait = None
+        self.deadline.gone = None
+        self.program.engine.ticker.running.pop(id(self), None)
+
+    def renew(self, deadline: Deadline) -> None:
+        """Go on, until `deadline`, after `rest`."""
+        self.deadline = deadline
+        self.called_from = 0
+        capi.context_set_epoch_deadline(self.context, ticks(deadline.seconds))
+        self._begin()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -252,7 +274,7 @@ class Instance(HostContext):
             self.parts = [self, *(Part(program.new_handles()) for _ in range(1, program.parts))]
             for part in self.parts[1:]:
                 self.on_close(partial(part.handles.close, self))
-        linker = program.take_linker()
+        linker = None
         try:
             for step in program.steps:
                 at = address + step.at
@@ -267,12 +289,19 @@ class Instance(HostContext):
                     memory = Memory(partial(self._view, offset))
                     for slot in slots:
                         memories[slot] = memory
-                if step.name is not None:
+                if step.name is not None:  # as has the first one, where a later one needs a linker
+                    if linker is None:
+                        linker = program.take_linker()
                     error = capi.linker_define_instance(linker, context, step.name, len(step.name), at)
                     if error:
                         self._raise(error)
         finally:
-            program.give_back(linker)
+            if linker is not None:
+                program.give_back(linker)
+
+    @property
+    def closed(self) -> bool:
+        return self._store is None
 
     def close(self) -> None:
         """Run what was registered with on_close, then free the store. Safe to call twice."""
@@ -280,7 +309,7 @@ class Instance(HostContext):
         if store is None:
             return
         try:
-            raised = self.run_closers() if self._closers else None
+            raised = self.run_closers()
         finally:
             for memory in self.memories:
                 memory.close()
@@ -297,13 +326,17 @@ class Instance(HostContext):
             from .component.concurrency import Loop
 
             loop = self.loop = Loop(self)
-            self._closers.append(loop.close)
+            self._closers.append(self._end_loop)
             return loop
         if name != "handles":
             raise AttributeError(name)
         from .component.handles import HandleTable
 
         return self._hold(HandleTable())
+
+    def _end_loop(self) -> None:
+        self.loop.close()
+        del self.loop  # which leads back here
 
     def _hold(self, table: HandleTable) -> HandleTable:
         self.handles = table
@@ -414,7 +447,7 @@ class Instance(HostContext):
 
     def core(self, signature: CoreSignature) -> Callable[..., Any]:
         """The exported function `signature` of the program, called in the same way."""
-        _need_frames(FRAMES)
+        _need_frames()
         self._need(signature)
         address, context, buffer = self._address, self.context, self._buffer
         extern = _Extern()

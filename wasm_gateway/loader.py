@@ -72,6 +72,10 @@ class Entry:
         self._started = self._failed = 0
         self._durations: deque[float] = deque(maxlen=KEPT_DURATIONS)
 
+    def close(self) -> None:
+        if self.http is not None:
+            self.http.close()
+
     def run(self, execute: Callable[..., Any], *arguments: Any) -> Any:
         """`execute(*arguments)` in one of the places, counted and timed; Saturated when none is free."""
         with self._lock:

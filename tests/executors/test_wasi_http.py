@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,6 +35,12 @@ def writes(count: int, then: str) -> str:
 
 
 Serve = Callable[..., Gateway]
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent on for the mere time that a slow machine takes."""
+    monkeypatch.setattr("wasm_gateway.executors.wasi_http.CHUNK_SECONDS", 60.0)
 
 
 @pytest.fixture
@@ -95,6 +102,29 @@ def test_a_chunk_is_answered_before_the_next_one_is_asked_for(serve: Serve) -> N
     assert gateway.handle(request(body(), "POST"), begin=door) is STREAMED
     assert door.head is not None
     assert (door.head.status, door.chunks) == (200, [b"0", b"1", b"2", b"3", b"4"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ECHO,
+        "(call $answer (local.get $out) (i32.const 200) (i32.const 0) (i32.const 5))",
+        f"{LOCALS}{BEGIN}",
+        "",
+    ],
+    ids=["echo", "answer", "half of one", "none"],
+)
+def test_a_request_leaves_nothing_to_the_garbage_collector(serve: Serve, body: str) -> None:
+    gateway = serve(body, ECHO_USES)
+    gateway.handle(request((b"x",), "POST"))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            gateway.handle(request((b"x",), "POST"))
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_large_bodies_pass_through_in_constant_memory(serve: Serve) -> None:

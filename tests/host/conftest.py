@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wasm_gateway.component.concurrency import Loop
 from wasm_gateway.host.base import Deadline, Grants, HostContext
 from wasm_gateway.host.network import Network
 from wasm_gateway.host.outbound import AllowedHosts
+from wasm_gateway.host.wasi_io import wait_any
 from wasm_gateway.messages import Request, Response
 
 
 class Context(HostContext):
     """A HostContext whose requests inside the application go to functions of the test."""
 
-    __slots__ = ("answer", "answer_self")
+    __slots__ = ("answer", "answer_self", "entered", "loop", "parts")
 
     def __init__(self, component: Grants, deadline: Deadline) -> None:
         super().__init__(component, deadline)
         self.answer: Callable[[str, Request], Response] = super().chain
         self.answer_self: Callable[[Request], Response] = super().self_request
+        self.parts: list[Any] = []
+        self.entered = False
+        self.loop = Loop(self)
+        self.on_close(self.loop.close)
+
+    def wait_any(self, pollables: Any) -> None:
+        wait_any(self, pollables)
+
+    def run(self, *coroutines: Any) -> list[tuple[int, Any]]:
+        """What coroutines of host functions come to, with their places, in the order in which they end."""
+        order: list[tuple[int, Any]] = []
+        for i, coroutine in enumerate(coroutines):
+            self.loop.spawn(coroutine, partial(lambda i, result: order.append((i, result)), i))
+        self.loop.run_until(lambda: len(order) == len(coroutines))
+        return order
 
     def chain(self, component_id: str, request: Request) -> Response:
         return self.answer(component_id, request)

@@ -19,13 +19,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from ctypes import c_char
-from struct import calcsize
 from typing import Any, Literal
 
 from ..errors import Trap, UnsupportedError
-from .emit import Writer, build, lazy, letters, source
+from .emit import Writer, build, lazy, letters, source, targets
 from .handles import (
     BorrowScope,
     canon_resource_drop,
@@ -89,6 +89,9 @@ Callback = Callable[[int, int, int, int], "int | None"]
 MAX_WEIGHT = 2000
 
 VAL_RAW = 16  # bytes of a wasmtime_val_raw_t
+# The address space of this process as one buffer, in which an address is an offset: the core values of a
+# call lie somewhere else each time, and a buffer of their own would cost more than reading them.
+NATIVE = (c_char * sys.maxsize).from_address(0)
 # Struct letters of core values, by their type or by the letter of a core signature.
 CORE_LETTER: dict[CoreType, str] = {"i32": "I", "i64": "Q", "f32": "f", "f64": "d"}
 SIGNATURE_LETTER = {"i": "I", "l": "Q", "f": "f", "d": "d"}
@@ -101,7 +104,13 @@ def named(exc: BaseException, name: str) -> BaseException:
     return exc
 
 
-SUPPORT: dict[str, Any] = {**LIFT_SUPPORT, **LOWER_SUPPORT, "BorrowScope": BorrowScope, "named": named}
+SUPPORT: dict[str, Any] = {
+    **LIFT_SUPPORT,
+    **LOWER_SUPPORT,
+    "BorrowScope": BorrowScope,
+    "NATIVE": NATIVE,
+    "named": named,
+}
 
 
 def lower_import(
@@ -148,16 +157,13 @@ def write_import(
     core = letters(
         [(i * VAL_RAW, letter) for i, letter in enumerate([x for x, _ in leaves] + ["I"] * spilled_result)], 0
     )
-    core_size = max(calcsize(f"<{core}"), 0 if t is None or spilled_result else VAL_RAW)
 
     with out.aside(3) as lift:
         args = ["inst", *map(out.bind, lift_values(lifting, ts, flat, spilled_params))]
     with out.aside(2) as body:
-        if core_size:
-            emit("core = core_values(raw)")
         if core:
             names = [value for value, _ in flat] + ["ret"] * spilled_result
-            emit(f"{', '.join(names)}{',' * (len(names) == 1)} = {out.struct('unpack_from', core)}(core)")
+            emit(f"{targets(names)} = {out.struct('unpack_from', core)}(NATIVE, raw)")
         if spilled_params or spilled_result or any(map(uses_memory, (*ts, t))):
             emit(f"mem = inst.memories[{slot}]")
         if spilled_params:
@@ -189,14 +195,13 @@ def write_import(
         **out.constants,
         "NAME": name,
         "TYPE": t,
-        "core_values": (c_char * core_size).from_address,
         "current": current,
         "host": host,
     }
 
 
 def lower_result(lowering: Lowering, t: ValType, spilled: bool) -> None:
-    """What a host function returned, to `ret` or into `core`; a bare value counts as the Ok of a `result`."""
+    """What a host function returned, to `ret` or to `raw`; a bare value counts as the Ok of a `result`."""
     emit, bare = lowering.out.emit, isinstance(t, ResultType)
     if uses_memory(t):
         emit(f"realloc = inst.realloc; {lowering.out.state}.may_leave = False")
@@ -213,7 +218,7 @@ def lower_result(lowering: Lowering, t: ValType, spilled: bool) -> None:
         else:
             [value] = lowering.lower_flat(t, "result", bare)
             letter = CORE_LETTER[flatten_type(t)[0]]
-        emit(f"{lowering.out.struct('pack_into', letter)}(core, 0, {value})")
+        emit(f"{lowering.out.struct('pack_into', letter)}(NATIVE, raw, {value})")
     if uses_memory(t):
         emit(f"{lowering.out.state}.may_leave = True")
 
@@ -263,9 +268,8 @@ def write_import_async(
     with out.aside(4) as lift:
         args = list(map(out.bind, lift_values(lifting, ts, flat, spilled)))
     with out.aside(2) as body:
-        emit("core = core_values(raw)")
         if names:
-            emit(f"{', '.join(names)}{',' * (len(names) == 1)} = {out.struct('unpack_from', core)}(core)")
+            emit(f"{targets(names)} = {out.struct('unpack_from', core)}(NATIVE, raw)")
         with block("def start(lenders):"):
             if spilled or any(map(uses_memory, ts)):
                 emit(f"mem = inst.memories[{slot}]")
@@ -282,7 +286,7 @@ def write_import_async(
                     lower_result(lowering, t, True)
                 with block("except MISFITS as exc:"):
                     emit("raise misfit(NAME, TYPE, exc) from exc")
-        emit(f"{out.struct('pack_into', 'I')}(core, 0, begin(inst, start, resolve))")
+        emit(f"{out.struct('pack_into', 'I')}(NATIVE, raw, begin(inst, start, resolve))")
 
     out.lines += lifting.helpers + lowering.helpers
     with block("def lower(env, caller, raw, nargs):"):
@@ -299,7 +303,6 @@ def write_import_async(
         "NAME": name,
         "TYPE": t,
         "begin": begin,
-        "core_values": (c_char * max(calcsize(f"<{core}"), VAL_RAW)).from_address,
         "current": current,
     }
 
@@ -607,23 +610,18 @@ def write_raw(
     call = f"host({', '.join(['current.instance', *args])})"
     with out.block("def lower(env, caller, raw, nargs):"):
         with out.block("try:"):
-            if takes or gives:
-                out.emit("core = core_values(raw)")
             if takes:
-                out.emit(
-                    f"{', '.join(args)}{',' * (len(args) == 1)} = {out.struct('unpack_from', takes)}(core)"
-                )
+                out.emit(f"{targets(args)} = {out.struct('unpack_from', takes)}(NATIVE, raw)")
             if gives:
                 star = "*" if len(results) > 1 else ""
-                call = f"{out.struct('pack_into', gives)}(core, 0, {star}{call})"
+                call = f"{out.struct('pack_into', gives)}(NATIVE, raw, {star}{call})"
             out.emit(call)
         with out.block("except BaseException as exc:"):
             out.emit("return current.instance.park(named(exc, NAME))")
-    size = max(calcsize(f"<{takes}"), calcsize(f"<{gives}"))
     return out.text(), {
         **out.constants,
         "NAME": name,
-        "core_values": (c_char * size).from_address,
+        "NATIVE": NATIVE,
         "current": current,
         "host": host,
         "named": named,
@@ -668,27 +666,26 @@ def write_drop(name: str, rt: ResourceType, current: Any, part: int) -> tuple[st
     with block("def lower(env, caller, raw, nargs):"):
         with block("try:"):
             emit("inst = current.instance")
-            emit(f"state = {out.state}")
-            emit(f"i, = {out.struct('unpack_from', 'I')}(core_values(raw))")
-            emit("array = state.handles.array")
-            emit("h = array[i] if i < len(array) else None")
-            plain = "h is not None and h.rt is RESOURCE and h.own and not h.num_lends and state.may_leave"
-            with block(f"if {plain}:"):
-                emit("array[i] = None")
-                emit("state.handles.free.append(i)")
+            emit(f"i, = {out.struct('unpack_from', 'I')}(NATIVE, raw)")
+            emit(f"handles = {out.state}.handles")
+            emit("h = handles.array[i] if i < len(handles.array) else None")
+            plain = "h is not None and h.rt is RESOURCE and h.own and not h.num_lends"
+            with block(f"if {plain} and {out.state}.may_leave:"):
+                emit("handles.array[i] = None")
+                emit("handles.free.append(i)")
                 if rt.dtor is not None:
                     emit("DESTRUCTOR(inst, h.rep)")
             with block("else:"):
-                emit("canon_resource_drop(inst, RESOURCE, i, state)")
+                emit(f"canon_resource_drop(inst, RESOURCE, i, {out.state})")
         with block("except BaseException as exc:"):
             emit("return current.instance.park(named(exc, NAME))")
     return out.text(), {
         **out.constants,
         "DESTRUCTOR": rt.dtor,
         "NAME": name,
+        "NATIVE": NATIVE,
         "RESOURCE": rt,
         "canon_resource_drop": canon_resource_drop,
-        "core_values": (c_char * 4).from_address,
         "current": current,
         "named": named,
     }

@@ -96,25 +96,24 @@ class HandleTable:
 
     def lift_own(self, i: int, rt: ResourceType) -> Any:
         """Move the resource behind an own handle out of the guest."""
-        array = self.array
-        h = array[i] if 0 < i < len(array) else None
-        if h is None or h.rt is not rt:
-            h = self.get(i, rt)
+        h = self.get(i, rt)
         if not h.own:
             raise Trap(f"handle index {i} is borrowed, not owned")
-        if h.num_lends:
-            raise Trap(f"handle index {i} is still lent")
-        array[i] = None
-        self.free.append(i)
-        return h.rep
+        return self.remove(i, rt).rep
 
     def lower_own(self, rt: ResourceType, rep: Any) -> int:
         """Give a resource to the guest."""
+        h = ResourceHandle(rt, rep, True)
+        array = self.array
         if self.free:
             i = self.free.pop()
-            self.array[i] = ResourceHandle(rt, rep, True)
+            array[i] = h
             return i
-        return self.add(ResourceHandle(rt, rep, True))
+        i = len(array)
+        if i > self.limit:
+            raise Trap(f"more than {self.limit} handles")
+        array.append(h)
+        return i
 
     def lower_borrow(self, rt: ResourceType, rep: Any, scope: BorrowScope) -> int:
         """Lend a resource of the host to the guest, until `scope` ends."""

@@ -291,9 +291,7 @@ class Lifting:
             case FlagsType(labels):
                 return f"({name} & {(1 << len(labels)) - 1:#x})"
             case OwnType(rt):
-                h = self.out.temp("h")
-                self.out.emit(f"{h} = handles.lift_own({name}, {self.resource(rt)})")
-                return h
+                return self.lift_own(self.out.bind(name, "i"), self.resource(rt))
             case StreamType() | FutureType():
                 h = self.out.temp("h")
                 self.out.emit(f"{h} = lift_end({self.out.state}, {name}, {self.out.constant('TYPE', t)})")
@@ -308,13 +306,28 @@ class Lifting:
     def resource(self, rt: ResourceType) -> str:
         return self.out.constant("RESOURCE", rt, id(rt))
 
-    def lift_borrow(self, index: str, resource: str) -> str:
-        """Found without a call of a method; lent until the import returns."""
+    def find(self, index: str) -> str:
+        """The handle at `index`, or None, without a call of a method."""
         h = self.out.temp("h")
         with self.out.block("try:"):
             self.out.emit(f"{h} = handles.array[{index}]")
         with self.out.block("except IndexError:"):
             self.out.emit(f"{h} = None")
+        return h
+
+    def lift_own(self, index: str, resource: str) -> str:
+        """HandleTable.lift_own, in line for a handle that is as it should be."""
+        h = self.find(index)
+        value = self.out.temp("v")
+        with self.out.block(f"if {h} is None or {h}.rt is not {resource} or {h}.num_lends or not {h}.own:"):
+            self.out.emit(f"{value} = handles.lift_own({index}, {resource})")
+        with self.out.block("else:"):
+            self.out.emit(f"{value} = {h}.rep; handles.array[{index}] = None; handles.free.append({index})")
+        return value
+
+    def lift_borrow(self, index: str, resource: str) -> str:
+        """Found without a call of a method; lent until the import returns."""
+        h = self.find(index)
         with self.out.block(f"if {h} is None or {h}.rt is not {resource}:"):
             self.out.emit(f"{h} = handles.get({index}, {resource})")
         self.out.emit(f"{h}.num_lends += 1")

@@ -38,6 +38,7 @@ __all__ = [
 
 # What this host recognises, for the error that lists it (Spin: http, 7).
 KNOWN = (
+    "wasi:http/handler@0.3 (Spin 4, wasmtime serve), or its snapshot of 2026-03-15",
     "wasi:http/incoming-handler@0.2 (Spin 2 and 3, wasmCloud, wasmtime serve), or its two snapshots of 2023",
     "fermyon:spin/inbound-http (Spin 1)",
     "handle-http-request (a module of the older flat ABI)",
@@ -49,6 +50,8 @@ HTTP_HANDLERS = (
     "wasi:http/incoming-handler@0.2.0-rc-2023-11-10",
     "wasi:http/incoming-handler@0.2.0-rc-2023-10-18",
 )
+WASI_HTTP_P3 = "wasi-http-p3"
+HTTP_P3_HANDLERS = ("wasi:http/handler@0.3", "wasi:http/handler@0.3.0-rc-2026-03-15")
 CLI_RUN = (
     "wasi:cli/run@0.2",
     "wasi:cli/run@0.2.0-rc-2023-12-05",
@@ -147,6 +150,7 @@ def component_dialects(exports: Iterable[str]) -> list[str]:
     return [
         dialect
         for dialect, interfaces in (
+            (WASI_HTTP_P3, HTTP_P3_HANDLERS),
             ("wasi-http", HTTP_HANDLERS),
             ("spin", spin.HTTP[:1]),
             ("spin-redis", spin.REDIS[:1]),
@@ -163,6 +167,14 @@ def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None
     if wagi_argv is not None:
         runs = (find(name, "run") for name in CLI_RUN)
         return WagiExecutor(guest, wagi_argv, next((run for run in runs if run is not None), None))
+    for name in HTTP_P3_HANDLERS:
+        handler = find(name, "handle")
+        if handler is not None:
+            from .wasi_http_p3 import WasiHttpP3Executor
+
+            return WasiHttpP3Executor(
+                guest, _checked(handler, f"{name} handle", hosts.exported(name).funcs["handle"])
+            )
     for name in HTTP_HANDLERS:
         handler = find(name, "handle")
         if handler is not None:
@@ -190,7 +202,7 @@ def _message_executor(guest: Guest, find: Find) -> MessageExecutor:
     raise LinkError("exports no handler of Redis messages: fermyon:spin/inbound-redis, handle-redis-message")
 
 
-def _checked(handler: LiftedFunction, name: str, expected: FuncType) -> LiftedFunction:
+def _checked(handler: Any, name: str, expected: FuncType) -> Any:
     """`handler`, whose type has to be the one that this host calls."""
     mismatch = describe_mismatch(name, handler.type, expected)
     if mismatch is not None:

@@ -22,6 +22,7 @@ from ..component.canon import (
     lower_import_async,
     raw_import,
     resource_import,
+    uses_memory,
 )
 from ..component.concurrency import Callee
 from ..component.core import preamble
@@ -46,6 +47,7 @@ from .concurrent import (
     guest_call,
     guest_subtask,
     host_subtask,
+    lift_options,
     waiting,
 )
 from .core_module import may_have, noting_stack, refusing, runs_guests, warn_of
@@ -263,10 +265,12 @@ class _Binder:
         if definition.name != "task.return":
             return raw_import(definition.name, params, results, builtin(definition), current)
 
-        def returns(inst: Any, *result: Any) -> None:
-            task_return(inst, definition, result)
-
         options = definition.options
+        given = lift_options(options, self._plan) if uses_memory(definition.type) else None
+
+        def returns(inst: Any, *result: Any) -> None:
+            task_return(inst, definition, given, result)
+
         type_ = FuncType(() if definition.type is None else (("result", definition.type),))
         return lower_import(
             definition.name, type_, returns, current, options.slot, options.encoding, definition.part

@@ -62,6 +62,9 @@ class SpinExecutor:
         self.handler = handler
         self.dialect = dialect
 
+    def close(self) -> None:
+        pass  # nothing is kept between requests
+
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options

@@ -45,6 +45,9 @@ class WagiExecutor:
         if run is None and not (isinstance(program, Program) and program.exports("_start", "", "")):
             raise LinkError("exports no _start and no wasi:cli/run, which a WAGI guest needs", "wasi:cli/run")
 
+    def close(self) -> None:
+        pass  # nothing is kept between requests
+
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options

@@ -86,9 +86,18 @@ FAMILIES = {
     "wasi:sockets/udp-create-socket@0.2": "wasi_udp",
     "wasi:http/types@0.2": "wasi_http",
     "wasi:http/outgoing-handler@0.2": "wasi_outgoing",
+    "wasi:clocks/types@0.3": "wasi_p3_clocks",
+    "wasi:clocks/monotonic-clock@0.3": "wasi_p3_clocks",
+    "wasi:clocks/system-clock@0.3": "wasi_p3_clocks",
+    "wasi:clocks/timezone@0.3": "wasi_p3_clocks",
+    "wasi:random/random@0.3": "wasi_p3_clocks",
+    "wasi:random/insecure@0.3": "wasi_p3_clocks",
+    "wasi:random/insecure-seed@0.3": "wasi_p3_clocks",
+    "wasi:http/types@0.3": "wasi_p3_http",
+    "wasi:http/client@0.3": "wasi_p3_client",
 }
 # Interfaces that guests export, and whose text is among a family's.
-EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http"}
+EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http", "wasi:http/handler@0.3": "wasi_p3_http"}
 
 
 def _of_2023(table: Mapping[str, str]) -> dict[str, str]:
@@ -106,6 +115,31 @@ def _of_2023(table: Mapping[str, str]) -> dict[str, str]:
 
 FAMILIES |= _of_2023(FAMILIES)
 EXPORTED |= _of_2023(EXPORTED)
+
+# The snapshot of WASI 0.3 that Spin links beside 0.3.0: the same text but for the version.
+RC = "@0.3.0-rc-2026-03-15"
+
+
+def _of_rc(table: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name.replace("@0.3", RC): module
+        for name, module in table.items()
+        if name.startswith("wasi:") and name.endswith("@0.3")
+    }
+
+
+FAMILIES |= _of_rc(FAMILIES)
+EXPORTED |= _of_rc(EXPORTED)
+
+
+def _text(module: Any, name: str) -> str:
+    """The WIT text of the interface `name` in the module of its family."""
+    if name.endswith(RC):
+        text: str = module.INTERFACES[name.replace(RC, "@0.3")]
+        return text.replace("@0.3.0", RC)
+    found: str = module.INTERFACES[name]
+    return found
+
 
 # Families that need a driver, and the extra that brings it.
 EXTRAS = {"redis": "redis", "postgres": "postgres", "mysql": "mysql", "mqtt": "mqtt"}
@@ -178,13 +212,14 @@ class Hosts:
             offered = self._offered.get(name)
             if offered is None:
                 module, family = self._family(FAMILIES[name])
-                type_ = self._type(name, module.INTERFACES[name])
-                offered = self._offer(name, type_, family.functions(name), lent=False)
+                type_ = self._type(name, _text(module, name))
+                functions = family.functions(name.replace(RC, "@0.3"))
+                offered = self._offer(name, type_, functions, lent=False)
             return offered
 
     def exported(self, name: str) -> InterfaceType:
         """The type of an interface in EXPORTED, by its canonical name."""
-        return self._type(name, self._module(EXPORTED[name]).INTERFACES[name])
+        return self._type(name, _text(self._module(EXPORTED[name]), name))
 
     def _lend(self, implementation: HostInterface) -> None:
         lent = Lent(implementation, self._used(implementation.wit))
@@ -344,6 +379,15 @@ class Hosts:
     def _make_wasi_outgoing(self, module: Any) -> Any:
         _, outbound = self._family("outbound_http")
         return module.OutgoingHandler(outbound)
+
+    def _make_wasi_p3_clocks(self, module: Any) -> Any:
+        return module.Clocks()
+
+    def _make_wasi_p3_http(self, module: Any) -> Any:
+        return module.Http()
+
+    def _make_wasi_p3_client(self, module: Any) -> Any:
+        return module.Client(self._family("wasi_outgoing")[1])
 
     def _make_wasi_2023(self, module: Any) -> Any:
         def functions(name: str) -> Mapping[str, Callable[..., Any]]:

@@ -28,15 +28,8 @@ from .wasi_io import (
     StreamFailed,
 )
 
-TEXT = """
-package wasi:http@0.2.0;
-interface types {
-  use wasi:clocks/monotonic-clock@0.2.0.{duration};
-  use wasi:io/streams@0.2.0.{input-stream, output-stream};
-  use wasi:io/error@0.2.0.{error as io-error};
-  use wasi:io/poll@0.2.0.{pollable};
-  variant method { get, head, post, put, delete, connect, options, trace, patch, other(string) }
-  variant scheme { HTTP, HTTPS, other(string) }
+# What can become of an exchange, in 0.2 and 0.3.
+TEXT_OF_ERRORS = """\
   record DNS-error-payload { rcode: option<string>, info-code: option<u16> }
   record TLS-alert-received-payload { alert-id: option<u8>, alert-message: option<string> }
   record field-size-payload { field-name: option<string>, field-size: option<u32> }
@@ -55,7 +48,17 @@ interface types {
     HTTP-response-transfer-coding(option<string>), HTTP-response-content-coding(option<string>),
     HTTP-response-timeout, HTTP-upgrade-failed, HTTP-protocol-error, loop-detected, configuration-error,
     internal-error(option<string>),
-  }
+  }"""
+TEXT = """
+package wasi:http@0.2.0;
+interface types {
+  use wasi:clocks/monotonic-clock@0.2.0.{duration};
+  use wasi:io/streams@0.2.0.{input-stream, output-stream};
+  use wasi:io/error@0.2.0.{error as io-error};
+  use wasi:io/poll@0.2.0.{pollable};
+  variant method { get, head, post, put, delete, connect, options, trace, patch, other(string) }
+  variant scheme { HTTP, HTTPS, other(string) }
+%ERRORS
   http-error-code: func(err: borrow<io-error>) -> option<error-code>;
   variant header-error { invalid-syntax, forbidden, immutable }
   type field-key = string;
@@ -147,7 +150,7 @@ interface outgoing-handler {
   handle: func(request: outgoing-request, options: option<request-options>)
     -> result<future-incoming-response, error-code>;
 }
-"""
+""".replace("%ERRORS", TEXT_OF_ERRORS)
 TYPES, OUTGOING, INCOMING = (
     f"wasi:http/{name}@0.2" for name in ("types", "outgoing-handler", "incoming-handler")
 )
@@ -155,6 +158,12 @@ INTERFACES = {TYPES: TEXT, INCOMING: TEXT}
 
 METHODS = ("get", "head", "post", "put", "delete", "connect", "options", "trace", "patch")
 _METHOD_OF = {name.upper(): (name, None) for name in METHODS}
+
+
+def method_of(name: str) -> tuple[str, str | None]:
+    """The variant `method` for HTTP's name."""
+    return _METHOD_OF.get(name) or ("other", name)
+
 
 # Names that belong to the connection (Spin: http, 8.2).
 FORBIDDEN = HOP_BY_HOP - {"content-length", "te", "trailer"} | {"host", "http2-settings"}
@@ -189,14 +198,13 @@ class Fields:
         self.mutable = mutable
         self.size = -1  # counted when it first grows
 
-    def grow(self, name: str, values: Iterable[bytes]) -> None:
+    def append(self, name: str, value: bytes) -> None:
         if self.size < 0:
-            self.size = sum(len(key) + len(value) for key, value in self.pairs)
-        for value in values:
-            self.size += len(name) + len(value)
-            if self.size > MAX_FIELDS:
-                raise LimitExceeded(f"fields of more than {MAX_FIELDS} bytes", "headers")
-            self.pairs.append((name, value))
+            self.size = sum([len(key) + len(value) for key, value in self.pairs])
+        self.size += len(name) + len(value)
+        if self.size > MAX_FIELDS:
+            raise LimitExceeded(f"fields of more than {MAX_FIELDS} bytes", "headers")
+        self.pairs.append((name, value))
 
     def drop(self, name: str) -> None:
         self.pairs = [pair for pair in self.pairs if pair[0] != name]
@@ -219,8 +227,11 @@ class Fields:
 
 def _refused(fields: Fields, name: str, values: Iterable[bytes] = ()) -> Err | None:
     """Why a guest may not change this field, in the order in which wasmtime looks; `name` in lower case."""
-    if _NAME(name) is None or any(map(_BAD_VALUE, values)):
+    if _NAME(name) is None:
         return SYNTAX
+    for value in values:
+        if _BAD_VALUE(value) is not None:
+            return SYNTAX
     if name in FORBIDDEN:
         return FORBIDDEN_NAME
     return None if fields.mutable else IMMUTABLE
@@ -250,7 +261,8 @@ def fields_set(ctx: HostContext, fields: Fields, name: str, values: list[bytes])
     refused = _refused(fields, name, values)
     if refused is None:
         fields.drop(name)
-        fields.grow(name, values)
+        for value in values:
+            fields.append(name, value)
     return refused
 
 
@@ -266,7 +278,7 @@ def fields_append(ctx: HostContext, fields: Fields, name: str, value: bytes) -> 
     name = name.lower()
     refused = _refused(fields, name, (value,))
     if refused is None:
-        fields.grow(name, (value,))
+        fields.append(name, value)
     return refused
 
 
@@ -287,11 +299,18 @@ class IncomingBody:
 class IncomingMessage:
     """incoming-request and incoming-response: what they share."""
 
-    __slots__ = ("_body", "fields")
+    __slots__ = ("_body", "_fields", "_headers")
 
     def __init__(self, headers: Headers, content: InputStream, trailers: Trailers | None = None) -> None:
-        self.fields = Fields.received(headers).frozen()
+        self._headers = headers
+        self._fields: Fields | None = None  # made when the guest asks for them
         self._body: IncomingBody | None = IncomingBody(content, trailers)
+
+    @property
+    def fields(self) -> Fields:
+        if self._fields is None:
+            self._fields = Fields.received(self._headers).frozen()
+        return self._fields
 
     def consume(self, ctx: HostContext) -> Any:
         body, self._body = self._body, None
@@ -318,7 +337,7 @@ class IncomingRequest(IncomingMessage):
         trailers: Trailers | None = None,
     ) -> None:
         super().__init__(headers, content, trailers)
-        self.method = _METHOD_OF.get(method) or ("other", method)
+        self.method = method_of(method)
         self.target = target
         self.authority = authority
 
@@ -397,7 +416,10 @@ class Flow(Protocol):
 class OutgoingBody:
     """The resource outgoing-body. `take(data)` gets what is written, `finish(ok)` its end."""
 
-    __slots__ = ("_finish", "_of", "_sent", "_stream", "_take", "declared", "finished", "flow", "trailers")
+    __slots__ = (
+        *("_finish", "_of", "_sent", "_take", "_waiting", "_written"),
+        *("declared", "finished", "flow", "trailers"),
+    )
 
     def __init__(self, of: Literal["request", "response"], fields: Fields) -> None:
         self._of = of
@@ -406,7 +428,8 @@ class OutgoingBody:
         self._sent = 0
         self._take: Callable[[bytes], object] | None = None
         self._finish: Callable[[bool], object] | None = None
-        self._stream: BodyOutput | None = None
+        self._written = False  # whether its stream was taken
+        self._waiting: list[bytes] | None = None  # what was written before it was connected
         self.finished: bool | None = None  # None until it is, then whether it ended well
         self.trailers = NO_HEADERS  # known when it is finished
 
@@ -418,19 +441,18 @@ class OutgoingBody:
         `flow` says how much may be written, if that is ever limited.
         """
         self._take, self._finish, self.flow = take, finish, flow
-        if self._stream is not None:
-            chunks, self._stream.waiting = self._stream.waiting, []
+        if self._waiting is not None:
+            chunks, self._waiting = self._waiting, None
             for chunk in chunks:
                 take(chunk)
         if self.finished is not None:
-            finish(self.finished)
-            self._let_go()
+            self._end(self.finished)
 
     def write(self, ctx: HostContext) -> Any:
-        if self._stream is not None:
+        if self._written:
             return FAILED
-        self._stream = BodyOutput(self)
-        return self._stream
+        self._written = True
+        return BodyOutput(self)
 
     def accept(self, data: bytes) -> None:
         if self.finished is not None:
@@ -440,9 +462,12 @@ class OutgoingBody:
             raise StreamFailed(self._wrong_size())
         if self._take is not None:
             self._take(data)
+        elif self._sent > MAX_OUTGOING_BODY:
+            raise LimitExceeded(f"a body of more than {MAX_OUTGOING_BODY} bytes that is not sent", "body")
+        elif self._waiting is None:
+            self._waiting = [data]
         else:
-            assert self._stream is not None
-            self._stream.keep(data)
+            self._waiting.append(data)
 
     def finish(self, trailers: Fields | None = None) -> Any:
         if self.declared is not None and self._sent != self.declared:
@@ -460,13 +485,14 @@ class OutgoingBody:
     def end(self, well: bool) -> None:
         if self.finished is None:
             self.finished = well
-            if self._finish is not None:
-                self._finish(well)
-                self._let_go()
+            self._end(well)
 
-    def _let_go(self) -> None:
-        """Whoever gets the body refers to it: a request leaves no cycle to the garbage collector."""
-        self._take = self._finish = self._stream = self.flow = None
+    def _end(self, well: bool) -> None:
+        finish = self._finish
+        # Both lead back here, by way of their owner; nothing is to wait for the garbage collector.
+        self._take = self._finish = self.flow = None
+        if finish is not None:
+            finish(well)
 
 
 class BodyOutput(OutputStream):
@@ -474,8 +500,6 @@ class BodyOutput(OutputStream):
 
     def __init__(self, body: OutgoingBody) -> None:
         self._body = body
-        self.waiting: list[bytes] = []
-        self._size = 0
 
     def check_write(self, ctx: HostContext) -> int:
         body = self._body
@@ -486,16 +510,15 @@ class BodyOutput(OutputStream):
     def write(self, ctx: HostContext, data: bytes) -> None:
         self._body.accept(data)
 
+    def blocking_write(self, ctx: HostContext, data: bytes) -> None:
+        if self._body.flow is not None:
+            super().blocking_write(ctx, data)
+        elif data or self._body.finished is not None:
+            self._body.accept(data)
+
     def pollable(self) -> Pollable:
         flow = self._body.flow
         return (flow and flow.writable()) or READY
-
-    def keep(self, data: bytes) -> None:
-        """Written before the message was sent off."""
-        self._size += len(data)
-        if self._size > MAX_OUTGOING_BODY:
-            raise LimitExceeded(f"a body of more than {MAX_OUTGOING_BODY} bytes that is not sent", "body")
-        self.waiting.append(data)
 
 
 def _content_length(fields: Fields) -> int | None:

@@ -273,6 +273,23 @@ class OutputStream:
     def flush(self, ctx: HostContext) -> None:
         """Begin to pass on what was written; until that is done check_write gives 0."""
 
+    def blocking_write(self, ctx: HostContext, data: bytes) -> None:
+        """Write all of `data`, and wait until it is passed on."""
+        at = 0
+        while at < len(data):
+            permit = self.wait(ctx)
+            chunk = data if not at and permit >= len(data) else data[at : at + permit]
+            self.write(ctx, chunk)
+            at += len(chunk)
+        self.flush(ctx)
+        self.wait(ctx)
+
+    def wait(self, ctx: HostContext) -> int:
+        """What check_write gives, once that is more than 0."""
+        while not (permit := self.check_write(ctx)):
+            wait_any(ctx, [self.pollable()])
+        return permit
+
     def pollable(self) -> Pollable:
         """Ready when check_write would give more than 0, or fail."""
         return READY
@@ -401,24 +418,10 @@ def flush(ctx: HostContext, stream: OutputStream) -> Any:
     return None
 
 
-def _wait(ctx: HostContext, stream: OutputStream) -> int:
-    """What may be written, once that is anything; StreamClosed, StreamFailed."""
-    while not (permit := stream.check_write(ctx)):
-        wait_any(ctx, [stream.pollable()])
-    return permit
-
-
 def _blocking_write(ctx: HostContext, stream: OutputStream, data: bytes) -> Any:
     stream.permit = 0
     try:
-        at = 0
-        while at < len(data):
-            permit = _wait(ctx, stream)
-            chunk = data if not at and permit >= len(data) else data[at : at + permit]
-            stream.write(ctx, chunk)
-            at += len(chunk)
-        stream.flush(ctx)
-        _wait(ctx, stream)
+        stream.blocking_write(ctx, data)
     except (StreamClosed, StreamFailed) as exc:
         return _failure(exc)
     return None
@@ -461,7 +464,7 @@ def splice(ctx: HostContext, stream: OutputStream, source: InputStream, length: 
 
 def blocking_splice(ctx: HostContext, stream: OutputStream, source: InputStream, length: int) -> Any:
     try:
-        permit = _wait(ctx, stream)
+        permit = stream.wait(ctx)
         data = source.blocking_read(ctx, min(length, permit, MAX_READ))
         stream.write(ctx, data)
     except (StreamClosed, StreamFailed) as exc:

@@ -21,6 +21,7 @@ from wasm_gateway import Gateway
 from wasm_gateway.engine import Engine
 from wasm_gateway.errors import (
     ComponentError,
+    DecodeError,
     GuestError,
     HostError,
     LinkError,
@@ -825,6 +826,33 @@ def test_check_lists_every_problem(wat: Any, application: Any) -> None:
     for problem, id in zip(problems, ["garbage", "unlinked", "wagi", "missing", "files"], strict=True):
         assert f"'{id}'" in str(problem) or f"component.{id}." in str(problem)
     assert gateway.hosts is None
+
+
+# One that says of the stream which two interfaces share that it is two; what is inside needs one.
+TWO_FOR_ONE = """(component
+  (import "wasi:io/streams@0.2.0" (instance $streams (export "output-stream" (type (sub resource)))))
+  (import "wasi:http/types@0.2.0" (instance $types (export "output-stream" (type (sub resource)))))
+  (component $inner
+    (import "wasi:io/streams@0.2.0" (instance $streams (export "output-stream" (type (sub resource)))))
+    (alias export $streams "output-stream" (type $stream))
+    (import "wasi:http/types@0.2.0" (instance
+      (alias outer 1 $stream (type $stream)) (export "output-stream" (type (eq $stream))))))
+  (instance (instantiate $inner
+    (with "wasi:io/streams@0.2.0" (instance $streams)) (with "wasi:http/types@0.2.0" (instance $types))))
+  (core module $m (func (export "run") (result i32) (i32.const 0)))
+  (core instance $m (instantiate $m))
+  (func $run (result (result)) (canon lift (core func $m "run")))
+  (instance $run (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $run)))"""
+
+
+def test_check_finds_what_other_engines_refuse(wat: Any, application: Any) -> None:
+    wasm = wat.assemble(TWO_FOR_ONE)
+    gateway = application(a=application.part(wasm, wagi=True))
+    (problem,) = gateway.check()
+    assert isinstance(problem, DecodeError)
+    assert "output-stream" in str(problem)
+    assert "'a'" in str(problem)
 
 
 def test_check_finds_nothing_wrong_with_a_good_application(wat: Any, application: Any, ask: Any) -> None:

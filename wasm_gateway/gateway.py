@@ -203,7 +203,7 @@ class Gateway:
                 return [error]
             for component in components:
                 try:
-                    loader.load(component)
+                    loader.check(component)
                 except GatewayError as error:
                     problems.append(error)
             if self._entries is None:

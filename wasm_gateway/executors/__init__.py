@@ -156,7 +156,7 @@ def component_dialects(exports: Iterable[str]) -> list[str]:
             (WASI_HTTP_P3, HTTP_P3_HANDLERS),
             ("wasi-http", HTTP_HANDLERS),
             ("spin", spin.HTTP[:1]),
-            ("spin-redis", spin.REDIS[:1]),
+            ("spin-redis", (spin.REDIS[0], spin.REDIS_3[0])),
             (WagiExecutor.dialect, CLI_RUN),
         )
         if not names.isdisjoint(interfaces)
@@ -200,13 +200,17 @@ def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None
 
 
 def _message_executor(guest: Guest, find: Find) -> MessageExecutor:
-    handler = find(*spin.REDIS)
-    if handler is not None:
-        return SpinRedisExecutor(guest, _checked(handler, " ".join(spin.REDIS), spin.declared(*spin.REDIS)))
+    for exported in (spin.REDIS_3, spin.REDIS):
+        handler = find(*exported)
+        if handler is not None:
+            return SpinRedisExecutor(guest, _checked(handler, " ".join(exported), spin.declared(*exported)))
     handler = find("", legacy_flat.REDIS_EXPORT)
     if handler is not None:
         return SpinRedisExecutor(guest, handler, "legacy-flat-redis")
-    raise LinkError("exports no handler of Redis messages: fermyon:spin/inbound-redis, handle-redis-message")
+    raise LinkError(
+        "exports no handler of Redis messages: spin:redis/inbound-redis@3, fermyon:spin/inbound-redis, "
+        "handle-redis-message"
+    )
 
 
 def _checked(handler: Any, name: str, expected: FuncType) -> Any:

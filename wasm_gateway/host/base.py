@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..component.memory import Memory
-from ..errors import DeadlineExceeded, RequestError
+from ..errors import DeadlineExceeded, Disconnected
 from ..messages import Request, Response
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Deadline:
         self.gone: Callable[[], bool] | None = None
 
     def remaining(self) -> float:
-        """Seconds left, more than 0; raises DeadlineExceeded when there are none, RequestError for nobody."""
+        """Seconds left, more than 0; raises DeadlineExceeded when there are none, Disconnected for nobody."""
         if self.gone is not None and self.gone():
-            raise RequestError("client disconnected")
+            raise Disconnected("client disconnected")
         left = self.at - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded(self.seconds)

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import forks
+from . import forks, observe
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
@@ -82,6 +82,11 @@ class GatewayOptions:
     allow_transient_write: bool = False
     direct_mounts: bool = False
     disable_cache: bool = False
+    metrics: bool = False  # by prometheus-client, in its default registry
+    tracing: bool = False  # by opentelemetry-api, and the SDK that the process has set up
+    access_log: bool = False
+    server_timing: bool = False
+    observers: Sequence[observe.Observer] = ()
     follow: Collection[str] | None = ()  # whose output is copied to stderr; None: everybody's
     engine: EngineOptions = DEFAULT_ENGINE
 
@@ -122,6 +127,13 @@ class Gateway:
         self._work_lock = threading.Lock()  # guards the making of the next
         self._work_dir: tuple[Path, Callable[[], object]] | None = None
         self.hosts: Hosts | None = None
+        self.watch = observe.watch(
+            options.observers,
+            metrics=options.metrics,
+            tracing=options.tracing,
+            access_log=options.access_log,
+            server_timing=options.server_timing,
+        )
         self.logs = GuestLogs(self.log_dir, follow=options.follow)
         forks.watch(self)
 
@@ -292,11 +304,26 @@ class Gateway:
     def _answer(
         self, component_id: str, request: Request, match: RouteMatch, begin: Begin | None = None
     ) -> Response:
+        if self.watch is None:
+            return self._execute(component_id, match, None, request, begin)
+        call = observe.Call(component_id, match.label, request)
+        return self.watch.answer(call, begin, partial(self._execute, component_id, match, call))
+
+    def _execute(
+        self,
+        component_id: str,
+        match: RouteMatch,
+        call: observe.Call | None,
+        request: Request,
+        begin: Begin | None,
+    ) -> Response:
         try:
             entry = self._entry(component_id)
             executor = entry.http
             if executor is None:
                 raise LinkError("exports no HTTP handler")
+            if call is not None:
+                call.dialect = executor.dialect
             length = request.headers.get("content-length")
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
@@ -304,10 +331,12 @@ class Gateway:
             response: Response = entry.run(executor.execute, request_, match, begin)
             return response
         except GatewayError as error:
-            return _failure(error, component_id, f"{request.method} {request.path!r}")
-        except Exception:
+            extra = observe.failure(call, component_id, match.label, error)
+            return _failure(error, component_id, f"{request.method} {request.path!r}", extra)
+        except Exception as error:
             what = f"{request.method!r} {request.path!r}"
-            log.exception("component %s: %s: error of the gateway", component_id, what)
+            extra = observe.failure(call, component_id, match.label, error)
+            log.exception("component %s: %s: error of the gateway", component_id, what, extra=extra)
             return Response(500)
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
@@ -437,12 +466,12 @@ def _remove(folder: Path, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _failure(error: GatewayError, component_id: str, what: str) -> Response:
+def _failure(error: GatewayError, component_id: str, what: str, extra: Mapping[str, Any]) -> Response:
     lines = [f"{what}: {type(error).__name__}: {error}", *getattr(error, "frames", ())[:20]]
     # Client and guest have their words in it: no line of theirs may look like another record.
     text = "\n    ".join(printable(line.encode(errors="backslashreplace")) for line in lines)
     level = logging.INFO if error.status < 500 else logging.ERROR
-    log.log(level, "component %s: %s", component_id, text, extra={"component": component_id})
+    log.log(level, "component %s: %s", component_id, text, extra=extra)
     if isinstance(error, Saturated):
         return Response(503, Headers([("retry-after", str(error.retry_after))]))
     return Response(error.status)

@@ -88,7 +88,16 @@ class HostContext:
 
     loop: Loop  # the tasks of a guest that has some, and the coroutines of host functions
 
-    __slots__ = ("_closers", "before_wait", "component", "deadline", "memories", "state", "wasi")
+    __slots__ = (
+        "_closers",
+        "before_wait",
+        "component",
+        "deadline",
+        "memories",
+        "request",
+        "state",
+        "wasi",
+    )
 
     def __init__(self, component: Grants, deadline: Deadline) -> None:
         self.component = component
@@ -96,6 +105,7 @@ class HostContext:
         self.memories: list[Memory] = []
         self.state: dict[Any, Any] = {}
         self.wasi: Any = None  # what a guest of WASI finds around itself (wasi_state.py)
+        self.request: Request | None = None  # the one that it answers, as far as it is one of HTTP
         # Called before a host function waits for somebody else, with nothing left to do for the guest.
         self.before_wait: Callable[[], object] | None = None
         self._closers: list[Callable[[], object]] = []

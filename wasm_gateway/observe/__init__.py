@@ -81,7 +81,8 @@ class Call:
     one that another component called, `dialect` that of the guest.
     `status` is what the client got from it, None for nothing yet. `seconds` is how long all of it took,
     `start_seconds` what of this the fresh instance took, None where there was none. `response_bytes` are
-    those of the body. `request` is what the guest is given: `carry` adds to it.
+    those of the body. `error` is why there is no answer, up to the end of the call. `request` is what the
+    guest is given: `carry` adds to it.
     """
 
     __slots__ = (
@@ -257,6 +258,7 @@ class Watch:
             for observer, token in zip(reversed(self.observers), reversed(begun), strict=True):
                 self._guarded(observer.end, call, token)
             current.call = outer
+            call.error = None  # whose frames lead back here; nothing is to wait for the garbage collector
 
     def passed(self, component: str, route: str, reason: str) -> None:
         """The site answered, and the guest was not asked."""

@@ -21,13 +21,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import forks
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
     GatewayError,
+    HostError,
     LinkError,
     ManifestError,
     Saturated,
@@ -51,6 +52,11 @@ from .messages import Begin, Headers, LateHeaders, Request, Response
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
 
+if TYPE_CHECKING:
+    from .migration.ledger import Ledger
+    from .migration.pilot import Pilot, Turn
+    from .policy import Facts
+
 log = logging.getLogger("wasm_gateway")
 
 WELL_KNOWN = "/.well-known/spin/"
@@ -65,7 +71,9 @@ class GatewayOptions:
     Names and meanings are those of `spin up`'s flags (Spin: command line, 3). `state_dir` and `log_dir`:
     None for the default (`.spin` beside the manifest, `logs` in it), "" for none. `limits` replaces
     fields of every component's options. `stores` are key-value stores made by the site, by label;
-    `interfaces` are what it lends to guests (HostInterface).
+    `interfaces` are what it lends to guests (HostInterface). `rules` say who answers for a component or a
+    route (policy.Rule), by its id or pattern; `ledger` is where processes share what is turned at run time,
+    or the path of a SQLite file for it.
     """
 
     runtime_config: RuntimeConfig | str | Path | None = None
@@ -79,6 +87,8 @@ class GatewayOptions:
     stores: Mapping[str, Any] = field(default_factory=dict)
     interfaces: Sequence[HostInterface] = ()
     limits: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ledger: Ledger | str | Path | None = None
     allow_transient_write: bool = False
     direct_mounts: bool = False
     disable_cache: bool = False
@@ -119,6 +129,7 @@ class Gateway:
         }
         self._lock = threading.Lock()  # guards opening and closing
         self._entries: dict[str, Entry] | None = None
+        self.pilot: Pilot | None = None  # where anybody but the guests may answer
         self._work_lock = threading.Lock()  # guards the making of the next
         self._work_dir: tuple[Path, Callable[[], object]] | None = None
         self.hosts: Hosts | None = None
@@ -173,6 +184,9 @@ class Gateway:
             entries, self._entries = self._entries, None
             for entry in (entries or {}).values():
                 entry.close()
+            pilot, self.pilot = self.pilot, None
+            if pilot is not None:
+                pilot.close()
             self._release()
 
     def __enter__(self) -> Gateway:
@@ -234,7 +248,21 @@ class Gateway:
                 entries[entry.component.id] = entry
                 if progress is not None:
                     progress(entry.component.id, done, len(components))
+        self.pilot = self._pilot(entries)
         return entries
+
+    def _pilot(self, entries: Mapping[str, Entry]) -> Pilot | None:
+        ledger = self.options.ledger
+        governed = {id_: entry.options for id_, entry in entries.items()}
+        if ledger is None and not any(options.governed for options in governed.values()):
+            return None
+        # imported where it is needed: most applications have guests that answer everything
+        from .migration.ledger import SqliteLedger
+        from .migration.pilot import Pilot
+
+        if isinstance(ledger, str | Path):
+            ledger = SqliteLedger(ledger)
+        return Pilot(governed, ledger)
 
     @property
     def work_dir(self) -> Path:
@@ -254,13 +282,18 @@ class Gateway:
         return self.router.match(path)
 
     def handle(
-        self, request: Request, match: RouteMatch | None = None, begin: Begin | None = None
+        self,
+        request: Request,
+        match: RouteMatch | None = None,
+        begin: Begin | None = None,
+        turn: Turn | None = None,
     ) -> Response | None:
         """The response to `request`, None when no route matches. A guest's failure is a response too.
 
         `match` is what `match(request.path)` said, when the caller has asked already. With `begin` the
         response may go out before it is whole: then the result is messages.STREAMED, or the failure that
-        kept the rest of it from being made.
+        kept the rest of it from being made. With `turn`, which `choose` gave, it is None also where the
+        guest failed and the site is to answer instead; nothing has gone out then.
         """
         if match is None:
             match = self.match(request.path)
@@ -272,7 +305,23 @@ class Gateway:
         assert isinstance(trigger, HttpTrigger)
         if trigger.component is None:
             return self._static[trigger.id]
-        return self._answer(trigger.component, request, match, begin)
+        return self._answer(trigger.component, request, match, begin, turn)
+
+    def choose(self, match: RouteMatch, facts: Facts) -> Turn | None:
+        """Who answers a request that `match` leads to; None where only the guest may.
+
+        For a door that has a native answer; the turn is then given to `handle`, if the guest is to answer.
+        """
+        if self._entries is None:
+            self.open()
+        pilot = self.pilot
+        if pilot is None:
+            return None
+        trigger = match.route.target
+        component = getattr(trigger, "component", None)
+        if component is None or match is _WELL_KNOWN_MATCH:
+            return None
+        return pilot.choose(component, match.route.raw, facts)
 
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""
@@ -290,25 +339,38 @@ class Gateway:
         return entry is not None and entry.options.inline and not entry.options.host_interfaces
 
     def _answer(
-        self, component_id: str, request: Request, match: RouteMatch, begin: Begin | None = None
-    ) -> Response:
+        self,
+        component_id: str,
+        request: Request,
+        match: RouteMatch,
+        begin: Begin | None = None,
+        turn: Turn | None = None,
+    ) -> Response | None:
+        noted = begin if begin is None or turn is None else _Noted(begin)
         try:
             entry = self._entry(component_id)
             executor = entry.http
             if executor is None:
-                raise LinkError("exports no HTTP handler")
+                raise entry.problem or LinkError("exports no HTTP handler")
             length = request.headers.get("content-length")
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
             request_ = _for_guest(request, match, executor)
-            response: Response = entry.run(executor.execute, request_, match, begin)
+            response: Response = entry.run(executor.execute, request_, match, noted)
+            if turn is not None:
+                turn.succeeded()
             return response
         except GatewayError as error:
-            return _failure(error, component_id, f"{request.method} {request.path!r}")
-        except Exception:
+            failure = error
+            response = _failure(error, component_id, f"{request.method} {request.path!r}")
+        except Exception as error:
             what = f"{request.method!r} {request.path!r}"
             log.exception("component %s: %s: error of the gateway", component_id, what)
-            return Response(500)
+            failure = HostError(str(error))
+            response = Response(500)
+        if turn is not None and turn.failed(failure) and not getattr(noted, "begun", False):
+            return None
+        return response
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
@@ -344,7 +406,9 @@ class Gateway:
         if trigger is None:
             raise Trap(f"no HTTP trigger belongs to component {component_id!r}, which the guest called")
         request = replace(request, client=("0.0.0.0", 0), scheme="http", gone=caller.deadline.gone)
-        return self._answer(component_id, request, RouteMatch.chained(request.path))
+        response = self._answer(component_id, request, RouteMatch.chained(request.path))
+        assert response is not None
+        return response
 
     def self_request(self, caller: HostContext, request: Request) -> Response:
         return self.handle(replace(request, gone=caller.deadline.gone)) or Response(404)
@@ -435,6 +499,18 @@ def _remove(folder: Path, owner: int) -> None:
     """Remove the work folder of a gateway that has been made in process `owner`."""
     if owner == os.getpid():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Noted:
+    """A Begin that knows whether it has been called."""
+
+    def __init__(self, begin: Begin) -> None:
+        self._begin = begin
+        self.begun = False
+
+    def __call__(self, head: Response) -> Callable[[bytes | None], object]:
+        self.begun = True
+        return self._begin(head)
 
 
 def _failure(error: GatewayError, component_id: str, what: str) -> Response:

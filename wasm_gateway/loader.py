@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -29,7 +30,10 @@ from .host.application import Hosts
 from .host.base import Grants
 from .host.outbound import AllowedHosts, validate
 from .manifest import INHERITABLE, Component, ComponentOptions, error_in
+from .policy import Failure
 from .variables import Variables
+
+log = logging.getLogger("wasm_gateway")
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -67,6 +71,7 @@ class Entry:
         self.options = options
         self.http: Executor | None = None
         self.messages: MessageExecutor | None = None
+        self.problem: ComponentError | None = None  # why it has neither, where the site answers instead
         self.start_over()
 
     def start_over(self) -> None:
@@ -132,18 +137,26 @@ class Loader:
         self.hosts = gateway.hosts
 
     def load(self, component: Component) -> Entry:
+        limits = self._limits(component)
         try:
-            return self._load(component)
+            return self._load(component, limits)
         except ComponentError as error:
             error.component = component.id
-            raise
+            if Failure.LINK not in limits.rule.fallback:
+                raise
+            log.error("%s; the site answers instead", error)
+            entry = Entry(component, limits)
+            entry.problem = error
+            return entry
 
     def check(self, component: Component) -> None:
         """Load it; DecodeError also for a component that runs here, but is not valid by itself.
 
         What a component imports twice is the same here, whatever it says: other engines refuse that.
         """
-        self.load(component)
+        entry = self.load(component)
+        if entry.problem is not None:
+            raise entry.problem
         try:
             for wasm in (
                 self._wasm(component, "source"),
@@ -155,7 +168,7 @@ class Loader:
             error.component = component.id
             raise
 
-    def _load(self, component: Component) -> Entry:
+    def _limits(self, component: Component) -> ComponentOptions:
         gateway, options = self.gateway, self.gateway.options
         # What is nearer to the command wins: manifest, runtime configuration, options.
         limits = component.options
@@ -163,6 +176,10 @@ class Loader:
             limits = replace(limits, max_memory=gateway.runtime_config.max_instance_memory)
         if options.limits:
             limits = limits.updated(options.limits)
+        return self._ruled(component, limits)
+
+    def _load(self, component: Component, limits: ComponentOptions) -> Entry:
+        gateway, options = self.gateway, self.gateway.options
         grants = Grants(
             id=component.id,
             key_value_stores=frozenset(component.key_value_stores),
@@ -199,6 +216,18 @@ class Loader:
         entry = Entry(component, limits)
         entry.http, entry.messages = loaded
         return entry
+
+    def _ruled(self, component: Component, limits: ComponentOptions) -> ComponentOptions:
+        """`limits` with what the site says about who answers for this component and its routes."""
+        rules = self.gateway.options.rules
+        try:
+            if component.id in rules:
+                limits = limits.updated(rules[component.id])
+            routes = [t.route for t in self.gateway.manifest.http_triggers if t.component == component.id]
+            tables = {route: rules[route] for route in routes if route is not None and route in rules}
+            return limits.updated({"routes": {**limits.routes, **tables}}) if tables else limits
+        except ManifestError as error:
+            raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
 
     def _check_templated_hosts(self, component: Component) -> None:
         """Entries whose variables all have defaults have to be right with them (Spin: manifest, 8)."""

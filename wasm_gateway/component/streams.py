@@ -405,6 +405,7 @@ class HostStream:
     def __init__(self, loop: Loop, t: ValType | None, source: Any) -> None:
         self.t = t
         self._loop = loop
+        self._role = loop.inst.role
         self._source = source
         self._reading: Hosted | None = None
         self._on_copy_done: OnCopyDone | None = None
@@ -421,7 +422,7 @@ class HostStream:
                 if not into.length:
                     await wait(self._source.pollable())
                     break
-                values = self._source.read(self._loop.inst, into.remain())
+                values = self._next(into.remain())
                 if values:
                     into.write(values)
                     break
@@ -429,6 +430,16 @@ class HostStream:
         except End:
             self._over = True
         self._done(CopyResult.DROPPED if self._over else CopyResult.COMPLETED)
+
+    def _next(self, limit: int) -> Sequence[Any]:
+        """What the source has, on behalf of whoever it was given to first; End."""
+        inst = self._loop.inst
+        role, inst.role = inst.role, self._role
+        try:
+            values: Sequence[Any] = self._source.read(inst, limit)
+        finally:
+            inst.role = role
+        return values
 
     def _done(self, result: CopyResult) -> None:
         done, self._on_copy_done, self._reading = self._on_copy_done, None, None
@@ -455,7 +466,7 @@ class HostStream:
         """The host reads what it gave itself (a guest has passed it on)."""
         while not self._over:
             try:
-                values: Sequence[Any] = self._source.read(self._loop.inst, limit)
+                values = self._next(limit)
             except End:
                 break
             if values:

@@ -269,7 +269,7 @@ def joined(*several: Uses) -> Uses:
 class _Interface:
     """An instance type as text: what `functions` of an interface need."""
 
-    def __init__(self, component: _Component, name: str, type_: InterfaceType) -> None:
+    def __init__(self, component: Component, name: str, type_: InterfaceType) -> None:
         self.component = component
         self.name = name
         self.type = type_
@@ -341,7 +341,7 @@ class _Interface:
         self.lines.append(f'(export "{name}" {self.functype(self.type.funcs[name])})')
 
 
-class _Component:
+class Component:
     def __init__(self, hosts: Hosts, uses: Uses) -> None:
         self.hosts = hosts
         self.uses = {name: list(functions) for name, functions in uses.items()}
@@ -476,9 +476,9 @@ class Toolkit:
 
     def _importing(
         self, uses: Uses, resources: Sequence[ResourceType]
-    ) -> tuple[_Component, Mapping[str, int]]:
+    ) -> tuple[Component, Mapping[str, int]]:
         """The imports of a component as text, and which instance each of them is."""
-        component = _Component(self.hosts, uses)
+        component = Component(self.hosts, uses)
         for rt in resources:
             component.resource(rt)
         for name in uses:
@@ -495,7 +495,7 @@ class Toolkit:
         return component, numbers
 
     @staticmethod
-    def _ordered(component: _Component) -> list[str]:
+    def _ordered(component: Component) -> list[str]:
         """Imports after those whose resources they use."""
         ordered: list[str] = []
 

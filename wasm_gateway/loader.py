@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .assets import load_source, prepare_files
+from .component.core import preamble
 from .component.names import canonical_name
+from .component.parse import parse_component
+from .component.resolve import validate as validate_component
 from .engine import CompileCache, Engine, wat2wasm
 from .errors import ComponentError, ManifestError, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
@@ -199,6 +202,25 @@ class Loader:
             error.component = served.component.id
             raise
 
+    def check(self, served: Served) -> None:
+        """Load it; DecodeError also for a component that runs here, but is not valid by itself.
+
+        What a component imports twice is the same here, whatever it says: other engines refuse that.
+        """
+        self.load(served)
+        component = served.component
+        others = {**component.dependencies, **dict(_named(served.http))}
+        try:
+            for wasm in (
+                self._wasm(component, "source"),
+                *(self._dependency(component, name, each) for name, each in others.items()),
+            ):
+                if preamble(wasm) == "component":
+                    validate_component(parse_component(wasm))
+        except ComponentError as error:
+            error.component = component.id
+            raise
+
     def _load(self, served: Served) -> Entry:
         gateway, options = self.gateway, self.gateway.options
         component, trigger = served.component, served.http
@@ -279,8 +301,7 @@ class Loader:
                 "wagi calls none",
                 "middleware of wagi",
             )
-        named = [(_title(number, each), each) for number, each in enumerate(trigger.middleware, 1)]
-        return self._providers(component, named, grants)
+        return self._providers(component, _named(trigger), grants)
 
     def _providers(
         self, component: Component, dependencies: Iterable[tuple[str, Dependency]], grants: Grants
@@ -289,20 +310,23 @@ class Loader:
         narrowed: dict[tuple[str, ...], Grants] = {}
         providers = []
         for name, dependency in dependencies:
-            source = dependency.source
-            if source is None:
-                raise ManifestError(
-                    f"the dependency {name} comes from a package registry, which this gateway does not read: "
-                    "give a `path`, a `component`, or a `url` with its `digest`",
-                    path=self.gateway.manifest.path,
-                    key=f"component.{component.id}.dependencies.{name}",
-                )
             inherit = dependency.inherit
             if inherit not in narrowed:
                 narrowed[inherit] = inherited(grants, inherit)
-            wasm = self._wasm(replace(component, source=source, build=None), "dependencies", name)
+            wasm = self._dependency(component, name, dependency)
             providers.append(Provider(name, wasm, dependency.export, narrowed[inherit], "files" in inherit))
         return providers
+
+    def _dependency(self, component: Component, name: str, dependency: Dependency) -> bytes:
+        source = dependency.source
+        if source is None:
+            raise ManifestError(
+                f"the dependency {name} comes from a package registry, which this gateway does not read: "
+                "give a `path`, a `component`, or a `url` with its `digest`",
+                path=self.gateway.manifest.path,
+                key=f"component.{component.id}.dependencies.{name}",
+            )
+        return self._wasm(replace(component, source=source, build=None), "dependencies", name)
 
     def _mounts(self, component: Component) -> Any:
         if not component.files:
@@ -319,11 +343,13 @@ class Loader:
         )
 
 
-def _title(number: int, middleware: Dependency) -> str:
-    """A middleware, for people."""
-    source = middleware.source
-    named = middleware.component or middleware.package or getattr(source, "path", None)
-    return f"middleware {number} ({named or getattr(source, 'url', 'unknown')})"
+def _named(trigger: HttpTrigger | None) -> list[tuple[str, Dependency]]:
+    """The middleware of a trigger, with names for people."""
+    named = []
+    for number, each in enumerate(() if trigger is None else trigger.middleware, 1):
+        place = each.component or each.package or getattr(each.source, "path", None)
+        named.append((f"middleware {number} ({place or getattr(each.source, 'url', 'unknown')})", each))
+    return named
 
 
 def inherited(grants: Grants, keys: Collection[str]) -> Grants:

@@ -42,6 +42,12 @@ DATA = '(data (i32.const 0) "hello")'
 WAITS = {CLOCK: ("wait-for",)}
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent on for the mere time that a slow machine takes."""
+    monkeypatch.setattr("wasm_gateway.executors.wasi_http.CHUNK_SECONDS", 60.0)
+
+
 @pytest.fixture(scope="session")
 def toolkit() -> P3Toolkit:
     return P3Toolkit()
@@ -179,9 +185,9 @@ def test_events_arrive_one_by_one(serve: Serve) -> None:
       (call $drop.request (local.get $request))
       (call $return (call $new))
       (call $write (i32.const 0) (i32.const 5))
-      (call $wait-for (i64.const 1000000))
+      (call $wait-for (i64.const 100000000))
       (call $write (i32.const 0) (i32.const 4))
-      (call $wait-for (i64.const 1000000))
+      (call $wait-for (i64.const 100000000))
       (call $write (i32.const 0) (i32.const 3))
       (call $finish)
       (i32.const 0)"""
@@ -253,8 +259,8 @@ def test_a_client_does_not_wait_for_what_comes_after_its_response(serve: Serve) 
     code = (
         HELLO.removesuffix("(i32.const 0)")
         + """
-      (call $wait-for (i64.const 1000000))
-      (call $wait-for (i64.const 1000000))
+      (call $wait-for (i64.const 100000000))
+      (call $wait-for (i64.const 100000000))
       (i32.const 0)"""
     )
     seen: list[bytes | None] = []
@@ -343,10 +349,10 @@ def test_other_tasks_go_on_while_the_body_is_awaited(serve: Serve) -> None:
       (call $consume (local.get $request))
       (if (i32.ne (call $body.read~ (global.get $rx) (i32.const 1024) (i32.const 100)) (i32.const -1))
         (then unreachable))
-      (call $wait-for (i64.const 1000000))
+      (call $wait-for (i64.const 50000000))
       (call $return (call $new))
       (call $write (i32.const 0) (i32.const 5))
-      (call $wait-for (i64.const 1000000))
+      (call $wait-for (i64.const 50000000))
       (local.set $set (call $set.new))
       (call $join (global.get $rx) (local.get $set))
       (drop (call $set.wait (local.get $set) (i32.const 200)))

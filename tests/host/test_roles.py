@@ -46,6 +46,21 @@ def test_coroutines(ctx: Any) -> None:
     assert ctx.role == OTHER
 
 
+def test_coroutines_that_nobody_waits_for(ctx: Any) -> None:
+    seen: list[str] = []
+
+    async def patient() -> None:
+        try:
+            await ctx.patient()
+        finally:
+            seen.append(ctx.component.id)
+
+    hosted = ctx.loop.spawn(patient())
+    ctx.role = OTHER
+    hosted.close()
+    assert (seen, ctx.role) == (["one"], OTHER)
+
+
 class Source:
     def __init__(self) -> None:
         self.readers: list[str] = []

@@ -40,7 +40,7 @@ from .streams import (
     copy,
     drop_end,
 )
-from .types import FutureType, StreamType, U8Type, ValType
+from .types import FutureType, StreamType, U8Type, ValType, same_type
 
 # What the elements may take that are on their way from one guest to another, in bytes of the host.
 COPY_LIMIT = 4 << 20
@@ -120,7 +120,7 @@ def task_return(inst: Any, definition: Builtin, options: LiftOptions | None, res
     task: Task = inst.loop.task
     if task.callee.callback is None:
         raise Trap("task.return in a task that is lifted synchronously")
-    if task.callee.type.result != definition.type:
+    if not same_type(task.callee.type.result, definition.type):
         raise Trap(f"task.return of another type than {task.callee.name} has")
     if options is not None and options != task.callee.options:
         raise Trap(f"task.return with another string encoding or memory than {task.callee.name} has")

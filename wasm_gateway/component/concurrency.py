@@ -411,8 +411,9 @@ class Task:
         elif waits and self.instance.exclusive is None and self.loop.may_enter(enters):
             del self.loop.waiting[self]
             self.state = Task.State.CANCEL_DELIVERED
-            with self.loop.entered(enters):
-                self.resume(cancelled=True)
+            states = enter(self.loop.inst, enters)
+            self.resume(cancelled=True)
+            leave(states)
         else:
             self.state = Task.State.PENDING_CANCEL
 
@@ -474,7 +475,12 @@ class Hosted:
         if not self.over:
             self.over = True
             self._loop.hosted.pop(self, None)
-            self._coroutine.close()
+            inst = self._loop.inst
+            role, inst.role = inst.role, self._role
+            try:
+                self._coroutine.close()
+            finally:
+                inst.role = role
 
 
 class Loop:
@@ -524,8 +530,9 @@ class Loop:
     ) -> Task:
         """Begin a call of a guest's function, and run it as far as it goes."""
         task = Task(self, callee, on_start, on_resolve, link)
-        with self.entered(enters):
-            task.enter()
+        states = enter(self.inst, enters)
+        task.enter()
+        leave(states)
         return task
 
     def spawn(
@@ -555,12 +562,6 @@ class Loop:
 
     def may_enter(self, parts: Sequence[int]) -> bool:
         return not any((self.inst.parts[part] if part else self.inst).entered for part in parts)
-
-    @contextmanager
-    def entered(self, parts: Sequence[int]) -> Iterator[None]:
-        states = enter(self.inst, parts)
-        yield
-        leave(states)
 
     # Waiting
 
@@ -595,8 +596,9 @@ class Loop:
         for task in self.waiting:
             if task.ready():
                 del self.waiting[task]
-                with self.entered(task.callee.around):
-                    task.resume()
+                states = enter(self.inst, task.callee.around)
+                task.resume()
+                leave(states)
                 return True
         return False
 

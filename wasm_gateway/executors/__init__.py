@@ -8,7 +8,7 @@ from typing import Any
 from ..component.core import preamble
 from ..component.names import canonical_name
 from ..component.rewrite import exports, rewrite
-from ..component.types import FuncType, describe_mismatch
+from ..component.types import FuncType, ResultType, describe_mismatch
 from ..engine import CompileCache, Engine, Program
 from ..errors import LinkError, UnsupportedError
 from ..host.application import Hosts
@@ -53,8 +53,10 @@ KNOWN = (
     '_start or wasi:cli/run (a WASI command, with executor = { type = "wagi" })',
 )
 WASI_HTTP_P3 = "wasi-http-p3"
-# Interfaces of a command (Spin: http, 7).
+# Interfaces of a command (Spin: http, 7). What exports the one of 0.3 exports that of 0.2 for its libc only.
 CLI_RUN = (
+    "wasi:cli/run@0.3",
+    "wasi:cli/run@0.3.0-rc-2026-03-15",
     "wasi:cli/run@0.2",
     "wasi:cli/run@0.2.0-rc-2023-12-05",
     "wasi:cli/run@0.2.0-rc-2023-11-10",
@@ -168,8 +170,12 @@ Find = Callable[[str, str], "LiftedFunction | None"]
 
 def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None) -> Executor:
     if wagi_argv is not None:
-        runs = (find(name, "run") for name in CLI_RUN)
-        return WagiExecutor(guest, wagi_argv, next((run for run in runs if run is not None), None))
+        for name in CLI_RUN:
+            run = find(name, "run")
+            if run is not None:
+                expected = FuncType((), ResultType(), "@0.3" in name)
+                return WagiExecutor(guest, wagi_argv, _checked(run, f"{name} run", expected))
+        return WagiExecutor(guest, wagi_argv)
     for name in HTTP_P3_HANDLERS:
         handler = find(name, "handle")
         if handler is not None:

@@ -98,11 +98,29 @@ FAMILIES = {
     "wasi:random/random@0.3": "wasi_p3_clocks",
     "wasi:random/insecure@0.3": "wasi_p3_clocks",
     "wasi:random/insecure-seed@0.3": "wasi_p3_clocks",
+    "wasi:cli/environment@0.3": "wasi_p3_cli",
+    "wasi:cli/exit@0.3": "wasi_p3_cli",
+    "wasi:cli/types@0.3": "wasi_p3_cli",
+    "wasi:cli/stdin@0.3": "wasi_p3_cli",
+    "wasi:cli/stdout@0.3": "wasi_p3_cli",
+    "wasi:cli/stderr@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-input@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-output@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-stdin@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-stdout@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-stderr@0.3": "wasi_p3_cli",
+    "wasi:filesystem/types@0.3": "wasi_p3_filesystem",
+    "wasi:filesystem/preopens@0.3": "wasi_p3_filesystem",
+    "wasi:sockets/types@0.3": "wasi_p3_sockets",
+    "wasi:sockets/ip-name-lookup@0.3": "wasi_p3_sockets",
     "wasi:http/types@0.3": "wasi_p3_http",
     "wasi:http/client@0.3": "wasi_p3_client",
 }
 # Interfaces that guests export, and whose text is among a family's.
-EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http", "wasi:http/handler@0.3": "wasi_p3_http"}
+EXPORTED = {
+    "wasi:http/incoming-handler@0.2": "wasi_http",
+    "wasi:http/handler@0.3": "wasi_p3_http",
+}
 
 
 def _of_2023(table: Mapping[str, str]) -> dict[str, str]:
@@ -391,6 +409,17 @@ class Hosts:
 
     def _make_wasi_p3_clocks(self, module: Any) -> Any:
         return module.Clocks()
+
+    def _make_wasi_p3_cli(self, module: Any) -> Any:
+        return module.Cli()
+
+    def _make_wasi_p3_filesystem(self, module: Any) -> Any:
+        return module.Filesystem()
+
+    def _make_wasi_p3_sockets(self, module: Any) -> Any:
+        return module.Sockets(
+            self._family("wasi_sockets")[1], self._family("wasi_tcp")[1], self._family("wasi_udp")[1]
+        )
 
     def _make_wasi_p3_http(self, module: Any) -> Any:
         return module.Http()

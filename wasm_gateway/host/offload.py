@@ -145,7 +145,7 @@ class Workers:
         with self._lock:
             threads, self._threads = self._threads, None
         if threads is not None:
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.shutdown(wait=False)  # what nobody waits for ends soon, and gives back what it has
 
     async def run(
         self,

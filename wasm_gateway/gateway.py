@@ -30,7 +30,6 @@ from .errors import (
     GatewayError,
     HostError,
     LinkError,
-    ManifestError,
     Saturated,
     Trap,
 )
@@ -40,9 +39,8 @@ from .guest_logs import GuestLogs, InstanceLog, printable
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
-from .loader import Entry, Loader, Statistics
+from .loader import Entry, Loader, Statistics, entry_ids, served
 from .manifest import (
-    Component,
     HttpTrigger,
     Manifest,
     StaticResponse,
@@ -120,8 +118,10 @@ class Gateway:
             log.error("route %s: trigger %r is replaced by trigger %r", duplicate.raw, one, other)
         for route in self.router.reserved:
             log.error("route %s gets no request: the gateway itself answers below %s", route.raw, WELL_KNOWN)
-        # The executor's settings belong to the component: the last trigger's win (Spin: http, 2.5).
-        self.triggers = {t.component: t for t in manifest.http_triggers if t.component is not None}
+        # Whom a request inside the application reaches. The executor's settings belong to the component: the
+        # last trigger's win (Spin: http, 2.5).
+        self._chained = {t.component: t for t in manifest.http_triggers if t.component is not None}
+        self._entry_ids = entry_ids(manifest)  # by those of triggers
         self._static = {
             t.id: _static_response(t.static_response)
             for t in manifest.http_triggers
@@ -212,48 +212,35 @@ class Gateway:
         with self._lock:
             try:
                 loader = Loader(self)
-                components = self._used_components()
+                components = served(self.manifest)
             except GatewayError as error:
                 return [error]
-            for component in components:
+            for one in components:
                 try:
-                    loader.check(component)
+                    loader.check(one)
                 except GatewayError as error:
                     problems.append(error)
             if self._entries is None:
                 self._release()
         return problems
 
-    def _used_components(self) -> list[Component]:
-        used = [trigger.component for trigger in self.manifest.http_triggers if trigger.component]
-        used += [trigger.component for trigger in self.manifest.redis_triggers]
-        components = []
-        for id in dict.fromkeys(used):
-            component = self.manifest.components.get(id)
-            if component is None:
-                raise ManifestError(
-                    f"missing component {id!r} configured for a trigger", path=self.manifest.path
-                )
-            components.append(component)
-        return components
-
     def _load(self, progress: Callable[[str, int, int], object] | None) -> dict[str, Entry]:
-        components = self._used_components()
+        components = served(self.manifest)
         loader = Loader(self)
         loader.hosts.start()
         # Compilation releases the GIL, so it runs side by side.
         entries: dict[str, Entry] = {}
         with ThreadPoolExecutor(min(len(components) or 1, os.cpu_count() or 1), "wasm-load") as pool:
             for done, entry in enumerate(pool.map(loader.load, components), 1):
-                entries[entry.component.id] = entry
+                entries[entry.id] = entry
                 if progress is not None:
-                    progress(entry.component.id, done, len(components))
+                    progress(entry.id, done, len(components))
         self.pilot = self._pilot(entries)
         return entries
 
     def _pilot(self, entries: Mapping[str, Entry]) -> Pilot | None:
         ledger = self.options.ledger
-        governed = {id_: entry.options for id_, entry in entries.items()}
+        governed = {entry.component.id: entry.options for entry in entries.values()}
         if ledger is None and not any(options.governed for options in governed.values()):
             return None
         # imported where it is needed: most applications have guests that answer everything
@@ -305,7 +292,7 @@ class Gateway:
         assert isinstance(trigger, HttpTrigger)
         if trigger.component is None:
             return self._static[trigger.id]
-        return self._answer(trigger.component, request, match, begin, turn)
+        return self._answer(self._entry_ids[trigger.id], request, match, begin, turn)
 
     def choose(self, match: RouteMatch, facts: Facts) -> Turn | None:
         """Who answers a request that `match` leads to; None where only the guest may.
@@ -325,22 +312,23 @@ class Gateway:
 
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""
-        component = getattr(match.route.target, "component", None)
-        if match is _WELL_KNOWN_MATCH or component is None:
+        trigger = match.route.target
+        if match is _WELL_KNOWN_MATCH or not isinstance(trigger, HttpTrigger) or trigger.component is None:
             return False
-        entry = self._entry(component)
+        entry = self._entry(self._entry_ids[trigger.id])
         # what the site lends may belong to the request's own thread, as Django's connections do
         return entry.http is not None and entry.http.streams and not entry.options.host_interfaces
 
     def runs_inline(self, match: RouteMatch) -> bool:
         """Whether the component of this route is said to answer quickly enough for an event loop."""
-        entry = (self._entries or {}).get(getattr(match.route.target, "component", None) or "")
+        trigger_id = getattr(match.route.target, "id", "")
+        entry = (self._entries or {}).get(self._entry_ids.get(trigger_id, ""))
         # what the site lends may refuse to run on a loop, as Django's models do
         return entry is not None and entry.options.inline and not entry.options.host_interfaces
 
     def _answer(
         self,
-        component_id: str,
+        entry_id: str,
         request: Request,
         match: RouteMatch,
         begin: Begin | None = None,
@@ -348,7 +336,7 @@ class Gateway:
     ) -> Response | None:
         noted = begin if begin is None or turn is None else _Noted(begin)
         try:
-            entry = self._entry(component_id)
+            entry = self._entry(entry_id)
             executor = entry.http
             if executor is None:
                 raise entry.problem or LinkError("exports no HTTP handler")
@@ -361,16 +349,14 @@ class Gateway:
                 turn.succeeded()
             return response
         except GatewayError as error:
-            failure = error
-            response = _failure(error, component_id, f"{request.method} {request.path!r}")
+            instead = turn is not None and turn.failed(error)
+            response = _failure(error, entry_id, f"{request.method} {request.path!r}")
         except Exception as error:
             what = f"{request.method!r} {request.path!r}"
-            log.exception("component %s: %s: error of the gateway", component_id, what)
-            failure = HostError(str(error))
+            log.exception("component %s: %s: error of the gateway", entry_id, what)
+            instead = turn is not None and turn.failed(HostError(str(error)))
             response = Response(500)
-        if turn is not None and turn.failed(failure) and not getattr(noted, "begun", False):
-            return None
-        return response
+        return None if instead and not getattr(noted, "begun", False) else response
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
@@ -379,13 +365,13 @@ class Gateway:
             raise LinkError("exports no Redis message handler", "fermyon:spin/inbound-redis")
         entry.run(entry.messages.deliver, payload)
 
-    def _entry(self, component_id: str) -> Entry:
+    def _entry(self, entry_id: str) -> Entry:
         entries = self._entries
         if entries is None:
             self.open()
             entries = self._entries
             assert entries is not None
-        return entries[component_id]
+        return entries[entry_id]
 
     def _well_known(self, path: str) -> Response:
         name = path.removeprefix(WELL_KNOWN)
@@ -402,11 +388,11 @@ class Gateway:
     # What the application does for its instances (instance.Services)
 
     def chain(self, caller: HostContext, component_id: str, request: Request) -> Response:
-        trigger = self.triggers.get(component_id)
+        trigger = self._chained.get(component_id)
         if trigger is None:
             raise Trap(f"no HTTP trigger belongs to component {component_id!r}, which the guest called")
         request = replace(request, client=("0.0.0.0", 0), scheme="http", gone=caller.deadline.gone)
-        response = self._answer(component_id, request, RouteMatch.chained(request.path))
+        response = self._answer(self._entry_ids[trigger.id], request, RouteMatch.chained(request.path))
         assert response is not None
         return response
 
@@ -426,7 +412,7 @@ class Gateway:
                 continue
             component = self.manifest.components.get(trigger.component or "")
             route = "/" + trigger.route.lstrip("/")
-            entry = (self._entries or {}).get(trigger.component or "")
+            entry = (self._entries or {}).get(self._entry_ids[trigger.id]) if trigger.component else None
             rows.append(
                 {
                     "id": trigger.component or trigger.id,

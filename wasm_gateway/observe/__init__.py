@@ -239,15 +239,20 @@ class Watch:
         self,
         call: Call,
         begin: Begin | None,
-        ask: Callable[[Request, Begin | None], Response],
-    ) -> Response:
-        """The response of `ask(request, begin)`, which calls `note` for what goes wrong; observed."""
+        ask: Callable[[Request, Begin | None], Response | None],
+    ) -> Response | None:
+        """The response of `ask(request, begin)`, which tells `call` what goes wrong; observed.
+
+        None where the site is to answer instead.
+        """
         outer, current.call = current.call, call
         call.inner = outer is not None
         begun = [self._guarded(observer.begin, call) for observer in self.observers]
         try:
             response = ask(call.request, None if begin is None else _Counted(self, call, begin))
-            if response is not STREAMED:
+            if response is None:
+                call.role = Role.FALLBACK
+            elif response is not STREAMED:
                 response = self._count(call, response)
             return response
         except BaseException as error:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from enum import StrEnum
 from importlib import import_module
 from time import perf_counter
+from types import ModuleType
 from typing import Any, Protocol
 
 from ..errors import (
@@ -31,6 +32,9 @@ from ..errors import (
 from ..messages import STREAMED, Begin, Headers, Request, Response
 
 log = logging.getLogger("wasm_gateway")
+
+# The folder in which processes keep their counts, to be added up.
+MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Outcome(StrEnum):
@@ -314,16 +318,19 @@ def watch(
 
         made.append(Tracing())
     if metrics:
-        _need("prometheus_client", "prometheus-client", "metrics", "metrics")
-        from .metrics import Metrics
-
-        made.append(Metrics())
+        made.append(metrics_module().Metrics())
     made += observers
     if access_log:
         from .access_log import AccessLog
 
         made.append(AccessLog())
     return Watch(made, server_timing) if made or server_timing else None
+
+
+def metrics_module() -> ModuleType:
+    """metrics.py, which is imported when it is needed; ManifestError where its client is not installed."""
+    _need("prometheus_client", "prometheus-client", "metrics", "metrics")
+    return import_module(".metrics", __name__)
 
 
 def _need(module: str, package: str, option: str, extra: str) -> None:

@@ -19,9 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from . import Call, Quiet
-
-MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
+from . import MULTIPROC_DIR, Call, Quiet
 
 # Upper bounds in seconds: a guest may answer in 50 us, and has 30 s by default.
 _REQUEST_BUCKETS = (

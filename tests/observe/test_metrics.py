@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,3 +162,59 @@ def test_the_option(application: Any, wat: Any, ask: Any) -> None:
     before = value(REGISTRY, "requests_total", **of) or 0
     ask(application("", {"metrics": True}, default=wat.spin(say("hello"))), "/default")
     assert value(REGISTRY, "requests_total", **of) == before + 1
+
+
+# A process that is at work on a request when it is killed, and one that serves what all of them counted.
+DIES = """
+import os, signal
+from prometheus_client import REGISTRY
+from wasm_gateway.messages import Request
+from wasm_gateway.observe import Call
+from wasm_gateway.observe.metrics import Metrics
+
+metrics = Metrics()
+for number in range(3):
+    call = Call("hello", "/hello", Request("GET", "/hello"))
+    begun = metrics.begin(call)
+    if number < 2:
+        metrics.end(call, begun)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+SERVES = """
+import sys
+from wasm_gateway.observe.metrics import serve
+
+server, thread = serve("127.0.0.1", 0)
+print(server.server_port, flush=True)
+sys.stdin.read()
+server.shutdown()
+thread.join()
+server.server_close()
+"""
+
+
+def test_processes_that_are_gone(tmp_path: Path) -> None:
+    """What they counted counts on; nobody is at work on what they were at work on."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for _ in range(2):
+        died = subprocess.run([sys.executable, "-c", DIES], env=environment, check=False)
+        assert died.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("gauge_livesum_*.db"))) == 2
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVES],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        assert server.stdin is not None
+        server.stdin.close()
+    assert server.returncode == 0
+    assert 'wasm_gateway_request_duration_seconds_count{component="hello",route="/hello"} 4.0' in text
+    assert "wasm_gateway_requests_in_progress{" not in text
+    assert list(tmp_path.glob("gauge_livesum_*.db")) == []

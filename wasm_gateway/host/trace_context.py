@@ -11,10 +11,9 @@ from .base import HostContext
 
 NAMES = ("traceparent", "tracestate")
 
-# Trace Context, 3.2.2: version, trace-id, parent-id, flags; a later version may have more.
-_PARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-[!-~]{0,256})?"
-).fullmatch
+# Trace Context, 3.2.2: version, trace-id, parent-id, flags; a later version may have more behind them.
+_IDS = "(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_PARENT = re.compile(f"00-{_IDS}|(?!00|ff)[0-9a-f]{{2}}-{_IDS}(?:-[!-~]{{0,256}})?").fullmatch
 # 3.3.1.5: at least 512 characters are to be passed on, of a list that is printable ASCII (3.3.1.3)
 _STATE = re.compile(r"[\t -~]{1,512}").fullmatch
 

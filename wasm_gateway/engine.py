@@ -52,8 +52,9 @@ SCARCE_MEMORY_BYTES = 128 << 20
 
 # Bytes of each slot that stay mapped when an instance ends, and are put back in order instead of being given
 # back and faulted in again, 2 us for each page of 4 KiB. All of them are written, 3 us for each 100 KiB, also
-# where the guest has touched none: most compilers put a stack of 1 MiB there.
-KEEP_RESIDENT_BYTES = 64 << 10
+# where the guest has touched none: most compilers put a stack of 1 MiB there. A memory that is no larger is
+# spared the system call.
+KEEP_RESIDENT_BYTES = 128 << 10
 
 
 class Current(threading.local):

@@ -289,7 +289,7 @@ class Instance(HostContext):
         if store is None:
             return
         try:
-            raised = self.run_closers()
+            raised = self.run_closers() if self._closers else None
         finally:
             for memory in self.memories:
                 memory.close()

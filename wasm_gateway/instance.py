@@ -63,16 +63,10 @@ _POOL_FULL = "maximum concurrent"
 FRAMES = 16
 
 
-def _nested(count: int) -> Callable[[], object]:
-    """A function that takes `count` frames, each in another."""
-    if not count:
-        return bool  # takes none
-    inner = _nested(count - 1)
-    return lambda: inner()
-
-
-# RecursionError when fewer than FRAMES frames are left.
-_need_frames = _nested(FRAMES)
+def _need_frames(count: int) -> None:
+    """RecursionError when fewer than `count` frames are left."""
+    if count:
+        _need_frames(count - 1)
 
 
 class InstanceLog(Protocol):
@@ -423,7 +417,7 @@ class Instance(HostContext):
 
     def core(self, signature: CoreSignature) -> Callable[..., Any]:
         """The exported function `signature` of the program, called in the same way."""
-        _need_frames()
+        _need_frames(FRAMES)
         self._need(signature)
         address, context, buffer = self._address, self.context, self._buffer
         extern = _Extern()

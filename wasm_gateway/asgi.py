@@ -288,11 +288,12 @@ class Inbox:
 
     __slots__ = (
         *("_chunks", "_ended", "_full", "_loop", "_ready", "_receive", "_room", "_size", "_task"),
-        *("left", "on_disconnect"),
+        *("left", "news", "on_disconnect"),
     )
 
     def __init__(self, receive: Receive) -> None:
         self.on_disconnect: Callable[[], object] | None = None
+        self.news: Callable[[], object] | None = None
         self.left = False
         self._receive = receive
         self._loop = asyncio.get_running_loop()
@@ -373,6 +374,8 @@ class Inbox:
                 else:
                     room.set()
                 self._ready.notify()
+            if self.news is not None:
+                self.news()
             await room.wait()
         self._leave()
         if self.on_disconnect is not None:
@@ -382,6 +385,8 @@ class Inbox:
         with self._ready:
             self.left = True
             self._ready.notify()
+        if self.news is not None:
+            self.news()
 
     # in the thread
 
@@ -606,7 +611,7 @@ class Exchange:
         if not self._head.done():
             self._head.set_exception(error)
 
-    def _begin(self, head: Response) -> Callable[[bytes], object]:
+    def _begin(self, head: Response) -> Callable[[bytes | None], object]:
         """messages.Begin, in the thread."""
         status, fields, self._meter = begun(head, self._request.method)
         outbox = self._outbox = Outbox(self._loop)
@@ -615,10 +620,12 @@ class Exchange:
             raise Disconnected("client disconnected")
         return self._send
 
-    def _send(self, chunk: bytes) -> None:
+    def _send(self, chunk: bytes | None) -> None:
         meter, outbox = self._meter, self._outbox
-        if meter is not None and chunk:
-            assert outbox is not None
+        assert outbox is not None
+        if chunk is None:
+            outbox.end(self._end(STREAMED))
+        elif meter is not None and chunk:
             meter.count(chunk)
             outbox.put(chunk)
 

@@ -119,7 +119,7 @@ def _pairs(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
 
 
 def _parsed(parse: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """A callback that reads a value as the manifest does: `parse` is "size" or "duration"."""
+    """A callback that reads a value as the manifest does: `parse` is "size", "duration" or "count_range"."""
 
     def callback(_: click.Context, __: click.Parameter, value: str | None) -> Any:
         if value is None:
@@ -133,7 +133,7 @@ def _parsed(parse: str) -> Callable[[click.Context, click.Parameter, str | None]
         else:
             given = int(number) if number.is_integer() else number
         try:
-            return manifest.parse_size(given) if parse == "size" else manifest.parse_duration(given)
+            return getattr(manifest, f"parse_{parse}")(given)
         except ValueError as error:
             raise click.BadParameter(str(error)) from error
 
@@ -230,6 +230,19 @@ def _engine(disable_pooling: bool) -> Any:
     help="Time of a request, in seconds or as 100ms, 2s; for every component.",
 )
 @click.option(
+    "--max-instance-reuse-count",
+    metavar="COUNT",
+    callback=_parsed("count_range"),
+    help="Requests that an instance of wasi:http 0.3 answers, one after the other: N, or LOW..HIGH for a "
+    "number by chance. 1 by default: each request has a fresh one.",
+)
+@click.option(
+    "--idle-instance-timeout",
+    metavar="TIME",
+    callback=_parsed("duration"),
+    help="Time for which such an instance is kept without work; 1s by default.",
+)
+@click.option(
     "--listen",
     metavar="HOST:PORT",
     envvar="SPIN_HTTP_LISTEN_ADDR",
@@ -295,7 +308,12 @@ def up(source: str | None, profile: str | None, components: tuple[str, ...], **f
     from .variables import parse_variable_options
 
     configure_logging()
-    limits = {"max_memory": flags["max_instance_memory"], "timeout": flags["request_timeout"]}
+    limits = {
+        "max_memory": flags["max_instance_memory"],
+        "timeout": flags["request_timeout"],
+        "max_instance_reuse_count": flags["max_instance_reuse_count"],
+        "idle_instance_timeout": flags["idle_instance_timeout"],
+    }
     with folders(flags["state_dir"], flags["log_dir"], flags["temp"]) as options:
         options |= {name: flags[name] for name in _PASSED_ON}
         options |= {

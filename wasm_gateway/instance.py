@@ -205,18 +205,34 @@ class Instance(HostContext):
         capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds))
 
     def __enter__(self) -> Instance:
-        engine = self.program.engine
-        ticker = engine.ticker
         try:
-            engine.check_signal_handlers()
-            ticker.running[id(self)] = None
-            if ticker.idle:
-                ticker.wake()
+            self._begin()
             self._instantiate()
         except BaseException:
             self.close()
             raise
         return self
+
+    def _begin(self) -> None:
+        engine = self.program.engine
+        engine.check_signal_handlers()
+        ticker = engine.ticker
+        ticker.running[id(self)] = None
+        if ticker.idle:
+            ticker.wake()
+
+    def rest(self) -> None:
+        """Nothing runs until `renew`; meanwhile no time passes for the guest."""
+        self.before_wait = None
+        self.deadline.gone = None
+        self.program.engine.ticker.running.pop(id(self), None)
+
+    def renew(self, deadline: Deadline) -> None:
+        """Go on, until `deadline`, after `rest`."""
+        self.deadline = deadline
+        self.called_from = 0
+        capi.context_set_epoch_deadline(self.context, ticks(deadline.seconds))
+        self._begin()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -277,6 +293,10 @@ class Instance(HostContext):
             if linker is not None:
                 program.give_back(linker)
 
+    @property
+    def closed(self) -> bool:
+        return self._store is None
+
     def close(self) -> None:
         """Run what was registered with on_close, then free the store. Safe to call twice."""
         store, self._store = self._store, None
@@ -300,13 +320,17 @@ class Instance(HostContext):
             from .component.concurrency import Loop
 
             loop = self.loop = Loop(self)
-            self._closers.append(loop.close)
+            self._closers.append(self._end_loop)
             return loop
         if name != "handles":
             raise AttributeError(name)
         from .component.handles import HandleTable
 
         return self._hold(HandleTable())
+
+    def _end_loop(self) -> None:
+        self.loop.close()
+        del self.loop  # which leads back here
 
     def _hold(self, table: HandleTable) -> HandleTable:
         self.handles = table

@@ -141,6 +141,9 @@ class ComponentOptions:
     inline: bool = False
     mode: Literal["wasm"] = "wasm"
     host_interfaces: tuple[str, ...] = ()  # of the site, lent to this component
+    # Requests that an instance of wasi:http 0.3 answers: from the first number up to the second.
+    max_instance_reuse_count: tuple[int, int] = (1, 2)
+    idle_instance_timeout: float = 1.0
 
     def updated(self, values: Mapping[str, object]) -> ComponentOptions:
         """These options with `values` as they stand in a manifest or in a site's settings.
@@ -431,6 +434,22 @@ def _count(value: object) -> int:
     return value
 
 
+def parse_count_range(value: object) -> tuple[int, int]:
+    """A number, or "LOW..HIGH" for one from LOW up to and not including HIGH."""
+    if isinstance(value, str):
+        low, dots, high = value.partition("..")
+        if low.isdigit() and (high.isdigit() or not dots):
+            value = int(low)
+            if dots and 0 < value < int(high) < 2**31:
+                return value, int(high)
+            if dots:
+                raise ValueError(f"{low}..{high} is no range of numbers from 1 on")
+    if isinstance(value, tuple):
+        return value
+    count = _count(value)
+    return count, count + 1
+
+
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is not a boolean")
@@ -460,6 +479,8 @@ _OPTIONS: Final = {
     "inline": _flag,
     "mode": _mode,
     "host_interfaces": _interfaces,
+    "max_instance_reuse_count": parse_count_range,
+    "idle_instance_timeout": parse_duration,
 }
 
 

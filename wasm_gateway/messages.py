@@ -8,7 +8,9 @@
 # Rule 3: bodies are iterables of bytes, read once, never buffered here. What follows
 # one, the trailers, is known when it has been read to its end, and not before. The body
 # of a request may have `wait(seconds) -> bool`: whether its next chunk, or its end, comes
-# within that time. Without it, nobody but the server can end the waiting for a client.
+# within that time. It takes what is to be called when there is something new, from any
+# thread, as its attribute `news`. Without them nobody but the server can end the waiting
+# for a client.
 
 from __future__ import annotations
 
@@ -68,6 +70,21 @@ class Headers:
 
     def __repr__(self) -> str:
         return f"Headers({list(self.pairs)!r})"
+
+
+class LateHeaders(Headers):
+    """The same from what `make` returns, which is called when somebody looks at them first."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[], tuple[tuple[str, str], ...]]) -> None:
+        self._make = make
+
+    def __getattr__(self, name: str) -> tuple[tuple[str, str], ...]:
+        if name != "pairs":
+            raise AttributeError(name)
+        self.pairs = self._make()
+        return self.pairs
 
 
 NO_HEADERS = Headers()
@@ -130,8 +147,9 @@ class Response:
 
 # What a door gives that can send a response before it is whole. It is called once at the most, with a
 # response that has no body yet, in the thread that asked for the response; what it gives takes each chunk,
-# in order, and may block. Either raises GatewayError when the client cannot get it.
-Begin = Callable[[Response], Callable[[bytes], object]]
+# in order, and may block. Either raises GatewayError when the client cannot get it. None stands for the end
+# of the body, where the guest goes on after it; a door that cannot end the response before ignores it.
+Begin = Callable[[Response], Callable[[bytes | None], object]]
 
 # Stands for a response that has gone through a Begin whole.
 STREAMED = Response(200)

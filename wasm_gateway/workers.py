@@ -201,7 +201,7 @@ class _Relayed:
         except RequestError as error:
             log.debug("nobody waits for the end of a response: %s", error)
 
-    def _begin(self, head: Response) -> Callable[[bytes], object]:
+    def _begin(self, head: Response) -> Callable[[bytes | None], object]:
         self._begun = True
         self._put(head)
         return self._put

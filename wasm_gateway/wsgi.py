@@ -482,7 +482,7 @@ class Push:
         self.kept: list[bytes] | None = None
         self.trailers: Trailers | None = None
 
-    def __call__(self, head: Response) -> Callable[[bytes], object]:
+    def __call__(self, head: Response) -> Callable[[bytes | None], object]:
         status, fields, self._meter = begun(head, self._method)
         self.begun = True
         if self._meter is not None:
@@ -494,7 +494,7 @@ class Push:
         self._write = write
         return self._send
 
-    def _send(self, chunk: bytes) -> None:
+    def _send(self, chunk: bytes | None) -> None:
         meter = self._meter
         if meter is None or not chunk:
             return

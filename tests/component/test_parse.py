@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.component.seeds import EVERYTHING
 from wasm_gateway.component import syntax as s
 from wasm_gateway.component.core import core_module
 from wasm_gateway.component.layout import CoreFuncType
@@ -18,109 +19,6 @@ from wasm_gateway.engine import wat2wasm
 from wasm_gateway.errors import ComponentError, DecodeError, UnsupportedError
 
 EMPTY = b"\0asm\x0d\0\1\0"
-
-# Every kind of definition, and every way to write one.
-EVERYTHING = """
-(component $all
-  (core type $cft (func (param f64) (result i64)))
-  (core type $mt (module
-    (type $ft (func (param i32)))
-    (alias outer $all $cft (type $outer))
-    (import "x" "y" (func (type $ft))) (import "x" "t" (table 1 2 funcref))
-    (import "x" "m" (memory 1)) (import "x" "g" (global (mut i32)))
-    (export "z" (func (type $outer))) (export "t" (table 1 funcref)) (export "m" (memory 1 2))
-    (export "g" (global i64))))
-  (core module $memory
-    (func (export "dtor") (param i32))
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable)
-    (memory (export "mem") 1) (table (export "t") 1 funcref) (global (export "v") i32 (i32.const 1))
-    (tag (export "e")))
-  (core module $empty)
-  (core instance $i (instantiate $memory))
-  (alias core export $i "dtor" (core func $dtor))
-  (alias core export $i "realloc" (core func $realloc))
-  (alias core export $i "mem" (core memory $mem))
-  (alias core export $i "t" (core table $t))
-  (alias core export $i "v" (core global $v))
-  (alias core export $i "e" (core tag $e))
-  (core instance (export "all" (table $t)) (export "m" (memory $mem)) (export "v" (global $v))
-    (export "e" (tag $e)))
-
-  (type $string string)
-  (type $r' (record (field "one" u8) (field "two" $string)))
-  (export $r "r" (type $r'))
-  (type $v' (variant (case "a") (case "b" $r)))
-  (export $v "v" (type $v'))
-  (type $e' (enum "x" "y"))
-  (export $e "e" (type $e') (type (eq $e')))
-  (type $f (flags "read" "write"))
-  (type $o (option $v))
-  (type $res (result $o (error $e)))
-  (type (result)) (type (result u8)) (type (result (error u8)))
-  (type $tuple (tuple s8 s16 s32 s64 u16 u32 u64 f32 f64 char bool))
-  (type $list (list $tuple))
-  (type $four (list u8 4))
-  (type $map (map string u32))
-  (type $resource' (resource (rep i32) (dtor (core func $dtor))))
-  (export $resource "resource" (type $resource'))
-  (type $plain (resource (rep i32)))
-  (type $own (own $resource)) (type $borrow (borrow $resource))
-  (type $stream (stream u8)) (type (stream)) (type $future (future string)) (type (future))
-  (type $later (func async (param "a" $four)))
-  (type $func (func (param "a" $list) (param "b" $borrow) (result $res)))
-  (type $it (instance
-    (core type (func)) (type $t u8) (alias outer $all $r (type $rr))
-    (export "t" (type (eq $t))) (export "s" (type $sub (sub resource)))
-    (export "f" (func (param "x" $rr)))))
-  (type $ct (component
-    (import "i" (instance $inner (export "t" (type (sub resource)))))
-    (alias export $inner "t" (type $u))
-    (import "f" (func (param "a" (own $u))))
-    (import "m" (core module (export "x" (func))))
-    (export "c" (component))))
-
-  (import "plain" (func $imported (param "a" $list) (result string)))
-  (import "later" (func (type $later)))
-  (import "wasi:io/streams@0.2.3" (instance $streams
-    (export "s" (type (sub resource))) (export "f" (func (param "x" u8)))))
-  (import "comp" (component $imported-component (type $ct)))
-  (import "mod" (core module (type $mt)))
-  (import "eq" (type (eq $string)))
-  (import "sub" (type (sub resource)))
-
-  (core func $lowered (canon lower (func $imported) string-encoding=utf16 (memory $mem) (realloc $realloc)))
-  (core func $new (canon resource.new $resource'))
-  (core func $drop (canon resource.drop $resource))
-  (core func $rep (canon resource.rep $resource'))
-  (core module $main
-    (import "a" "f" (func (param i32 i32 i32)))
-    (import "a" "new" (func (param i32) (result i32)))
-    (func (export "run") (param i32 i32 i32) (result i32) unreachable)
-    (func (export "later") (param i32 i32 i32 i32) (result i32) unreachable)
-    (func (export "callback") (param i32 i32 i32) (result i32) unreachable)
-    (func (export "post") (param i32)))
-  (core instance $fs (export "f" (func $lowered)) (export "new" (func $new)))
-  (core instance $c (instantiate $main (with "a" (instance $fs))))
-  (func $lifted (type $func) (canon lift (core func $c "run") string-encoding=latin1+utf16
-    (memory $mem) (realloc $realloc) (post-return (core func $c "post"))))
-  (func $async (type $later) (canon lift (core func $c "later") async (callback (core func $c "callback"))))
-
-  (component $nested
-    (import "f" (func $f (param "x" u8))) (type $inner u8)
-    (alias outer $all $string (type)) (alias outer $all $empty (core module))
-    (alias outer $all $cft (core type))
-    (component $deeper (alias outer $nested $inner (type)))
-    (export "f" (func $f)) (export "g" (func $f) (func (param "x" u8))))
-  (alias export $streams "f" (func $sf))
-  (instance $n (instantiate $nested (with "f" (func $sf)) (with "t" (type $r))
-    (with "c" (component $nested)) (with "m" (core module $empty)) (with "i" (instance $streams))))
-  (alias export $n "f" (func $nf))
-  (alias export $streams "s" (type))
-  (instance $bag (export "f" (func $nf)) (export "m" (core module $empty)) (export "t" (type $r)))
-  (export $x "a:b/c@1.2.3" (instance $bag))
-  (export "run" (func $lifted))
-  (@custom "hello" "world")
-)"""
 
 
 def stripped(node: Any) -> Any:

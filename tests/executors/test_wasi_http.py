@@ -38,6 +38,12 @@ def writes(count: int, then: str) -> str:
 Serve = Callable[..., Gateway]
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent on for the mere time that a slow machine takes."""
+    monkeypatch.setattr("wasm_gateway.executors.wasi_http.CHUNK_SECONDS", 60.0)
+
+
 @pytest.fixture
 def serve(application: Any, components: Any) -> Serve:
     """`serve(body, uses)` is a gateway whose component `a` runs that code; see Toolkit.http."""

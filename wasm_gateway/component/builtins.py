@@ -16,6 +16,7 @@ from .concurrency import (
     BLOCKED,
     ConcurrentInstance,
     ErrorContext,
+    LiftOptions,
     Subtask,
     Task,
     Waitable,
@@ -24,6 +25,7 @@ from .concurrency import (
     remove,
 )
 from .layout import alignment, elem_size
+from .lift import lift_cost
 from .plan import Builtin
 from .streams import (
     Codec,
@@ -38,7 +40,13 @@ from .streams import (
     copy,
     drop_end,
 )
-from .types import FutureType, StreamType, ValType
+from .types import FutureType, StreamType, U8Type, ValType, same_type
+
+# What the elements may take that are on their way from one guest to another, in bytes of the host.
+COPY_LIMIT = 4 << 20
+# Of the debug message of an error context, in characters: a guest may hold as many of these as handles, and
+# what is kept of a message is the host's to say (CanonicalABI.md, canon error-context.new).
+MAX_MESSAGE = 1000
 
 ENDS: dict[str, type[CopyEnd]] = {
     "stream.read": ReadableStreamEnd,
@@ -65,9 +73,9 @@ def builtin(definition: Builtin) -> Callable[..., int | None]:
         return partial(_new, part, definition.type)
     match name:
         case "context.get":
-            return lambda inst: inst.loop.task.storage[definition.number]
+            return lambda inst: inst.loop.storage(part)[definition.number]
         case "context.set":
-            return partial(_context_set, definition.number)
+            return partial(_context_set, part, definition.number)
         case "waitable-set.wait" | "waitable-set.poll":
             return partial(_wait, part, flag, definition.options.slot, name == "waitable-set.wait")
         case "subtask.cancel":
@@ -93,8 +101,8 @@ def _leaving(inst: Any, part: int) -> Any:
 # Tasks.
 
 
-def _context_set(slot: int, inst: Any, value: int) -> None:
-    inst.loop.task.storage[slot] = value
+def _context_set(part: int, slot: int, inst: Any, value: int) -> None:
+    inst.loop.storage(part)[slot] = value
 
 
 def _task_cancel(inst: Any, state: Any) -> None:
@@ -104,13 +112,18 @@ def _task_cancel(inst: Any, state: Any) -> None:
     task.cancel()
 
 
-def task_return(inst: Any, definition: Builtin, result: tuple[Any, ...]) -> None:
-    """canon task.return; `result` is what was lifted, a tuple of none or one."""
+def task_return(inst: Any, definition: Builtin, options: LiftOptions | None, result: tuple[Any, ...]) -> None:
+    """canon task.return with these options; `result` is what was lifted, a tuple of none or one.
+
+    `options` are None where they do not matter for such a result.
+    """
     task: Task = inst.loop.task
     if task.callee.callback is None:
         raise Trap("task.return in a task that is lifted synchronously")
-    if task.callee.type.result != definition.type:
+    if not same_type(task.callee.type.result, definition.type):
         raise Trap(f"task.return of another type than {task.callee.name} has")
+    if options is not None and options != task.callee.options:
+        raise Trap(f"task.return with another string encoding or memory than {task.callee.name} has")
     task.return_((result[0] if result else None,))
 
 
@@ -240,7 +253,8 @@ def _codec(name: str, t: ValType, definition: Builtin) -> Codec:
         if end > memory.size:
             memory.ensure(end)
 
-    return Codec(elem_size(t), alignment(t), load, store, ensure)
+    at_once = max(1, COPY_LIMIT // (1 if t == U8Type() else lift_cost(t)))
+    return Codec(elem_size(t), alignment(t), load, store, ensure, at_once)
 
 
 # Error contexts.
@@ -252,7 +266,7 @@ def _error_context(definition: Builtin) -> Callable[..., int | None]:
         read = lift_string(definition.name, options.slot, options.encoding, part)
 
         def new(inst: Any, ptr: int, units: int) -> int:
-            index: int = _leaving(inst, part).handles.add(ErrorContext(read(inst, ptr, units)))
+            index: int = _leaving(inst, part).handles.add(ErrorContext(read(inst, ptr, units)[:MAX_MESSAGE]))
             return index
 
         return new

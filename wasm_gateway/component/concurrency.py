@@ -10,11 +10,12 @@
 # Rule 3: the host's part of a call is a coroutine. It waits with `await wait(pollable)` and
 # is closed when nobody waits for it any more, with the instance at the latest.
 #
-# What is asked of an instance: parts, handles, and wait_any(pollables), which returns when
-# one of them is ready, or raises DeadlineExceeded.
+# What is asked of an instance: parts, handles, wait_any(pollables), which returns when one of
+# them is ready, or raises DeadlineExceeded, and deadline.remaining(), which only raises it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from .types import FuncType
 
 # Tasks and coroutines of one instance that wait; each takes some KiB of the host's memory.
 MAX_WAITING = 10_000
+# Calls of thread.yield inside each other; behind that a task goes on at once.
+MAX_YIELDING = 8
 
 
 class Pollable(Protocol):
@@ -45,6 +48,19 @@ class Condition:
 
     def __init__(self, test: Callable[[], bool]) -> None:
         self.ready = test
+
+
+class Turn:
+    """Ready when everybody else has had a turn."""
+
+    inside = True
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def ready(self) -> bool:
+        asked, self._asked = self._asked, True
+        return asked
 
 
 class wait:
@@ -92,12 +108,19 @@ class Waitable(Entry):
         self.wset: WaitableSet | None = None
         self.has_sync_waiter = False
 
+    def set_pending_event(self, event: Callable[[], Event]) -> None:
+        self.event = event
+        if self.wset is not None:
+            self.wset.pending[self] = None
+
     def has_pending_event(self) -> bool:
         return self.event is not None
 
     def get_pending_event(self) -> Event:
         event, self.event = self.event, None
         assert event is not None
+        if self.wset is not None:
+            del self.wset.pending[self]
         return event()
 
     def wait_for_pending_event(self, loop: Loop) -> None:
@@ -107,30 +130,32 @@ class Waitable(Entry):
 
     def join(self, wset: WaitableSet | None) -> None:
         if self.wset is not None:
-            self.wset.elems.remove(self)
+            del self.wset.elems[self]
+            self.wset.pending.pop(self, None)
         self.wset = wset
         if wset is not None:
-            wset.elems.append(self)
+            wset.elems[self] = None
+            if self.event is not None:
+                wset.pending[self] = None
 
     def drop(self) -> None:
         self.join(None)
 
 
 class WaitableSet(Entry):
+    """`elems` are in it; `pending` are those that have an event, in the order in which they got it."""
+
     def __init__(self) -> None:
-        self.elems: list[Waitable] = []
+        self.elems: dict[Waitable, None] = {}
+        self.pending: OrderedDict[Waitable, None] = OrderedDict()
         self.num_waiting = 0
 
     def has_pending_event(self) -> bool:
-        return any(waitable.event is not None for waitable in self.elems)
+        return bool(self.pending)
 
     def get_pending_event(self) -> Event:
-        """Of the first that has one, which goes behind the others."""
-        for i, waitable in enumerate(self.elems):
-            if waitable.event is not None:
-                self.elems.append(self.elems.pop(i))
-                return waitable.get_pending_event()
-        raise AssertionError("no event is pending")
+        """Of the one that has had it longest: none waits for ever behind others."""
+        return next(iter(self.pending)).get_pending_event()
 
     def wait_for_event(self, loop: Loop, cancellable: bool) -> Event:
         self.num_waiting += 1
@@ -212,9 +237,13 @@ class Subtask(Waitable):
 # Tasks.
 
 
+# LiftOptions, as far as they matter: the string encoding and the memory.
+LiftOptions = tuple[str, object]
+
+
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """A lifted function of a guest whose component instances are concurrent.
+    """A lifted function of a guest whose component instances are concurrent; `options` are those of its lift.
 
     `call(inst, scope, args)` calls it with the lifted arguments: for a synchronous lift it gives the lifted
     result, for an asynchronous one the packed code. `callback(inst)` is that of such a lift. `around` are
@@ -227,6 +256,7 @@ class Callee:
     call: Callable[[Any, BorrowScope, Sequence[Any]], Any]
     callback: Callable[[Any], Callable[[int, int, int], int]] | None
     around: tuple[int, ...]
+    options: LiftOptions | None = None
 
 
 class Link(Enum):
@@ -373,15 +403,16 @@ class Task:
         """Tell the task that nobody waits for it; `enters` are the parts that its caller would enter."""
         waits = self in self.loop.waiting
         if self.state is Task.State.INITIAL:
-            self.loop.waiting.remove(self)
+            del self.loop.waiting[self]
             self.instance.num_waiting_to_enter -= 1
             self.state = Task.State.CANCEL_DELIVERED
             self.cancel()
         elif waits and self.instance.exclusive is None and self.loop.may_enter(enters):
-            self.loop.waiting.remove(self)
+            del self.loop.waiting[self]
             self.state = Task.State.CANCEL_DELIVERED
-            with self.loop.entered(enters):
-                self.resume(cancelled=True)
+            states = enter(self.loop.inst, enters)
+            self.resume(cancelled=True)
+            leave(states)
         else:
             self.state = Task.State.PENDING_CANCEL
 
@@ -432,13 +463,13 @@ class Hosted:
             if self._on_done is not None:
                 self._on_done(done.value)
             return
-        self._loop.host(self)
+        self._loop.hosted[self] = None
 
     def close(self) -> None:
         """Nobody waits for it any more."""
         if not self.over:
             self.over = True
-            self._loop.forget(self)
+            self._loop.hosted.pop(self, None)
             self._coroutine.close()
 
 
@@ -448,8 +479,10 @@ class Loop:
     def __init__(self, inst: Any) -> None:
         self.inst = inst
         self.stack: list[Task] = []  # those whose code is on the native stack
-        self.waiting: list[Task] = []
-        self.hosted: list[Hosted] = []
+        # what waits, longest first; as keys, since each may go at any time
+        self.waiting: dict[Task, None] = {}
+        self.hosted: dict[Hosted, None] = {}
+        self._yielding = 0
         self._instances: dict[int, ConcurrentInstance] = {}
         self._closers: dict[int, Callable[[], object]] = {}
 
@@ -466,6 +499,15 @@ class Loop:
             raise Trap("a built-in of tasks is called where no task runs")
         return self.stack[-1]
 
+    def storage(self, part: int) -> list[int]:
+        """What context.get and context.set of `part` are about.
+
+        An allocator may be called while a task of another component instance runs, or none: it is a task of
+        its own then, which has nothing to keep.
+        """
+        task = self.stack[-1] if self.stack else None
+        return [0, 0] if task is None or task.callee.part != part else task.storage
+
     # Calls
 
     def call(
@@ -478,14 +520,20 @@ class Loop:
     ) -> Task:
         """Begin a call of a guest's function, and run it as far as it goes."""
         task = Task(self, callee, on_start, on_resolve, link)
-        with self.entered(enters):
-            task.enter()
+        states = enter(self.inst, enters)
+        task.enter()
+        leave(states)
         return task
 
     def spawn(
         self, coroutine: Coroutine[Any, None, Any], on_done: Callable[[Any], object] | None = None
     ) -> Hosted:
         """Run a coroutine of the host beside the guest's tasks."""
+        try:
+            self._bounded()
+        except Trap:
+            coroutine.close()
+            raise
         hosted = Hosted(self, coroutine, on_done)
         hosted.step()
         return hosted
@@ -505,33 +553,20 @@ class Loop:
     def may_enter(self, parts: Sequence[int]) -> bool:
         return not any((self.inst.parts[part] if part else self.inst).entered for part in parts)
 
-    @contextmanager
-    def entered(self, parts: Sequence[int]) -> Iterator[None]:
-        states = enter(self.inst, parts)
-        yield
-        leave(states)
-
     # Waiting
 
     def suspend(self, task: Task) -> None:
         self._bounded()
-        self.waiting.append(task)
-
-    def host(self, hosted: Hosted) -> None:
-        self._bounded()
-        self.hosted.append(hosted)
+        self.waiting[task] = None
 
     def _bounded(self) -> None:
         if len(self.waiting) + len(self.hosted) >= MAX_WAITING:
             raise Trap(f"more than {MAX_WAITING} tasks wait")
 
-    def forget(self, hosted: Hosted) -> None:
-        if hosted in self.hosted:
-            self.hosted.remove(hosted)
-
     def run_until(self, done: Callable[[], bool]) -> None:
         """Let everything go on until `done()`; Trap when nothing can any more, DeadlineExceeded."""
         while not done():
+            self.inst.deadline.remaining()  # a coroutine that always finds something to do asks nobody
             if not self.step():
                 outside = [
                     h.pollable for h in self.hosted if h.pollable is not None and not h.pollable.inside
@@ -542,19 +577,27 @@ class Loop:
 
     def step(self) -> bool:
         """Let one go on that can, of those that wait the one that has waited longest; False: none can."""
-        for i, hosted in enumerate(self.hosted):
+        for hosted in self.hosted:
             assert hosted.pollable is not None
             if hosted.pollable.ready():
-                del self.hosted[i]
+                del self.hosted[hosted]
                 hosted.step()
                 return True
-        for i, task in enumerate(self.waiting):
+        for task in self.waiting:
             if task.ready():
-                del self.waiting[i]
-                with self.entered(task.callee.around):
-                    task.resume()
+                del self.waiting[task]
+                states = enter(self.inst, task.callee.around)
+                task.resume()
+                leave(states)
                 return True
         return False
+
+    def has_others(self) -> bool:
+        """Whether something could go on, or may soon, beside the coroutine that runs now."""
+        return any(task.ready() for task in self.waiting) or any(
+            hosted.pollable is not None and not (hosted.pollable.inside and not hosted.pollable.ready())
+            for hosted in self.hosted
+        )
 
     @property
     def idle(self) -> bool:
@@ -575,9 +618,13 @@ class Loop:
 
     def let_go(self) -> None:
         """canon thread.yield: let one of the others go on, where that is possible."""
-        if all(task.callee.type.async_ and task.link is not Link.ASYNC for task in self.stack):
+        if self._yielding < MAX_YIELDING and all(
+            task.callee.type.async_ and task.link is not Link.ASYNC for task in self.stack
+        ):
+            self._yielding += 1
             with self._aside():
                 self.step()
+            self._yielding -= 1
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -608,19 +655,23 @@ class Loop:
 
     def on_close(self, key: object, close: Callable[[], object]) -> None:
         """Call `close` when the instance ends, unless `settled(key)` before."""
+        if len(self._closers) >= MAX_WAITING:
+            raise Trap(f"more than {MAX_WAITING} streams of the host are open")
         self._closers[id(key)] = close
 
     def settled(self, key: object) -> None:
         self._closers.pop(id(key), None)
 
     def close(self) -> None:
-        """Break off what is under way."""
+        """Break off what is under way, the newest first; the first error is raised when all is done."""
         self.waiting.clear()
         self.stack.clear()
-        try:
-            while self.hosted:
-                self.hosted[-1].close()
-        finally:
-            closers, self._closers = list(self._closers.values()), {}
-            for close in reversed(closers):
+        raised: list[Exception] = []
+        while self.hosted or self._closers:
+            close = next(reversed(self.hosted)).close if self.hosted else self._closers.popitem()[1]
+            try:
                 close()
+            except Exception as error:
+                raised.append(error)
+        if raised:
+            raise raised[0]

@@ -7,7 +7,7 @@
 # Rule 2: bytes move as bytes. Of a stream<u8> nobody makes a list of numbers.
 # Rule 3: what the host gives as a stream is a source, as wasi:io has them: read(ctx, n),
 # which gives b"" where nothing is there yet and raises End at the end, pollable(), close(ctx).
-# What it gives as a future is a coroutine, or the value.
+# What it gives as a future is a coroutine, a Promise, or the value.
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from .types import (
     U32Type,
     U64Type,
     ValType,
+    same_type,
 )
 from .values import End
 
@@ -52,6 +53,8 @@ NUMBERS = (U8Type, U16Type, U32Type, U64Type, S8Type, S16Type, S32Type, S64Type,
 
 # Elements that the host takes from a guest at once where they are no bytes.
 HOST_ELEMENTS = 256
+# The most that a Drain takes at once.
+DRAIN_ELEMENTS = 1 << 20
 
 
 class CopyResult(IntEnum):
@@ -74,7 +77,8 @@ class CopyState(Enum):
 class Codec:
     """How elements lie in memory: `load(inst, ptr, n)` gives n of them, `store(inst, ptr, values)` puts them.
 
-    `ensure(inst, end)` traps where the memory ends before.
+    `ensure(inst, end)` traps where the memory ends before. `at_once` are so many as the host takes into its
+    own memory, where they are larger than in that of a guest.
     """
 
     size: int
@@ -82,6 +86,7 @@ class Codec:
     load: Callable[[Any, int, int], Sequence[Any]]
     store: Callable[[Any, int, Sequence[Any]], object]
     ensure: Callable[[Any, int], object]
+    at_once: int
 
 
 class GuestBuffer:
@@ -105,10 +110,14 @@ class GuestBuffer:
     def remain(self) -> int:
         return self.length - self.progress
 
+    @property
+    def at_once(self) -> int:
+        return self.length if self.codec is None else self.codec.at_once
+
     def read(self, n: int) -> Sequence[Any]:
         values: Sequence[Any]
         if self.codec is None:
-            values = [None] * n
+            values = range(n)  # of units nothing counts but how many there are
         else:
             values = self.codec.load(self.inst, self.ptr, n)
             self.ptr += n * self.codec.size
@@ -126,7 +135,7 @@ class HostBuffer:
     """What the host takes of a stream or future, up to `length` elements, or gives to one (`values`)."""
 
     def __init__(self, length: int, values: Sequence[Any] | None = None) -> None:
-        self.length = length
+        self.length = self.at_once = length
         self.values = values
         self.progress = 0
 
@@ -139,11 +148,27 @@ class HostBuffer:
         return self.values[self.progress - n : self.progress]
 
     def write(self, values: Sequence[Any]) -> None:
-        self.values = values if self.values is None else [*self.values, *values]
+        assert self.values is None
+        self.values = values
         self.progress += len(values)
 
 
 Buffer = GuestBuffer | HostBuffer
+
+
+def move(source: Buffer, into: Buffer) -> None:
+    """As many elements as there are and fit; fewer to or from the host, which comes again for the others."""
+    left = min(source.remain(), into.remain())
+    while left:
+        n = min(left, source.at_once, into.at_once)
+        into.write(source.read(n))
+        left -= n
+        if isinstance(source, HostBuffer) or isinstance(into, HostBuffer):
+            return
+        if left:
+            source.inst.deadline.remaining()  # the guest, which is stopped when it is over, does not run
+
+
 Reclaim = Callable[[], None]
 OnCopy = Callable[[Reclaim], None]
 OnCopyDone = Callable[[CopyResult], None]
@@ -206,7 +231,7 @@ class SharedStream(Shared):
             self.check_same(part)
             if self.buffer.remain() > 0:
                 if into.remain() > 0:
-                    into.write(self.buffer.read(min(into.remain(), self.buffer.remain())))
+                    move(self.buffer, into)
                     assert self.on_copy is not None
                     self.on_copy(self.reset_pending)
                 on_copy_done(CopyResult.COMPLETED)
@@ -223,7 +248,7 @@ class SharedStream(Shared):
             self.check_same(part)
             if self.buffer.remain() > 0:
                 if source.remain() > 0:
-                    self.buffer.write(source.read(min(source.remain(), self.buffer.remain())))
+                    move(source, self.buffer)
                     assert self.on_copy is not None
                     self.on_copy(self.reset_pending)
                 on_copy_done(CopyResult.COMPLETED)
@@ -277,15 +302,62 @@ class SharedStream(Shared):
         return True
 
 
+class Drain:
+    """The host reads all of a stream: `sink` gets what the guest writes, within the guest's own call.
+
+    `over` is called at the end.
+    """
+
+    def __init__(
+        self, shared: SharedStream, sink: Callable[[Sequence[Any]], object], over: Callable[[], object]
+    ) -> None:
+        self._shared = shared
+        self._sink = sink
+        self._over = over
+        self._results: list[CopyResult] = []
+        self._read()
+
+    def _read(self) -> None:
+        goes_on = True
+        while goes_on:
+            self._buffer = HostBuffer(DRAIN_ELEMENTS)
+            self._results.clear()
+            self._reading = True
+            self._shared.read(None, self._buffer, self._on_copy, self._on_copy_done)
+            self._reading = False
+            goes_on = bool(self._results) and self._goes_on(self._results[0])
+
+    def _goes_on(self, result: CopyResult) -> bool:
+        values = self._buffer.values
+        if values:
+            self._sink(values)
+        if result is CopyResult.COMPLETED:
+            return True
+        self._over()
+        return False
+
+    def _on_copy(self, reclaim: Reclaim) -> None:
+        reclaim()
+        self._goes_on(CopyResult.COMPLETED)
+        self._read()
+
+    def _on_copy_done(self, result: CopyResult) -> None:
+        # a read of so many elements that waits ends by _on_copy, or with the stream
+        if self._reading:
+            self._results.append(result)
+        else:
+            self._goes_on(result)
+
+
 class SharedFuture(Shared):
-    """SharedFutureImpl; the host is the reading end by `value`."""
+    """SharedFutureImpl; the host is the reading end by `value` or `then`."""
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
         if self.buffer is None:
             self.set_pending(part, into, None, on_copy_done)
         else:
             self.check_same(part)
-            into.write(self.buffer.read(1))
+            move(self.buffer, into)
             self.notify_pending(CopyResult.COMPLETED)
             on_copy_done(CopyResult.COMPLETED)
 
@@ -296,7 +368,7 @@ class SharedFuture(Shared):
             self.set_pending(part, source, None, on_copy_done)
         else:
             self.check_same(part)
-            self.buffer.write(source.read(1))
+            move(source, self.buffer)
             self.notify_pending(CopyResult.COMPLETED)
             on_copy_done(CopyResult.COMPLETED)
 
@@ -314,6 +386,16 @@ class SharedFuture(Shared):
         assert buffer.values is not None
         return buffer.values[0]
 
+    def then(self, callback: Callable[[Any], object]) -> None:
+        """The host reads: `callback` gets the value once it is there."""
+        buffer = HostBuffer(1)
+
+        def done(result: CopyResult) -> None:
+            if buffer.values is not None:
+                callback(buffer.values[0])
+
+        self.read(None, buffer, lambda reclaim: None, done)
+
 
 # What the host gives.
 
@@ -328,7 +410,11 @@ class HostStream:
         self._reading: Hosted | None = None
         self._on_copy_done: OnCopyDone | None = None
         self._over = False
-        loop.on_close(self, self.drop)
+        try:
+            loop.on_close(self, self.drop)
+        except Trap:
+            source.close(loop.inst)
+            raise
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
         self._on_copy_done = on_copy_done
@@ -383,8 +469,33 @@ class HostStream:
         return b""
 
 
+class Promise:
+    """A value that the host will give: `settle` it, once."""
+
+    __slots__ = ("_arrive", "_values")
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+        self._arrive: Callable[[Any], object] | None = None
+
+    def settle(self, value: Any) -> None:
+        """The value is there; a second one is not asked for."""
+        if self._values:
+            return
+        self._values.append(value)
+        if self._arrive is not None:
+            self._arrive(value)
+
+    def then(self, arrive: Callable[[Any], object]) -> None:
+        """Call `arrive` with the value when it is there."""
+        if self._values:
+            arrive(self._values[0])
+        else:
+            self._arrive = arrive
+
+
 class HostFuture:
-    """The readable side of a future: a coroutine's result, or a value that is there."""
+    """The readable side of a future: a coroutine's result, that of a Promise, or a value that is there."""
 
     def __init__(self, loop: Loop, t: ValType | None, source: Any) -> None:
         self.t = t
@@ -393,6 +504,8 @@ class HostFuture:
         self._running: Hosted | None = None
         if type(source) is CoroutineType:
             self._running = loop.spawn(source, self._arrive)
+        elif type(source) is Promise:
+            source.then(self._arrive)
         else:
             self._result.append(source)
 
@@ -422,6 +535,16 @@ class HostFuture:
     async def value(self) -> Any:
         await wait(Condition(lambda: bool(self._result)))
         return self._result[0]
+
+    def then(self, callback: Callable[[Any], object]) -> None:
+        """The host reads what it gave itself (a guest has passed it on)."""
+        buffer = HostBuffer(1)
+
+        def done(result: CopyResult) -> None:
+            if buffer.values is not None:
+                callback(buffer.values[0])
+
+        self.read(None, buffer, lambda reclaim: None, done)
 
 
 # Ends, in a guest's table.
@@ -486,7 +609,7 @@ READABLE: dict[type[ValType], type[CopyEnd]] = {StreamType: ReadableStreamEnd, F
 def end_of(state: Any, i: int, kind: type[CopyEnd], t: ValType | None) -> Any:
     """The end at index `i`; Trap unless it is of this kind and of elements `t`."""
     end = entry(state.handles, i, kind)
-    if end.shared.t is not t and end.shared.t != t:
+    if end.shared.t is not t and not same_type(end.shared.t, t):
         raise Trap(f"handle index {i} is of another element type")
     return end
 
@@ -543,10 +666,10 @@ def copy(
         return kind.code, i, result if is_future else result | buffer.progress << 4
 
     def on_copy(reclaim: Reclaim) -> None:
-        end.event = lambda: event(CopyResult.COMPLETED, reclaim)
+        end.set_pending_event(lambda: event(CopyResult.COMPLETED, reclaim))
 
     def on_copy_done(result: CopyResult) -> None:
-        end.event = lambda: event(result, None)
+        end.set_pending_event(lambda: event(result, None))
 
     end.state = CopyState.COPYING
     end.copy(part, buffer, on_copy, on_copy_done)

@@ -466,3 +466,21 @@ def describe_mismatch(name: str, guest: FuncType, host: FuncType) -> str | None:
         and list(map(str, guest.param_types())) == list(map(str, host.param_types()))
     )
     return None if same else f"{name}: the guest declares {brief(guest)}, the host offers {brief(host)}"
+
+
+# Comparisons of types that were made, with the types, so that their ids stay theirs.
+_compared: dict[tuple[int, int], tuple[object, object, bool]] = {}
+_MAX_COMPARED = 4096
+
+
+def same_type(a: object, b: object) -> bool:
+    """a == b for types that are compared at each request: a deep comparison is made once."""
+    if a is b:
+        return True
+    key = id(a), id(b)
+    found = _compared.get(key)
+    if found is None:
+        if len(_compared) >= _MAX_COMPARED:
+            _compared.clear()
+        found = _compared[key] = a, b, a == b
+    return found[2]

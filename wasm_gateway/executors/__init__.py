@@ -8,7 +8,7 @@ from typing import Any
 from ..component.core import preamble
 from ..component.names import canonical_name
 from ..component.rewrite import exports, rewrite
-from ..component.types import FuncType, describe_mismatch
+from ..component.types import FuncType, ResultType, describe_mismatch
 from ..engine import CompileCache, Engine, Program
 from ..errors import LinkError, UnsupportedError
 from ..host.application import Hosts
@@ -38,6 +38,7 @@ __all__ = [
 
 # What this host recognises, for the error that lists it (Spin: http, 7).
 KNOWN = (
+    "wasi:http/handler@0.3 (Spin 4, wasmtime serve), or its snapshot of 2026-03-15",
     "wasi:http/incoming-handler@0.2 (Spin 2 and 3, wasmCloud, wasmtime serve), or its two snapshots of 2023",
     "fermyon:spin/inbound-http (Spin 1)",
     "handle-http-request (a module of the older flat ABI)",
@@ -49,7 +50,12 @@ HTTP_HANDLERS = (
     "wasi:http/incoming-handler@0.2.0-rc-2023-11-10",
     "wasi:http/incoming-handler@0.2.0-rc-2023-10-18",
 )
+WASI_HTTP_P3 = "wasi-http-p3"
+HTTP_P3_HANDLERS = ("wasi:http/handler@0.3", "wasi:http/handler@0.3.0-rc-2026-03-15")
+# What exports the one of 0.3 exports that of 0.2 for its libc only.
 CLI_RUN = (
+    "wasi:cli/run@0.3",
+    "wasi:cli/run@0.3.0-rc-2026-03-15",
     "wasi:cli/run@0.2",
     "wasi:cli/run@0.2.0-rc-2023-12-05",
     "wasi:cli/run@0.2.0-rc-2023-11-10",
@@ -147,9 +153,10 @@ def component_dialects(exports: Iterable[str]) -> list[str]:
     return [
         dialect
         for dialect, interfaces in (
+            (WASI_HTTP_P3, HTTP_P3_HANDLERS),
             ("wasi-http", HTTP_HANDLERS),
             ("spin", spin.HTTP[:1]),
-            ("spin-redis", spin.REDIS[:1]),
+            ("spin-redis", (spin.REDIS[0], spin.REDIS_3[0])),
             (WagiExecutor.dialect, CLI_RUN),
         )
         if not names.isdisjoint(interfaces)
@@ -161,8 +168,20 @@ Find = Callable[[str, str], "LiftedFunction | None"]
 
 def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None) -> Executor:
     if wagi_argv is not None:
-        runs = (find(name, "run") for name in CLI_RUN)
-        return WagiExecutor(guest, wagi_argv, next((run for run in runs if run is not None), None))
+        for name in CLI_RUN:
+            run = find(name, "run")
+            if run is not None:
+                expected = FuncType((), ResultType(), "@0.3" in name)
+                return WagiExecutor(guest, wagi_argv, _checked(run, f"{name} run", expected))
+        return WagiExecutor(guest, wagi_argv)
+    for name in HTTP_P3_HANDLERS:
+        handler = find(name, "handle")
+        if handler is not None:
+            from .wasi_http_p3 import WasiHttpP3Executor
+
+            return WasiHttpP3Executor(
+                guest, _checked(handler, f"{name} handle", hosts.exported(name).funcs["handle"])
+            )
     for name in HTTP_HANDLERS:
         handler = find(name, "handle")
         if handler is not None:
@@ -181,16 +200,20 @@ def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None
 
 
 def _message_executor(guest: Guest, find: Find) -> MessageExecutor:
-    handler = find(*spin.REDIS)
-    if handler is not None:
-        return SpinRedisExecutor(guest, _checked(handler, " ".join(spin.REDIS), spin.declared(*spin.REDIS)))
+    for exported in (spin.REDIS_3, spin.REDIS):
+        handler = find(*exported)
+        if handler is not None:
+            return SpinRedisExecutor(guest, _checked(handler, " ".join(exported), spin.declared(*exported)))
     handler = find("", legacy_flat.REDIS_EXPORT)
     if handler is not None:
         return SpinRedisExecutor(guest, handler, "legacy-flat-redis")
-    raise LinkError("exports no handler of Redis messages: fermyon:spin/inbound-redis, handle-redis-message")
+    raise LinkError(
+        "exports no handler of Redis messages: spin:redis/inbound-redis@3, fermyon:spin/inbound-redis, "
+        "handle-redis-message"
+    )
 
 
-def _checked(handler: LiftedFunction, name: str, expected: FuncType) -> LiftedFunction:
+def _checked(handler: Any, name: str, expected: FuncType) -> Any:
     """`handler`, whose type has to be the one that this host calls."""
     mismatch = describe_mismatch(name, handler.type, expected)
     if mismatch is not None:

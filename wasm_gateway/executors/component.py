@@ -8,8 +8,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import CoroutineType
 from typing import Any
 
 from ..component.assemble import HostDefinition, assemble, simplify
@@ -22,6 +25,7 @@ from ..component.canon import (
     lower_import_async,
     raw_import,
     resource_import,
+    uses_memory,
 )
 from ..component.concurrency import Callee
 from ..component.core import preamble
@@ -46,6 +50,7 @@ from .concurrent import (
     guest_call,
     guest_subtask,
     host_subtask,
+    lift_options,
     waiting,
 )
 from .core_module import may_have, noting_stack, refusing, runs_guests, warn_of
@@ -263,10 +268,12 @@ class _Binder:
         if definition.name != "task.return":
             return raw_import(definition.name, params, results, builtin(definition), current)
 
-        def returns(inst: Any, *result: Any) -> None:
-            task_return(inst, definition, result)
-
         options = definition.options
+        given = lift_options(options, self._plan) if uses_memory(definition.type) else None
+
+        def returns(inst: Any, *result: Any) -> None:
+            task_return(inst, definition, given, result)
+
         type_ = FuncType(() if definition.type is None else (("result", definition.type),))
         return lower_import(
             definition.name, type_, returns, current, options.slot, options.encoding, definition.part
@@ -293,6 +300,7 @@ class _Binder:
 
 
 Narrowing = Callable[[str, Callable[..., Any]], Callable[..., Any]]
+Within = Callable[[], AbstractContextManager[None]]
 
 
 def _narrowing(provider: Provider) -> Narrowing:
@@ -305,18 +313,49 @@ def _narrowing(provider: Provider) -> Narrowing:
             found = ctx.state[provider] = ctx.wasi.narrowed(grants.environment, files=provider.files)
         return found
 
+    @contextmanager
+    def within(ctx: Any) -> Iterator[None]:
+        outer, wasi = ctx.component, ctx.wasi
+        ctx.component, ctx.wasi = grants, world(ctx)
+        try:
+            yield
+        finally:
+            ctx.component, ctx.wasi = outer, wasi
+
     def narrow(interface: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def narrowed(ctx: Any, *arguments: Any) -> Any:
-            outer, wasi = ctx.component, ctx.wasi
-            ctx.component, ctx.wasi = grants, world(ctx)
-            try:
-                return function(ctx, *arguments)
-            finally:
-                ctx.component, ctx.wasi = outer, wasi
+            with within(ctx):
+                result = function(ctx, *arguments)
+            return _each_step(result, partial(within, ctx)) if type(result) is CoroutineType else result
 
         return narrowed
 
     return narrow
+
+
+async def _each_step(coroutine: Coroutine[Any, None, Any], within: Within) -> Any:
+    """`coroutine`, each of whose steps is taken `within()`."""
+    return await _Steps(coroutine, within)
+
+
+class _Steps:
+    def __init__(self, coroutine: Coroutine[Any, None, Any], within: Within) -> None:
+        self._coroutine = coroutine
+        self._within = within
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        while True:
+            with self._within():
+                try:
+                    pollable = self._coroutine.send(None)
+                except StopIteration as done:
+                    return done.value
+            try:
+                yield pollable
+            except GeneratorExit:
+                with self._within():
+                    self._coroutine.close()
+                raise
 
 
 def _destructor(program: LinkedProgram, definition: object) -> Callable[[Any, Any], Any]:

@@ -13,8 +13,8 @@ from types import CoroutineType
 from typing import Any
 
 from ..component.canon import lift_export, lift_export_async
-from ..component.concurrency import Callee, Link, Loop, Subtask, Task
-from ..component.plan import Lifted, Plan
+from ..component.concurrency import Callee, LiftOptions, Link, Loop, Subtask, Task
+from ..component.plan import Lifted, Options, Plan
 from ..component.types import FuncType, U32Type
 from ..instance import Instance
 from ..linked import LinkedProgram
@@ -42,6 +42,11 @@ class ConcurrentFunction:
         return results[0][0]
 
 
+def lift_options(options: Options, plan: Plan) -> LiftOptions:
+    memory = plan.slots[options.slot].memory if options.slot < len(plan.slots) else None
+    return options.encoding, memory
+
+
 def callee_of(name: str, lifted: Lifted, plan: Plan, program: LinkedProgram) -> Callee:
     """How the lifted function is called as a task."""
     options, part = lifted.options, lifted.part
@@ -56,7 +61,8 @@ def callee_of(name: str, lifted: Lifted, plan: Plan, program: LinkedProgram) -> 
 
         assert options.callback is not None
         callback = program.core(options.callback)
-        return Callee(name, lifted.type, part, begin, lambda inst: inst.core(callback), around)
+        kept = lift_options(options, plan)
+        return Callee(name, lifted.type, part, begin, lambda inst: inst.core(callback), around, kept)
     post_return = None if options.post_return is None else program.core(options.post_return)
 
     def call(inst: Any, scope: Any, arguments: Sequence[Any]) -> Any:
@@ -145,7 +151,7 @@ class _Progress:
 
     def __call__(self) -> None:
         if self._index:
-            self._subtask.event = self._event
+            self._subtask.set_pending_event(self._event)
 
     def _event(self) -> tuple[int, int, int]:
         subtask = self._subtask

@@ -94,17 +94,25 @@ class Guest:
         One that is made while another one runs in this thread serves that one (service chaining), and
         ends no later; LimitExceeded when that goes too deep.
         """
-        seconds = self.options.timeout
-        depth = 0
-        outer = current.instance
-        if outer is not None:
-            seconds = min(seconds, outer.deadline.remaining())
-            depth = _deeper(outer)
+        seconds, depth = self._bounds()
         if wasi is None:
             wasi = self.wasi.state()
         instance = Instance(self.program, self.grants, Deadline(seconds), self.limits, self.services, wasi)
         instance.depth = depth
         return instance
+
+    def renew(self, instance: Instance) -> None:
+        """Begin another request with an instance that rests (Instance.rest)."""
+        seconds, depth = self._bounds()
+        instance.renew(Deadline(seconds))
+        instance.depth = depth
+
+    def _bounds(self) -> tuple[float, int]:
+        """The seconds of a request from now on, and how many guests wait for it in this thread."""
+        outer = current.instance
+        if outer is None:
+            return self.options.timeout, 0
+        return min(self.options.timeout, outer.deadline.remaining()), _deeper(outer)
 
 
 # How many guests may wait for each other in one thread. Spin has no such limit; each of ours takes a
@@ -147,6 +155,9 @@ class Executor(Protocol):
         The response is whole, or STREAMED when it went out through `begin`.
         """
         ...
+
+    def close(self) -> None:
+        """Give up what is kept between requests."""
 
 
 class MessageExecutor(Protocol):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from ..component.values import Err
 from ..errors import BodyTooLarge, DeadlineExceeded, GuestError, GuestExit, LimitExceeded
 from ..guest_logs import printable
-from ..host.base import HostContext
+from ..host.base import Deadline, HostContext
 from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
 from ..messages import STREAMED, Begin, Headers, Request, Response
@@ -39,6 +39,9 @@ class WasiHttpExecutor:
         self.handler = handler
         self.streams = guest.options.stream
 
+    def close(self) -> None:
+        pass  # nothing is kept between requests
+
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options
@@ -52,20 +55,21 @@ class WasiHttpExecutor:
             request.trailers,
         )
         with guest.instantiate() as instance:
-            instance.before_wait = answer.pass_on
-            instance.deadline.gone = request.gone
+            answer.watch(instance, request)
             try:
                 self.handler(instance, incoming, ResponseOutparam(answer.set))
             except GuestError as error:
                 if not answer.complete():
                     raise
                 if not isinstance(error, GuestExit) or error.code:
-                    _note(error, guest.grants.id)
+                    note(error, guest.grants.id)
         return answer.response()
 
 
-def request_body(request: Request, limit: int) -> InputStream:
-    """The body as it comes; BodyTooLarge when it is longer than `limit` bytes."""
+def request_body(
+    request: Request, limit: int, make: Callable[[Iterable[bytes], int], InputStream] | None = None
+) -> InputStream:
+    """The body as it comes, which `make(body, limit)` reads; BodyTooLarge past `limit` bytes."""
     body = request.body
     if isinstance(body, tuple) and len(body) < 2:
         if body and len(body[0]) > limit:
@@ -74,7 +78,7 @@ def request_body(request: Request, limit: int) -> InputStream:
     length = request.headers.get("content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         raise BodyTooLarge(limit)
-    return RequestInput(body, limit)
+    return (make or RequestInput)(body, limit)
 
 
 class RequestInput(IteratorInput):
@@ -100,7 +104,8 @@ class RequestInput(IteratorInput):
         return chunk
 
 
-def _note(error: GuestError, component_id: str) -> None:
+def note(error: GuestError, component_id: str) -> None:
+    """Log what went wrong in a guest that has given its response."""
     text = printable(f"{type(error).__name__}: {error}".encode(errors="backslashreplace"))
     log.error(
         "component %s: failed after its response: %s", component_id, text, extra={"component": component_id}
@@ -116,11 +121,25 @@ class Answer:
         self.size = 0
         self.chunks: list[bytes] = []
         self.head: OutgoingResponse | Err | None = None
-        self.done = False
+        self.done = self.over = self._ended = False
         self._begin = begin
-        self._send: Callable[[bytes], object] | None = None
+        self._send: Callable[[bytes | None], object] | None = None
         self._kept = 0
         self._since = 0.0
+        self._deadline: Deadline
+
+    def watch(self, instance: HostContext, request: Request) -> None:
+        """Send what there is when the instance waits, and end it when nobody waits for the answer."""
+        self._deadline = instance.deadline
+        self._deadline.gone = request.gone
+        instance.before_wait = self._before_wait
+
+    def _before_wait(self) -> None:
+        self.pass_on()
+        if self.done and not self._ended and self._send is not None:
+            self._ended = True
+            self._send(None)
+            self._deadline.gone = None  # whoever waited for it has it
 
     def set(self, response: OutgoingResponse | Err) -> None:
         if self.head is not None:
@@ -143,7 +162,7 @@ class Answer:
                 self.pass_on()
 
     def finish(self, well: bool) -> None:
-        self.done = well
+        self.done, self.over = well, True
 
     def complete(self) -> bool:
         """Whether the response is all there: a body that the client never gets need not be."""
@@ -153,7 +172,10 @@ class Answer:
         return self.done or self.method == "HEAD" or head.status in (204, 304)
 
     def pass_on(self) -> None:
-        """Send what there is, if that is possible: the guest is about to wait, or has written a lot."""
+        """Send what there is, if that is possible: the guest is about to wait, or has written a lot.
+
+        A guest that goes on after its response works for nobody, to its deadline.
+        """
         begin, head = self._begin, self.head
         if begin is None or not isinstance(head, OutgoingResponse):
             return

@@ -13,11 +13,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..component.memory import Memory
 from ..errors import DeadlineExceeded, RequestError
 from ..messages import Request, Response
+
+if TYPE_CHECKING:
+    from ..component.concurrency import Loop
 
 Stream = Literal["stdout", "stderr"]
 
@@ -82,6 +85,8 @@ class HostContext:
 
     The engine's Instance extends this class; tests use it as it is.
     """
+
+    loop: Loop  # the tasks of a guest that has some, and the coroutines of host functions
 
     __slots__ = ("_closers", "before_wait", "component", "deadline", "memories", "state", "wasi")
 

@@ -28,15 +28,8 @@ from .wasi_io import (
     StreamFailed,
 )
 
-TEXT = """
-package wasi:http@0.2.0;
-interface types {
-  use wasi:clocks/monotonic-clock@0.2.0.{duration};
-  use wasi:io/streams@0.2.0.{input-stream, output-stream};
-  use wasi:io/error@0.2.0.{error as io-error};
-  use wasi:io/poll@0.2.0.{pollable};
-  variant method { get, head, post, put, delete, connect, options, trace, patch, other(string) }
-  variant scheme { HTTP, HTTPS, other(string) }
+# What can become of an exchange, in 0.2 and 0.3.
+TEXT_OF_ERRORS = """\
   record DNS-error-payload { rcode: option<string>, info-code: option<u16> }
   record TLS-alert-received-payload { alert-id: option<u8>, alert-message: option<string> }
   record field-size-payload { field-name: option<string>, field-size: option<u32> }
@@ -55,7 +48,17 @@ interface types {
     HTTP-response-transfer-coding(option<string>), HTTP-response-content-coding(option<string>),
     HTTP-response-timeout, HTTP-upgrade-failed, HTTP-protocol-error, loop-detected, configuration-error,
     internal-error(option<string>),
-  }
+  }"""
+TEXT = """
+package wasi:http@0.2.0;
+interface types {
+  use wasi:clocks/monotonic-clock@0.2.0.{duration};
+  use wasi:io/streams@0.2.0.{input-stream, output-stream};
+  use wasi:io/error@0.2.0.{error as io-error};
+  use wasi:io/poll@0.2.0.{pollable};
+  variant method { get, head, post, put, delete, connect, options, trace, patch, other(string) }
+  variant scheme { HTTP, HTTPS, other(string) }
+%ERRORS
   http-error-code: func(err: borrow<io-error>) -> option<error-code>;
   variant header-error { invalid-syntax, forbidden, immutable }
   type field-key = string;
@@ -147,7 +150,7 @@ interface outgoing-handler {
   handle: func(request: outgoing-request, options: option<request-options>)
     -> result<future-incoming-response, error-code>;
 }
-"""
+""".replace("%ERRORS", TEXT_OF_ERRORS)
 TYPES, OUTGOING, INCOMING = (
     f"wasi:http/{name}@0.2" for name in ("types", "outgoing-handler", "incoming-handler")
 )
@@ -155,6 +158,12 @@ INTERFACES = {TYPES: TEXT, INCOMING: TEXT}
 
 METHODS = ("get", "head", "post", "put", "delete", "connect", "options", "trace", "patch")
 _METHOD_OF = {name.upper(): (name, None) for name in METHODS}
+
+
+def method_of(name: str) -> tuple[str, str | None]:
+    """The variant `method` for HTTP's name."""
+    return _METHOD_OF.get(name) or ("other", name)
+
 
 # Names that belong to the connection (Spin: http, 8.2).
 FORBIDDEN = HOP_BY_HOP - {"content-length", "te", "trailer"} | {"host", "http2-settings"}
@@ -328,7 +337,7 @@ class IncomingRequest(IncomingMessage):
         trailers: Trailers | None = None,
     ) -> None:
         super().__init__(headers, content, trailers)
-        self.method = _METHOD_OF.get(method) or ("other", method)
+        self.method = method_of(method)
         self.target = target
         self.authority = authority
 
@@ -481,7 +490,7 @@ class OutgoingBody:
     def _end(self, well: bool) -> None:
         finish = self._finish
         # Both lead back here, by way of their owner; nothing is to wait for the garbage collector.
-        self._take = self._finish = None
+        self._take = self._finish = self.flow = None
         if finish is not None:
             finish(well)
 

@@ -1,0 +1,144 @@
+"""Instances of wasi:http 0.3 that answer several requests, one after the other."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+
+from tests.executors.test_wasi_http_p3 import DATA, HELLO, WAITS, request, whole
+from tests.wasi_p3_wat import P3Toolkit
+from wasm_gateway import Gateway
+from wasm_gateway.cli import up
+from wasm_gateway.errors import ManifestError
+from wasm_gateway.executors.wasi_http_p3 import WasiHttpP3Executor
+from wasm_gateway.manifest import ComponentOptions
+
+# Answers with the letters from A on, one for each request that this instance has had.
+COUNT = """
+  (i32.store8 (i32.const 0) (i32.add (i32.load8_u (i32.const 100)) (i32.const 65)))
+  (i32.store8 (i32.const 100) (i32.add (i32.load8_u (i32.const 100)) (i32.const 1)))
+  (call $drop.request (local.get $request))
+  (call $return (call $new))
+  (call $write (i32.const 0) (i32.const 1))
+  (call $finish)
+  {}
+  (i32.const 0)"""
+
+Serve = Callable[..., Gateway]
+
+
+@pytest.fixture
+def serve(application: Any) -> Serve:
+    toolkit = P3Toolkit()
+
+    def serve(code: str, uses: Any = None, **options: Any) -> Gateway:
+        wasm = toolkit.handler(code, uses, data=DATA)
+        made: Gateway = application(a=application.part(wasm, **{"tool.wasm-gateway": options}))
+        return made
+
+    return serve
+
+
+def answers(gateway: Gateway, count: int) -> list[bytes]:
+    return [whole(gateway.handle(request()))[1] for _ in range(count)]
+
+
+def idle(gateway: Gateway) -> list[Any]:
+    assert gateway._entries is not None
+    executor = gateway._entries["a"].http
+    assert isinstance(executor, WasiHttpP3Executor)
+    assert executor._reuse is not None
+    return executor._reuse._idle
+
+
+def test_off_by_default(serve: Serve) -> None:
+    assert answers(serve(COUNT.format("")), 3) == [b"A"] * 3
+
+
+def test_an_instance_answers_so_many_requests(serve: Serve) -> None:
+    assert answers(serve(COUNT.format(""), max_instance_reuse_count=3), 7) == [*map(bytes, zip(b"ABCABCA"))]
+
+
+def test_the_number_may_be_chosen_by_chance(serve: Serve) -> None:
+    got = b"".join(answers(serve(COUNT.format(""), max_instance_reuse_count="2..4"), 60))
+    lengths = {len(run) for run in got[1:].split(b"A")[:-1]}
+    assert lengths == {1, 2}  # B, or B and C, behind each A
+
+
+def test_one_that_failed_is_not_used_again(serve: Serve, caplog: Any) -> None:
+    fails = COUNT.format("(if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 66)) (then unreachable))")
+    assert answers(serve(fails, max_instance_reuse_count=9), 4) == [b"A", b"B", b"A", b"B"]
+    assert len(caplog.records) == 2
+
+
+def test_at_most_one_request_at_a_time(serve: Serve) -> None:
+    """Two at once have an instance each, and both are kept."""
+    gateway = serve(COUNT.format("(call $wait-for (i64.const 200000000))"), WAITS, max_instance_reuse_count=9)
+    got: list[bytes] = []
+    threads = [threading.Thread(target=lambda: got.extend(answers(gateway, 1))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [b"A", b"A"]
+    assert len(idle(gateway)) == 2
+    assert answers(gateway, 1) == [b"B"]
+
+
+def test_no_task_may_be_left(serve: Serve) -> None:
+    """Whose request has not been read to its end is not kept in the way of the next one."""
+    assert answers(serve(HELLO, max_instance_reuse_count=9), 3) == [b"hello"] * 3
+
+
+def test_idle_instances_are_closed(serve: Serve) -> None:
+    gateway = serve(COUNT.format(""), max_instance_reuse_count=9, idle_instance_timeout="50ms")
+    assert answers(gateway, 2) == [b"A", b"B"]
+    [kept] = idle(gateway)
+    end = time.monotonic() + 20
+    while not kept.instance.closed:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert idle(gateway) == []
+    assert answers(gateway, 1) == [b"A"]
+
+
+def test_they_are_closed_with_the_gateway(serve: Serve) -> None:
+    gateway = serve(COUNT.format(""), max_instance_reuse_count=9)
+    assert answers(gateway, 1) == [b"A"]
+    [kept] = idle(gateway)
+    gateway.close()
+    assert kept.instance.closed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_begins_with_none(serve: Serve) -> None:
+    gateway = serve(COUNT.format(""), max_instance_reuse_count=9, idle_instance_timeout="60s")
+    assert answers(gateway, 2) == [b"A", b"B"]
+    child = os.fork()
+    if not child:
+        os._exit(0 if answers(gateway, 2) == [b"A", b"B"] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert answers(gateway, 1) == [b"C"]
+
+
+def test_it_can_be_asked_for_on_the_command_line() -> None:
+    options = {name: parameter for parameter in up.params for name in parameter.opts}
+    parameter = options["--max-instance-reuse-count"]
+    context = click.Context(up)
+    assert parameter.process_value(context, "5") == (5, 6)
+    assert parameter.process_value(context, "2..4") == (2, 4)
+    assert ComponentOptions().updated({"max_instance_reuse_count": (2, 4)}).max_instance_reuse_count == (2, 4)
+    with pytest.raises(click.BadParameter, match="number"):
+        parameter.process_value(context, "4..2")
+
+
+@pytest.mark.parametrize("value", [0, -1, "0..3", "3..3", "x", "4..", True, 1.5])
+def test_what_is_no_number_of_requests(value: object) -> None:
+    with pytest.raises(ManifestError, match="number"):
+        ComponentOptions().updated({"max_instance_reuse_count": value})

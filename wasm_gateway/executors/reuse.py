@@ -1,0 +1,116 @@
+# Instances that answer more than one request (Spin: http, 8.3), for guests whose dialect allows it.
+#
+# Rule 1: off unless a component asks for it: what one request leaves in an instance, the next one finds.
+# Rule 2: an instance answers one request at a time, and is kept only where nothing of the
+# last one goes on. One that failed is closed.
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .. import forks
+from ..instance import Instance
+from .guest import Guest
+
+
+class _Kept:
+    """An instance, the requests that it may still answer, and when it has waited long enough."""
+
+    __slots__ = ("instance", "left", "until")
+
+    def __init__(self, instance: Instance, left: int) -> None:
+        self.instance = instance
+        self.left = left
+        self.until = 0.0
+
+
+class Reuse:
+    """The idle instances of a guest, the one that was last used on top. Safe for any number of threads."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._low, self._high = guest.options.max_instance_reuse_count
+        self._idle_seconds = guest.options.idle_instance_timeout
+        self._idle: list[_Kept] = []
+        self._start_over()
+        forks.watch(self)
+
+    def _start_over(self) -> None:
+        self._lock = threading.Lock()  # guards the list and the timer
+        self._timer: threading.Timer | None = None
+        self._closed = False
+
+    def after_fork(self) -> None:
+        """Instances of the parent, whose memory is the parent's, are left alone."""
+        if self._idle:
+            forks.abandon(self._idle)
+            self._idle = []
+        self._start_over()
+
+    @contextmanager
+    def instance(self) -> Iterator[Instance]:
+        """An instance for one request, as Guest.instantiate gives it; it is kept if that ends well."""
+        with self._lock:
+            kept = self._idle.pop() if self._idle else None
+        if kept is None:
+            instance = self._guest.instantiate().__enter__()
+            # from Low up to, and not including, High (Spin: command line, serve options)
+            kept = _Kept(instance, random.randrange(self._low, max(self._high, self._low + 1)))
+        else:
+            instance = kept.instance
+            try:
+                self._guest.renew(instance)
+            except BaseException:
+                instance.close()
+                raise
+        try:
+            yield instance
+        except BaseException:
+            instance.close()
+            raise
+        kept.left -= 1
+        if instance.closed or kept.left < 1 or not instance.loop.idle or not self._keep(kept):
+            instance.close()
+
+    def _keep(self, kept: _Kept) -> bool:
+        kept.instance.rest()
+        kept.until = time.monotonic() + self._idle_seconds
+        with self._lock:
+            if self._closed:
+                return False
+            self._idle.append(kept)
+            if self._timer is None:
+                self._wait()
+        return True
+
+    def _wait(self) -> None:
+        self._timer = threading.Timer(self._idle_seconds, self._expire)
+        self._timer.daemon = True
+        self._timer.name = "wasm-idle"
+        self._timer.start()
+
+    def _expire(self) -> None:
+        """Close what has waited for too long."""
+        now = time.monotonic()
+        with self._lock:
+            expired = [kept for kept in self._idle if kept.until <= now]
+            self._idle = [kept for kept in self._idle if kept.until > now]
+            self._timer = None
+            if self._idle:
+                self._wait()
+        for kept in expired:
+            kept.instance.close()
+
+    def close(self) -> None:
+        """Close all that are idle, and keep no more."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+            if self._timer is not None:
+                self._timer.cancel()
+        for kept in idle:
+            kept.instance.close()

@@ -1,0 +1,108 @@
+# wasi:http/client 0.3: requests of guests to other servers, through the machinery of 0.2
+# (wasi_outgoing.py), which says where they go and what bounds them.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..component.concurrency import Turn, wait
+from ..component.streams import HostStream
+from ..component.values import Err, Ok
+from .base import HostContext
+from .wasi_http import IncomingResponse, OutgoingBody, OutgoingRequest
+from .wasi_io import InputStream, StreamClosed, StreamFailed
+from .wasi_outgoing import OutgoingHandler
+from .wasi_p3_http import CLIENT, TEXT, Contents, Received, Request, Response
+
+INTERFACES = {CLIENT: TEXT}
+
+# Bytes that are taken from a guest at once.
+CHUNK_BYTES = 64 << 10
+TERMINATED = ("connection-terminated", None)
+
+
+class Client:
+    """wasi:http/client; `handler` is that of 0.2."""
+
+    def __init__(self, handler: OutgoingHandler) -> None:
+        self._handler = handler
+
+    def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
+        return {"send": self.send}
+
+    def close(self) -> None:
+        pass
+
+    async def send(self, ctx: HostContext, request: Request) -> Any:
+        """The Response, or Err(error-code)."""
+        out = OutgoingRequest(request.fields)
+        out.method, out.target = request.method, request.target
+        out.scheme, out.authority = request.scheme, request.authority
+        out.taken = True
+        future = self._handler.handle(ctx, out, request.options)
+        if isinstance(future, Err):
+            request.body.drop()
+            return future
+        upload = ctx.loop.spawn(_upload(ctx, request, out.body))
+        try:
+            # a short body comes before the answer is asked for, and goes with its length
+            await wait(Turn())
+            await wait(future)
+        except GeneratorExit:
+            upload.close()
+            future.drop()
+            raise
+        result = future.get(ctx).value
+        if isinstance(result, Err):
+            upload.close()
+            request.body.consumed(result)
+            return result
+        return _response(ctx, result.value)
+
+
+def _response(ctx: HostContext, incoming: IncomingResponse) -> Response:
+    body = incoming.consume(ctx)
+    return Response(incoming.fields, Received(body.content, body.trailers), incoming.status)
+
+
+async def _upload(ctx: HostContext, request: Request, body: OutgoingBody) -> None:
+    """Pass on what the guest writes, as fast as it is taken."""
+    source, trailers = request.body.given(ctx)
+    if isinstance(source, InputStream):
+        trailers.then(_nothing)  # there is no body that they could follow
+        request.body.consumed(_finished(body, Ok(None)))
+        return
+    try:
+        await _write(source, body)
+    except (StreamClosed, StreamFailed) as failure:
+        source.drop()
+        trailers.then(_nothing)
+        body.end(False)
+        code = failure.error.http_code if isinstance(failure, StreamFailed) else TERMINATED
+        request.body.consumed(Err(code))
+    else:
+        trailers.then(lambda result: request.body.consumed(_finished(body, result)))
+
+
+def _nothing(result: Any) -> None:
+    pass
+
+
+async def _write(source: Contents, body: OutgoingBody) -> None:
+    while data := await source.take(CHUNK_BYTES):
+        flow = body.flow
+        if flow is not None:
+            await wait(flow.writable())
+        body.accept(bytes(data))
+    if isinstance(source, HostStream):
+        source.drop()
+
+
+def _finished(body: OutgoingBody, result: Any) -> Any:
+    """End the body; what the guest is told of it."""
+    if isinstance(result, Err):
+        body.end(False)
+        return result
+    refused = body.finish(result.value)
+    return Ok() if refused is None else refused

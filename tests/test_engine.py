@@ -5,6 +5,8 @@ What ends or hangs a process runs in one of its own: `python(...)` runs a script
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from wasm_gateway.engine import (
     HostFunction,
     Program,
     foreign,
+    give_back_memory,
     has_address_space,
     round_trip,
     ticks,
@@ -166,6 +169,36 @@ def test_what_was_compiled_is_loaded_again(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     assert cache.folder.stat().st_mode & 0o777 == 0o700
     assert cache.load(engine, bytes(wasmtime.wat2wasm(WAT))) is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_was_just_compiled_is_mapped_from_its_file(tmp_path: Path) -> None:
+    engine, cache = Engine.shared(), CompileCache(tmp_path / "compiled")
+    module = compiled(engine, WAT, cache)
+    assert str(cache.folder) in Path("/proc/self/maps").read_text()
+    del module
+    assert str(cache.folder) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="for glibc alone"
+)
+def test_memory_that_was_freed_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    size = 64 << 10  # what is longer may get a mapping of its own, which goes back by itself
+    blocks = [libc.malloc(size) for _ in range(1000)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks[:-1]:
+        libc.free(block)  # the last one stays, above all others
+    before = resident()
+    give_back_memory()
+    assert before - resident() > 40 << 20
+    libc.free(blocks[-1])
 
 
 def test_engines_that_compile_otherwise_have_entries_of_their_own(tmp_path: Path) -> None:

@@ -307,8 +307,8 @@ class Instance(HostContext):
         finally:
             for memory in self.memories:
                 memory.close()
-            # Both lead back here; nothing is to wait for the garbage collector.
-            self.memories, self.realloc_each = _NO_MEMORY, None
+            # All lead back here; nothing is to wait for the garbage collector.
+            self.memories, self.realloc_each, self.parts = _NO_MEMORY, None, []
             self.program.engine.ticker.running.pop(id(self), None)
             capi.store_delete(store)
         if raised:

@@ -48,6 +48,12 @@ class _Bounded(socket.socket):
     """A socket whose every wait ends at `deadline`, with DeadlineExceeded."""
 
     deadline: Deadline | None = None
+    # Where one thread sends while another one receives, which TLS cannot do at the same moment.
+    _turn: threading.Lock | None = None
+
+    def share(self, shared: bool) -> None:
+        """Whether one thread may send while another one receives."""
+        self._turn = threading.Lock() if shared else None
 
     def settimeout(self, value: float | None) -> None:
         if self.deadline is None:
@@ -56,6 +62,8 @@ class _Bounded(socket.socket):
 
     def _bounded(self, method: str, *arguments: Any) -> Any:
         deadline = self.deadline
+        if self._turn is not None:
+            return self._in_turn(self._turn, method, *arguments)
         if deadline is None:
             return getattr(super(), method)(*arguments)
         super().settimeout(deadline.remaining())
@@ -64,6 +72,22 @@ class _Bounded(socket.socket):
         except TimeoutError:
             deadline.remaining()
             raise
+
+    def _in_turn(self, turn: threading.Lock, method: str, *arguments: Any) -> Any:
+        """The same, but that it waits without keeping others from their turn."""
+        while True:
+            left = None if self.deadline is None else self.deadline.remaining()
+            with turn:
+                super().settimeout(0)
+                try:
+                    return getattr(super(), method)(*arguments)
+                except ssl.SSLWantReadError:
+                    writable = False
+                except ssl.SSLWantWriteError:
+                    writable = True
+                except BlockingIOError:
+                    writable = method == "send"
+            _wait(self.fileno(), writable, left)
 
     def cut(self, deadline: Deadline) -> None:
         """Break off whatever goes on for `deadline`, from any thread; nothing once it is somebody else's."""
@@ -85,8 +109,13 @@ class _Bounded(socket.socket):
     def send(self, *arguments: Any) -> Any:
         return self._bounded("send", *arguments)
 
-    def sendall(self, *arguments: Any) -> Any:
-        return self._bounded("sendall", *arguments)
+    def sendall(self, data: Any, *arguments: Any) -> Any:
+        if self._turn is None:
+            return self._bounded("sendall", data, *arguments)
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[self._in_turn(self._turn, "send", left, *arguments) :]
+        return None
 
 
 class BoundedSocket(_Bounded):
@@ -117,6 +146,16 @@ class BoundedContext(ssl.SSLContext):
             wrapped.close()
             raise
         return wrapped
+
+
+def _wait(fd: int, writable: bool, timeout: float | None) -> None:
+    """Until `fd` can be written, or else read, or has failed, or the time is over."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT if writable else select.POLLIN)
+        poll.poll(None if timeout is None else timeout * 1000)
+    else:
+        select.select([] if writable else [fd], [fd] if writable else [], [fd], timeout)
 
 
 def is_idle(sock: socket.socket) -> bool:

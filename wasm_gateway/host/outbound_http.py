@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urljoin
 
 import urllib3
@@ -99,6 +99,7 @@ _URL = re.compile(r"[!-~]*")  # printable ASCII; the rest has to be percent-enco
 URL_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
 
 Pairs = list[tuple[str, str]]
+E = TypeVar("E", bound=BaseException)
 
 
 class HttpFailure(Exception):
@@ -158,7 +159,7 @@ class Upload:
         self.sock = sock
         self.failure: BaseException | None = None  # what ended it, but for a server that takes no more
         self.complete = False
-        self._send = send
+        self._send: Callable[[], object] | None = send
         self._body = body
         self._head = threading.Event()
         self._hold = sock.makefile("wb", 0)  # who closes the connection leaves us the descriptor
@@ -176,15 +177,17 @@ class Upload:
         self._head.set()
 
     def _run(self) -> None:
+        send, self._send = self._send, None  # which leads back here, by the connection
+        assert send is not None
         try:
-            self._send()
+            send()
             self.complete = True
         except (BrokenPipeError, ConnectionResetError) as error:
             if not self._head.is_set():
-                self.failure = error
+                self.failure = _without_frames(error)
             # else a server may answer without having read everything
         except BaseException as error:
-            self.failure = error
+            self.failure = _without_frames(error)
             self._break_off()
         finally:
             self._body.close()
@@ -283,10 +286,10 @@ class Client:
         except (HTTPError, OSError, ValueError, zlib.error) as error:
             upload = self._current.upload
             if upload is not None and upload.failure is not None:
-                raise upload.failure from error
-            raise HttpFailure("runtime-error", str(error)) from error
+                raise upload.failure from _without_frames(error)
+            raise HttpFailure("runtime-error", str(error)) from _without_frames(error)
         finally:
-            upload = self._current.upload
+            upload, self._current.upload = self._current.upload, None
             if upload is not None:
                 upload.over() if well else upload.cancel()
             if not self._pooling:
@@ -479,6 +482,15 @@ def _read_trailers(file: BinaryIO) -> Headers:
 def _path_and_query(address: Address) -> str:
     path = address.path or "/"
     return path if address.query is None else f"{path}?{address.query}"
+
+
+def _without_frames(error: E) -> E:
+    """`error` and what led to it: urllib3's frames refer to these, and to the body of the request."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
 
 
 def _hung_up(error: ProtocolError) -> bool:

@@ -152,22 +152,26 @@ class Answer:
 class Upload:
     """A request that is being sent in a thread of its own, while its response may come already.
 
-    `send` sends all of it over `sock`, and calls `head_is_sent` when the body is next, which is `body`.
+    It goes out over `sock`; `body` is what can be closed.
     """
 
-    def __init__(self, sock: Any, send: Callable[[], object], body: Any) -> None:
+    def __init__(self, sock: Any, body: Any) -> None:
         self.sock = sock
         self.failure: BaseException | None = None  # what ended it, but for a server that takes no more
         self.complete = False
-        self._send: Callable[[], object] | None = send
+        self.ending = False  # the body has ended
         self._body = body
         self._head = threading.Event()
         self._hold = sock.makefile("wb", 0)  # who closes the connection leaves us the descriptor
         sock.share(True)
-        self._thread = threading.Thread(target=self._run, name="wasm-http-upload", daemon=True)
+        self._thread: threading.Thread
 
-    def start(self) -> None:
-        """Returns when the head is sent, after which a response can come; raises what went wrong so far."""
+    def start(self, send: Callable[[], object]) -> None:
+        """Let `send` send head and `chunks()`, and call `head_is_sent` in between.
+
+        Returns when that is called, after which a response can come; raises what went wrong so far.
+        """
+        self._thread = threading.Thread(target=self._run, args=(send,), name="wasm-http-upload", daemon=True)
         self._thread.start()
         self._head.wait()
         if self.failure is not None:
@@ -176,9 +180,12 @@ class Upload:
     def head_is_sent(self) -> None:
         self._head.set()
 
-    def _run(self) -> None:
-        send, self._send = self._send, None  # which leads back here, by the connection
-        assert send is not None
+    def chunks(self) -> Iterator[bytes]:
+        """The body, for the connection."""
+        yield from self._body
+        self.ending = True
+
+    def _run(self, send: Callable[[], object]) -> None:
         try:
             send()
             self.complete = True
@@ -413,9 +420,9 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
                 return
             if self.sock is None:
                 self.connect()
-            send = partial(super().request, *arguments, **options)
-            self.upload = current.upload = Upload(self.sock, send, body)
-            self.upload.start()
+            upload = self.upload = current.upload = Upload(self.sock, body)
+            options["body"] = upload.chunks()
+            upload.start(partial(super().request, *arguments, **options))
 
         def cut(self, deadline: Deadline) -> None:
             """Break off what goes on for `deadline`; from any thread."""
@@ -426,8 +433,9 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
     def kept(connection: Any) -> Any:
         """The connection, for another request, or None where it still sends this one, or never will."""
         if connection is not None and connection.upload is not None:
-            # when the response is whole, nearly always it has nothing left to do but to end
-            if not connection.upload.over(0.01) or not connection.upload.complete:
+            upload = connection.upload
+            # where the body has ended, there is nothing left to do but to end
+            if not upload.over(1.0 if upload.ending else 0.0) or not upload.complete:
                 connection.close()
                 return None
             if connection.sock is not None:

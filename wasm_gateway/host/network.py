@@ -16,6 +16,8 @@ import queue
 import select
 import socket
 import ssl
+import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +28,9 @@ from .base import Deadline
 from .pools import Places
 
 SockAddr = tuple[Any, ...]
+
+# SO_LINGER: whoever closes the socket resets the connection.
+_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 # Lookups cannot be interrupted, so each has a thread of its own that is left behind when the deadline
 # comes first. As many may be under way at once in a process; the system's resolver gives up after
@@ -116,10 +121,15 @@ class _Bounded(socket.socket):
     def cut(self, deadline: Deadline) -> None:
         """Break off whatever goes on for `deadline`, from any thread; nothing once it is somebody else's."""
         if self.deadline is deadline:
-            try:
-                socket.socket.shutdown(self, socket.SHUT_RDWR)  # TLS or not
-            except OSError:
-                pass  # it is closed
+            self.break_off()
+
+    def break_off(self) -> None:
+        """Whoever waits for the connection fails; so does the peer, also where it waits for us to take more."""
+        try:
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            socket.socket.shutdown(self, socket.SHUT_RDWR)  # TLS or not
+        except OSError:
+            pass  # it is closed
 
     def connect(self, address: Any) -> Any:
         return self._bounded("connect", address)

@@ -116,8 +116,8 @@ class Outgoing:
 
     `plain`: nothing is asked for, or unpacked, that the guest has not asked for itself. `length` is how
     long a body in pieces is, None where that is not known. `trailers` go out behind a body in pieces
-    without a length, or to a component of the application. A body that can be closed is sent by a thread of
-    its own, so that the response may come before it has ended; it is closed when nobody takes more of it.
+    without a length, or to a component of the application. A body that can be given up (`give_up`) is sent by
+    a thread of its own, so that the response may come before it ends; it is, when nobody takes more of it.
     """
 
     method: str
@@ -152,7 +152,7 @@ class Answer:
 class Upload:
     """A request that is being sent in a thread of its own, while its response may come already.
 
-    It goes out over `sock`; `body` is what can be closed.
+    It goes out over `sock`; `body` can be given up.
     """
 
     def __init__(self, sock: Any, body: Any) -> None:
@@ -195,17 +195,11 @@ class Upload:
             # else a server may answer without having read everything
         except BaseException as error:
             self.failure = _without_frames(error)
-            self._break_off()
+            self.sock.break_off()
         finally:
-            self._body.close()
+            self._body.give_up()
             self._hold.close()
             self._head.set()
-
-    def _break_off(self) -> None:
-        try:
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-        except OSError:
-            pass  # it is closed
 
     def over(self, seconds: float | None = None) -> bool:
         """Wait until it is over, so many seconds at most; whether it is."""
@@ -214,8 +208,8 @@ class Upload:
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
-        self._body.close()
-        self._break_off()
+        self._body.give_up()
+        self.sock.break_off()
         self.over()
 
 
@@ -415,7 +409,7 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
                     current.connected(self)
             self.behind, self.upload = current.behind, None
             body = options.get("body")
-            if not hasattr(body, "close"):
+            if not hasattr(body, "give_up"):
                 super().request(*arguments, **options)
                 return
             if self.sock is None:

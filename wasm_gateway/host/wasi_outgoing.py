@@ -129,6 +129,10 @@ class Pipe:
             self._chunks.clear()
             self._size = 0
             self._turn.notify_all()
+
+    def give_up(self) -> None:
+        """Nobody reads any more, which the guest is told."""
+        self.close()
         self._changed()
 
     def ready(self) -> bool:
@@ -404,8 +408,9 @@ class Times(Deadline):
     def cut(self) -> None:
         """There is no time left, also for what waits already; from another thread."""
         self._cut = True
-        if self._connection is not None:
-            self._connection.cut(self)
+        connection = self._connection
+        if connection is not None:
+            connection.cut(self)
 
     def done(self) -> None:
         """The connection is somebody else's now."""

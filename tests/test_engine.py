@@ -18,11 +18,13 @@ import wasmtime
 
 from wasm_gateway import capi
 from wasm_gateway.engine import (
+    TICK_SECONDS,
     CompileCache,
     Engine,
     EngineOptions,
     HostFunction,
     Program,
+    Ticker,
     foreign,
     give_back_memory,
     has_address_space,
@@ -322,6 +324,25 @@ print(run(p, "spin", 0.05))
 """
     )
     assert out == ["idle {}", "DeadlineExceeded"]
+
+
+def test_a_late_tick_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that others kept the GIL is counted, and not on the account of who begins meanwhile."""
+    counted: list[int] = []
+    monkeypatch.setattr("wasm_gateway.capi.engine_increment_epoch", counted.append)
+    now = [100.0]
+    monkeypatch.setattr("wasm_gateway.engine.time.monotonic", lambda: now[0])
+    ticker = Ticker(7)
+    assert ticker.behind() == 0.0, "nothing is counted while it is idle"
+    ticker.idle, ticker._last = False, 100.0
+    for elapsed, ticks_of in ((TICK_SECONDS, 1), (TICK_SECONDS / 2, 1), (0.5, 50)):
+        now[0] += elapsed
+        assert ticker.behind() == pytest.approx(elapsed)
+        counted.clear()
+        ticker._tick(now[0])
+        assert len(counted) in (ticks_of - 1, ticks_of)
+        assert set(counted) == {7}
+        assert ticker.behind() == 0.0
 
 
 def test_an_engine_that_is_gone_takes_its_ticker_along() -> None:

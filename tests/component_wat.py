@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.guest_wat import vector
-from wasm_gateway.component.layout import flatten_functype
+from wasm_gateway.component.layout import MAX_FLAT_ASYNC_PARAMS, flatten_functype, flatten_types
 from wasm_gateway.component.names import canonical_name
 from wasm_gateway.component.types import (
     BorrowType,
@@ -38,6 +38,8 @@ from wasm_gateway.host.application import Hosts
 from wasm_gateway.runtime_config import RuntimeConfig
 
 CORE = {"i": "i32", "l": "i64", "f": "f32", "d": "f64"}
+# In front of the name of a function that a guest calls asynchronously.
+ASYNC = "async "
 HTTP = "wasi:http/types@0.2.0"
 STREAMS = "wasi:io/streams@0.2.0"
 
@@ -222,6 +224,39 @@ def proxy(size: int) -> str:
   (call $trailers (local.get $received) (local.get $body))"""
 
 
+# What a task needs: its result, and to wait for what it has begun.
+TASK_BUILTINS = """
+    (core func $task.return (canon task.return (result string) (memory $memory)))
+    (core func $waitable-set.new (canon waitable-set.new))
+    (core func $waitable-set.wait (canon waitable-set.wait (memory $memory)))
+    (core func $waitable-set.drop (canon waitable-set.drop))
+    (core func $waitable.join (canon waitable.join))
+    (core func $subtask.cancel (canon subtask.cancel))
+    (core func $subtask.drop (canon subtask.drop))
+"""
+TASK_SIGNATURES = {
+    "task.return": "(param i32 i32)",
+    "waitable-set.new": "(result i32)",
+    "waitable-set.wait": "(param i32 i32) (result i32)",
+    "waitable-set.drop": "(param i32)",
+    "waitable.join": "(param i32 i32)",
+    "subtask.cancel": "(param i32) (result i32)",
+    "subtask.drop": "(param i32)",
+}
+AWAIT = """
+    (func $await (param $packed i32)
+      (local $set i32) (local $subtask i32)
+      (if (i32.eq (i32.and (local.get $packed) (i32.const 15)) (i32.const 2)) (then (return)))
+      (local.set $subtask (i32.shr_u (local.get $packed) (i32.const 4)))
+      (local.set $set (call $waitable-set.new))
+      (call $waitable.join (local.get $subtask) (local.get $set))
+      (loop $again
+        (drop (call $waitable-set.wait (local.get $set) (i32.const 4080)))
+        (br_if $again (i32.ne (i32.load (i32.const 4084)) (i32.const 2))))
+      (call $subtask.drop (local.get $subtask))
+      (call $waitable-set.drop (local.get $set)))"""
+
+
 Uses = Mapping[str, Sequence[str]]
 
 
@@ -234,7 +269,7 @@ def joined(*several: Uses) -> Uses:
 class _Interface:
     """An instance type as text: what `functions` of an interface need."""
 
-    def __init__(self, component: _Component, name: str, type_: InterfaceType) -> None:
+    def __init__(self, component: Component, name: str, type_: InterfaceType) -> None:
         self.component = component
         self.name = name
         self.type = type_
@@ -306,7 +341,7 @@ class _Interface:
         self.lines.append(f'(export "{name}" {self.functype(self.type.funcs[name])})')
 
 
-class _Component:
+class Component:
     def __init__(self, hosts: Hosts, uses: Uses) -> None:
         self.hosts = hosts
         self.uses = {name: list(functions) for name, functions in uses.items()}
@@ -328,7 +363,7 @@ class _Component:
                     assert isinstance(rt, ResourceType)
                     found.resource(rt)
                 else:
-                    found.function(key)
+                    found.function(key.removeprefix(ASYNC))
         return found
 
     def resource(self, rt: ResourceType) -> str:
@@ -352,14 +387,20 @@ class _Component:
 
 
 def core_label(function: str) -> str:
-    """The name of a lowered function in core text: `fields.get`, `drop.fields`."""
+    """The name of a lowered function in core text: `fields.get`, `drop.fields`, `async.store.get`."""
+    if function.startswith(ASYNC):
+        return "async." + core_label(function.removeprefix(ASYNC))
     for prefix in ("[constructor]", "[method]", "[static]"):
         function = function.removeprefix(prefix)
     return "drop." + function.removeprefix("[resource-drop]") if "[resource-drop]" in function else function
 
 
-def core_signature(ft: FuncType) -> str:
+def core_signature(ft: FuncType, async_: bool = False) -> str:
     """The core type of a lowered function, as text."""
+    if async_:
+        params = flatten_types(ft.param_types())
+        types = " i32" if len(params) > MAX_FLAT_ASYNC_PARAMS else "".join(f" {core}" for core in params)
+        return f" (param{types}{'' if ft.result is None else ' i32'}) (result i32)"
     flat = flatten_functype(ft, "lower")
     return "".join(f" (param {CORE[letter]})" for letter in flat.params) + "".join(
         f" (result {CORE[letter]})" for letter in flat.results
@@ -375,10 +416,20 @@ class Toolkit:
     def with_interfaces(self, *interfaces: Any) -> Toolkit:
         return Toolkit(interfaces)
 
-    def text(self, core: str, uses: Uses, export: str, *, resources: Sequence[ResourceType] = ()) -> str:
+    def text(
+        self,
+        core: str,
+        uses: Uses,
+        export: str,
+        *,
+        resources: Sequence[ResourceType] = (),
+        builtins: str = "",
+        signatures: Mapping[str, str] | None = None,
+    ) -> str:
         """A component around the core code `core`, which finds what it uses as `$fields.get` and the like.
 
-        `export` is what follows the instance `$core` of that code.
+        `export` is what follows the instance `$core` of that code; `builtins` are definitions of core
+        functions that it finds too, by their names in `signatures`.
         """
         component, numbers = self._importing(uses, resources)
         lowered, imported, given = [], [], []
@@ -393,17 +444,23 @@ class Toolkit:
                     lowered.append(f"(core func ${label} (canon resource.drop {component.resource(rt)}))")
                     signature = "(param i32)"
                 else:
-                    options = "(memory $memory) (realloc $realloc)"
+                    async_ = function.startswith(ASYNC)
+                    function = function.removeprefix(ASYNC)
+                    options = f"(memory $memory) (realloc $realloc){' async' if async_ else ''}"
                     lowered.append(
                         f'(core func ${label} (canon lower (func $i{number} "{function}") {options}))'
                     )
-                    signature = core_signature(interface.type.funcs[function])
+                    signature = core_signature(interface.type.funcs[function], async_)
                 imported.append(f'(import "h" "{label}" (func ${label} {signature}))')
                 given.append(f'(export "{label}" (func ${label}))')
+        for label, signature in (signatures or {}).items():
+            imported.append(f'(import "h" "{label}" (func ${label} {signature}))')
+            given.append(f'(export "{label}" (func ${label}))')
         new_line = "\n    "
         return f"""(component
 {new_line.join(component.text)}
 {MEMORY}
+    {builtins}
     {new_line.join(lowered)}
   (core module $main
     (import "h" "memory" (memory 1))
@@ -419,9 +476,9 @@ class Toolkit:
 
     def _importing(
         self, uses: Uses, resources: Sequence[ResourceType]
-    ) -> tuple[_Component, Mapping[str, int]]:
+    ) -> tuple[Component, Mapping[str, int]]:
         """The imports of a component as text, and which instance each of them is."""
-        component = _Component(self.hosts, uses)
+        component = Component(self.hosts, uses)
         for rt in resources:
             component.resource(rt)
         for name in uses:
@@ -438,7 +495,7 @@ class Toolkit:
         return component, numbers
 
     @staticmethod
-    def _ordered(component: _Component) -> list[str]:
+    def _ordered(component: Component) -> list[str]:
         """Imports after those whose resources they use."""
         ordered: list[str] = []
 
@@ -566,6 +623,36 @@ class Toolkit:
   (export "wasi:cli/run@{version}" (instance $run))"""
         named = {name.replace("@0.2.0", f"@{version}"): functions for name, functions in uses.items()}
         return wat2wasm(self.text(core, named, export).encode())
+
+    def task(
+        self, body: str, uses: Uses, data: str = "", *, types: str = "", reads: Uses | None = None
+    ) -> bytes:
+        """A component with a function `run: async func() -> string`, lifted with a callback.
+
+        `body` is its code, which calls $task.return; $await waits for the call whose packed state it is
+        given. `types` are definitions of types; `reads` says which of them are read as "stream" and "future":
+        $read.NAME reads synchronously.
+        """
+        builtins = TASK_BUILTINS
+        signatures = dict(TASK_SIGNATURES)
+        for kind, names in (reads or {}).items():
+            for name in names:
+                options = "(memory $memory) (realloc $realloc)"
+                builtins += f"(core func $read.{name} (canon {kind}.read ${name} {options}))"
+                size = " i32" if kind == "stream" else ""
+                signatures[f"read.{name}"] = f"(param i32 i32{size}) (result i32)"
+        core = f"""{data} {AWAIT}
+    (func (export "back") (param i32 i32 i32) (result i32) unreachable)
+    (func (export "run") (result i32)
+      {body}
+      (i32.const 0))"""
+        export = """(alias core export $core "run" (core func $exported))
+  (alias core export $core "back" (core func $callback))
+  (func $lifted async (result string)
+    (canon lift (core func $exported) async (memory $memory) (realloc $realloc) (callback $callback)))
+  (export "run" (func $lifted))"""
+        text = self.text(core, uses, export, builtins=types + builtins, signatures=signatures)
+        return wat2wasm(text.encode())
 
     def echo(self) -> bytes:
         """A guest of wasi:http that gives back what it is sent, chunk by chunk."""

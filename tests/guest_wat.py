@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -338,6 +340,36 @@ def answer(
     path, question, query = path.partition("?")
     request = Request(method, path, query if question else None, Headers(headers), body, **more)
     return gateway.handle(request)
+
+
+def garbage(work: Callable[[], object]) -> list[str]:
+    """What `work` leaves to the collector of cycles: types of this package, and its functions as frames."""
+    for _ in range(3):
+        work()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            work()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found = [
+            f"{item.f_code.co_filename}: {item.f_code.co_name}"
+            if isinstance(item, FrameType)
+            else type(item).__module__ + "." + type(item).__qualname__
+            for item in gc.garbage
+        ]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    return [name for name in found if "wasm_gateway" in name or "urllib3" in name]
+
+
+@pytest.fixture(scope="session", name="garbage")
+def _garbage() -> Callable[[Callable[[], object]], list[str]]:
+    """`garbage(work)` names what only the collector of cycles frees."""
+    return garbage
 
 
 @pytest.fixture(scope="session")

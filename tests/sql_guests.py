@@ -27,18 +27,26 @@ class Guest:
 
 
 class Connected(Guest):
-    """Calls `interface`, a later one, with a connection that it keeps; `conn` is it, or an error."""
+    """Calls `interface`, a later one, with a connection that it keeps; `conn` is it, or an error.
 
-    def __init__(self, family: Any, interface: str, ctx: Any, address: str) -> None:
+    Its functions are those with `suffix`.
+    """
+
+    def __init__(self, family: Any, interface: str, ctx: Any, address: str, suffix: str = "") -> None:
         super().__init__(family, ctx, address)
         self.functions = family.functions(interface)
-        self.conn = self.functions["[static]connection.open"](ctx, address)
+        self.suffix = suffix
+        self.conn = ctx.settle(self.functions["[static]connection.open" + suffix](ctx, address))
 
     def query(self, statement: str, *params: tuple[str, Any]) -> Any:
-        return self.functions["[method]connection.query"](self.ctx, self.conn, statement, list(params))
+        return self._call("query", statement, list(params))
 
     def execute(self, statement: str, *params: tuple[str, Any]) -> Any:
-        return self.functions["[method]connection.execute"](self.ctx, self.conn, statement, list(params))
+        return self._call("execute", statement, list(params))
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        function = self.functions[f"[method]connection.{name}{self.suffix}"]
+        return self.ctx.settle(function(self.ctx, self.conn, *arguments))
 
     def drop(self) -> None:
         self.functions["[resource-drop]connection"](self.ctx, self.conn)

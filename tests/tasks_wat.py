@@ -40,30 +40,29 @@ KINDS = {
 
 
 class Source:
-    """The source of a stream: `pieces`, with b"" where the guest has to wait."""
+    """The source of a stream: `pieces`; where one is b"" the guest has to wait."""
 
-    def __init__(self, host: Host, pieces: list[bytes]) -> None:
-        self.host = host
+    def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = pieces
-        self.dry = False
         self.closed = 0
 
     def read(self, ctx: Any, length: int) -> bytes:
         if not self.pieces:
             raise End
-        if not self.pieces[0]:
-            if self.dry:
-                self.dry = False
-                self.pieces.pop(0)
-                return self.read(ctx, length)
-            self.dry = True
-            return b""
         data, rest = self.pieces[0][:length], self.pieces[0][length:]
-        self.pieces[:1] = [rest] if rest else []
+        if data:
+            self.pieces[:1] = [rest] if rest else []
         return data
 
-    def pollable(self) -> Any:
-        return Timer(0)
+    def pollable(self) -> Condition:
+        return Condition(self._ready)
+
+    def _ready(self) -> bool:
+        """Not when it is asked first."""
+        if self.pieces and not self.pieces[0]:
+            del self.pieces[0]
+            return False
+        return True
 
     def close(self, ctx: Any) -> None:
         self.closed += 1
@@ -138,7 +137,7 @@ class Host(HostInterface):
         return ms
 
     def source(self, guest: Any, n: int) -> Source:
-        self.sources.append(Source(self, list(self.pieces)))
+        self.sources.append(Source(list(self.pieces)))
         return self.sources[-1]
 
     async def sink(self, guest: Any, stream: Any) -> int:

@@ -34,6 +34,10 @@ class Guests:
         self.match = Router(routes.items()).match
         self.calls: list[str] = []
         self.fail = fail
+        self.quick: list[Any] = []
+
+    def runs_inline(self, match: RouteMatch) -> bool:
+        return match.route.target in self.quick
 
     def handle(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response | None:
         guest: Any = match.route.target
@@ -191,9 +195,56 @@ def test_guests_run_in_a_thread_unless_inline() -> None:
         threads.append(threading.current_thread())
         return text()
 
+    quick = door(guest)
+    quick.gateway.quick.append(guest)  # type: ignore[attr-defined]
     ask(door(guest), http())
     ask(door(guest, inline=True), http())
-    assert [thread is threading.main_thread() for thread in threads] == [False, True]
+    ask(quick, http())
+    assert [thread is threading.main_thread() for thread in threads] == [False, True, True]
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_request_leaves_nothing_to_the_garbage_collector(inline: bool) -> None:
+    app, server = door(lambda request: text(b"guest"), inline=inline), Server()
+
+    async def main() -> int:
+        await app(http(), server.receive, server.send)
+        await until_async(lambda: not app.workers._busy)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await app(http(), server.receive, server.send)
+            await until_async(lambda: not app.workers._busy)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert run(main) == 0
+
+
+def test_one_timer_watches_all_requests() -> None:
+    go = threading.Event()
+
+    def guest(request: Request) -> Response:
+        assert go.wait(SECONDS)
+        return text(b"guest")
+
+    app = door(guest)
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        servers = [Server() for _ in range(5)]
+        tasks = [asyncio.ensure_future(app(http(), s.receive, s.send)) for s in servers]
+        await until_async(lambda: len(app.workers._threads) == 5)
+        assert len(loop._scheduled) <= 2  # one of them is until_async's
+        await until_async(lambda: all(server.asked for server in servers))
+        go.set()
+        await asyncio.gather(*tasks)
+        assert app._watch is not None
+        assert not app._watch._due
+
+    run(main)
 
 
 def test_context_variables_reach_the_guests_thread() -> None:

@@ -9,15 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.component_wat import BEGIN, LOCALS
 from wasm_gateway import Gateway
 from wasm_gateway.engine import Engine
 from wasm_gateway.errors import (
     ComponentError,
+    DecodeError,
     GuestError,
     HostError,
     LinkError,
@@ -824,6 +828,33 @@ def test_check_lists_every_problem(wat: Any, application: Any) -> None:
     assert gateway.hosts is None
 
 
+# One that says of the stream which two interfaces share that it is two; what is inside needs one.
+TWO_FOR_ONE = """(component
+  (import "wasi:io/streams@0.2.0" (instance $streams (export "output-stream" (type (sub resource)))))
+  (import "wasi:http/types@0.2.0" (instance $types (export "output-stream" (type (sub resource)))))
+  (component $inner
+    (import "wasi:io/streams@0.2.0" (instance $streams (export "output-stream" (type (sub resource)))))
+    (alias export $streams "output-stream" (type $stream))
+    (import "wasi:http/types@0.2.0" (instance
+      (alias outer 1 $stream (type $stream)) (export "output-stream" (type (eq $stream))))))
+  (instance (instantiate $inner
+    (with "wasi:io/streams@0.2.0" (instance $streams)) (with "wasi:http/types@0.2.0" (instance $types))))
+  (core module $m (func (export "run") (result i32) (i32.const 0)))
+  (core instance $m (instantiate $m))
+  (func $run (result (result)) (canon lift (core func $m "run")))
+  (instance $run (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $run)))"""
+
+
+def test_check_finds_what_other_engines_refuse(wat: Any, application: Any) -> None:
+    wasm = wat.assemble(TWO_FOR_ONE)
+    gateway = application(a=application.part(wasm, wagi=True))
+    (problem,) = gateway.check()
+    assert isinstance(problem, DecodeError)
+    assert "output-stream" in str(problem)
+    assert "'a'" in str(problem)
+
+
 def test_check_finds_nothing_wrong_with_a_good_application(wat: Any, application: Any, ask: Any) -> None:
     gateway = application(a=wat.flat(say("a")))
     assert gateway.check() == []
@@ -1164,6 +1195,40 @@ assert not os.waitpid(pid, 0)[1]
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+# What a request leaves behind
+
+CHAINED = "echo.spin.internal"
+NOBODY = "127.0.0.1:1"
+GUESTS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "wagi": lambda app, wat, components: app.part(wat.wagi(b"content-type: text/plain\n\nrest"), wagi=True),
+    "flat": lambda app, wat, components: wat.flat(ECHO),
+    "spin": lambda app, wat, components: wat.spin(ECHO),
+    "trap": lambda app, wat, components: wat.spin("(unreachable)"),
+    "echo": lambda app, wat, components: components.echo(),
+    "unfinished": lambda app, wat, components: components.http(f"{LOCALS}{BEGIN}"),
+    "chained": lambda app, wat, components: app.part(
+        components.proxy(CHAINED), allowed_outbound_hosts=[f"http://{CHAINED}"]
+    ),
+    "refused": lambda app, wat, components: app.part(
+        components.proxy(NOBODY), allowed_outbound_hosts=[f"http://{NOBODY}"]
+    ),
+}
+
+
+def test_a_request_leaves_no_garbage(
+    wat: Any, components: Any, application: Any, ask: Any, garbage: Any
+) -> None:
+    """What only the collector of cycles frees is kept for a while, with the bodies in it."""
+    gateway = application(**{name: make(application, wat, components) for name, make in GUESTS.items()})
+    found = {}
+    for name in GUESTS:
+        for method in ("POST", "HEAD"):
+            body = (bytes(1000),) if method == "POST" else ()
+            work = partial(ask, gateway, f"/{name}", method, (("host", "x"),), body)
+            found[name, method] = garbage(work)
+    assert {key: names for key, names in found.items() if names} == {}
 
 
 # Messages

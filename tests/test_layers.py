@@ -18,7 +18,7 @@ PACKAGE = "wasm_gateway"
 # From the bottom up; a room is a set of modules and packages, "__init__" the public names.
 LEVELS: list[list[set[str]]] = [
     [{"errors"}, {"forks"}, {"stack"}],
-    [{"messages"}],
+    [{"messages"}, {"policy"}],
     [{"toml", "manifest", "manifest_ids", "manifest_v1"}],
     [
         {"component"},
@@ -28,6 +28,7 @@ LEVELS: list[list[set[str]]] = [
         {"runtime_config", "variables", "assets"},
         {"guest_logs"},
         {"workers"},
+        {"migration"},
     ],
     [{"engine"}],
     [{"linked"}],

@@ -962,6 +962,7 @@ max_table_elements = 7
 max_request_body = 5
 max_response_body = "1kB"
 stream = false
+inline = true
 mode = "wasm"
 [component.two]
 source = "2"
@@ -977,6 +978,7 @@ source = "2"
         max_response_body=1000,
         max_concurrency=3,
         stream=False,
+        inline=True,
     )
     assert manifest.components["one"].tool["wasm-gateway"]["timeout"] == 2
 
@@ -993,6 +995,7 @@ source = "2"
         ("max_concurrency", "0"),
         ("max_concurrency", "true"),
         ("stream", "1"),
+        ("inline", "1"),
         ("mode", '"turbo"'),
         ("max_instances", "1"),
     ],

@@ -7,9 +7,10 @@ lowers synchronously (`$body.read`), where it then waits within its code, or asy
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from tests.component_wat import MEMORY, Toolkit, Uses, core_label, core_signature
+from tests.component_wat import MEMORY, Component, Toolkit, Uses, core_label, core_signature
 from wasm_gateway.component.layout import flatten_types
 from wasm_gateway.component.names import canonical_name
 from wasm_gateway.component.types import ResourceType
@@ -36,16 +37,30 @@ BUILTINS: dict[str, tuple[str, str, str]] = {
     "subtask.drop": ("subtask.drop", "i32", ""),
     "subtask.cancel": ("subtask.cancel", "i32", "i32"),
 }
-for _name, (_kind, _type, _params) in _ENDS.items():
-    BUILTINS |= {
-        f"{_name}.new": (f"{_kind}.new {_type}", "", "i64"),
-        f"{_name}.read": (f"{_kind}.read {_type} {_BYTES}", _params, "i32"),
-        f"{_name}.write": (f"{_kind}.write {_type} {_BYTES}", _params, "i32"),
-        f"{_name}.read~": (f"{_kind}.read {_type} async {_BYTES}", _params, "i32"),
-        f"{_name}.write~": (f"{_kind}.write {_type} async {_BYTES}", _params, "i32"),
-        f"{_name}.drop-readable": (f"{_kind}.drop-readable {_type}", "i32", ""),
-        f"{_name}.drop-writable": (f"{_kind}.drop-writable {_type}", "i32", ""),
+
+
+def _end(name: str, kind: str, type_: str, params: str) -> dict[str, tuple[str, str, str]]:
+    """The built-ins of a type of streams or futures."""
+    return {
+        f"{name}.new": (f"{kind}.new {type_}", "", "i64"),
+        f"{name}.read": (f"{kind}.read {type_} {_BYTES}", params, "i32"),
+        f"{name}.write": (f"{kind}.write {type_} {_BYTES}", params, "i32"),
+        f"{name}.read~": (f"{kind}.read {type_} async {_BYTES}", params, "i32"),
+        f"{name}.write~": (f"{kind}.write {type_} async {_BYTES}", params, "i32"),
+        f"{name}.drop-readable": (f"{kind}.drop-readable {type_}", "i32", ""),
+        f"{name}.drop-writable": (f"{kind}.drop-writable {type_}", "i32", ""),
     }
+
+
+for _name, (_kind, _type, _params) in _ENDS.items():
+    BUILTINS |= _end(_name, _kind, _type, _params)
+
+
+def _builtin(named: tuple[str, tuple[str, str, str]]) -> tuple[str, str, str]:
+    label, (definition, given, result) = named
+    signature = f"(param {given})" * bool(given) + f" (result {result})" * bool(result)
+    return label, f"(canon {definition})", signature
+
 
 # What every guest here uses.
 ANSWERING: Uses = {
@@ -105,6 +120,40 @@ FUNCTIONS = """
     (call $body.drop-readable (global.get $rx)))"""
 
 
+Line = tuple[str, str, str]  # name, definition, core signature
+
+
+def lowered(
+    component: Component, numbers: Mapping[str, int], merged: Uses, uses: Uses, async_uses: Uses
+) -> list[Line]:
+    """The functions of `merged`, lowered for those of `uses`, asynchronously for those of `async_uses`."""
+    lines: list[Line] = []
+    for table, suffix in ((merged, ""), (async_uses, "~")):
+        for name, names in table.items():
+            interface = component.interface(name)
+            for function in names:
+                if not suffix and function in async_uses.get(name, ()) and function not in uses.get(name, ()):
+                    continue
+                label = core_label(function)
+                if function.startswith("[resource-drop]"):
+                    rt = interface.type.types[function.removeprefix("[resource-drop]")]
+                    assert isinstance(rt, ResourceType)
+                    lines.append((label, f"(canon resource.drop {component.resource(rt)})", "(param i32)"))
+                    continue
+                ft = interface.type.funcs[function]
+                number = numbers[canonical_name(name)]
+                options = f"(memory $memory) (realloc $realloc){' async' if suffix else ''}"
+                signature = core_signature(ft)
+                if suffix:
+                    flat = flatten_types(ft.param_types())
+                    params = ["i32"] if len(flat) > 4 else list(flat)
+                    params += ["i32"] * (ft.result is not None)
+                    signature = "".join(f"(param {p})" for p in params) + " (result i32)"
+                lowered = f'(canon lower (func $i{number} "{function}") {options})'
+                lines.append((label + suffix, lowered, signature))
+    return lines
+
+
 class P3Toolkit(Toolkit):
     """Makes guests of wasi:http 0.3."""
 
@@ -143,39 +192,8 @@ class P3Toolkit(Toolkit):
         resources = [rt for rt in wanted if isinstance(rt, ResourceType)]
         component, numbers = self._importing(merged, resources)
         request, response, fields = (component.resource(rt) for rt in resources)
-        lines: list[tuple[str, str, str]] = []  # name, definition, core signature
-        for table, suffix in ((merged, ""), (async_uses, "~")):
-            for name, names in table.items():
-                interface = component.interface(name)
-                for function in names:
-                    if (
-                        not suffix
-                        and function in async_uses.get(name, ())
-                        and function not in uses.get(name, ())
-                    ):
-                        continue
-                    label = core_label(function)
-                    if function.startswith("[resource-drop]"):
-                        rt = interface.type.types[function.removeprefix("[resource-drop]")]
-                        assert isinstance(rt, ResourceType)
-                        lines.append(
-                            (label, f"(canon resource.drop {component.resource(rt)})", "(param i32)")
-                        )
-                        continue
-                    ft = interface.type.funcs[function]
-                    number = numbers[canonical_name(name)]
-                    options = f"(memory $memory) (realloc $realloc){' async' if suffix else ''}"
-                    signature = core_signature(ft)
-                    if suffix:
-                        flat = flatten_types(ft.param_types())
-                        params = ["i32"] if len(flat) > 4 else list(flat)
-                        params += ["i32"] * (ft.result is not None)
-                        signature = "".join(f"(param {p})" for p in params) + " (result i32)"
-                    lowered = f'(canon lower (func $i{number} "{function}") {options})'
-                    lines.append((label + suffix, lowered, signature))
-        for label, (definition, given, result) in BUILTINS.items():
-            signature = f"(param {given})" * bool(given) + f" (result {result})" * bool(result)
-            lines.append((label, f"(canon {definition})", signature))
+        lines = lowered(component, numbers, merged, uses, async_uses)
+        lines += map(_builtin, BUILTINS.items())
         lines.append(
             (
                 "task.return",
@@ -243,3 +261,106 @@ def _error_code(lines: Sequence[str]) -> str:
                     line = re.sub(r"\(type \$\w+ ", "(type $ece ", line)
                 found += [definition, line]
     return "\n    ".join(found)
+
+
+# Commands.
+
+
+class CommandToolkit(Toolkit):
+    """Makes commands of wasi:cli 0.3, which export `run`."""
+
+    def command(
+        self,
+        body: str,
+        uses: Uses,
+        types: str = "",
+        ends: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+        *,
+        async_uses: Uses | None = None,
+        data: str = "",
+        callback: str = "unreachable",
+        answer: str = "(result)",
+        version: str = "0.3.0",
+    ) -> bytes:
+        """`body` is the code of `run`, which calls `$return` (0: ok, 1: error) and gives a callback code.
+
+        `types` are definitions at the level of the component, where the last interface in `uses` is `$last`,
+        and its error-code `$error-code`. `ends` are streams and futures: name in core text -> kind, type of
+        elements.
+        """
+        async_uses = async_uses or {}
+        merged = {name: list(functions) for name, functions in uses.items()}
+        for name, more in async_uses.items():
+            known = merged.setdefault(name, [])
+            known += [function for function in more if function not in known]
+        component, numbers = self._importing(merged, ())
+        lines = lowered(component, numbers, merged, uses, async_uses)
+        builtins = {
+            name: builtin for name, builtin in BUILTINS.items() if name.partition(".")[0] not in _ENDS
+        }
+        for name, (kind, _) in ends.items():
+            builtins |= _end(name, kind, f"${name}", "i32 i32 i32" if kind == "stream" else "i32 i32")
+        lines += map(_builtin, builtins.items())
+        lines.append(("return", "(canon task.return (result $answer))", "(param i32)"))
+        new_line = "\n    "
+        last = list(uses)[-1]
+        types = types.replace("$last", f"$i{numbers[canonical_name(last)]}")
+        error = '"error-code" (type $error-code)'
+        if any(line.startswith('(export "error-code" ') for line in component.interface(last).lines):
+            types = f"(alias export $i{numbers[canonical_name(last)]} {error}) {types}"
+        types += "".join(f"(type ${name} ({kind} {t}))" for name, (kind, t) in ends.items())
+        text = f"""(component
+{new_line.join(component.text)}
+    {types}
+  (type $answer {answer})
+{MEMORY}
+    {new_line.join(f"(core func ${label} {definition})" for label, definition, _ in lines)}
+  (core module $main
+    (import "h" "memory" (memory 1))
+    {new_line.join(f'(import "h" "{label}" (func ${label} {signature}))' for label, _, signature in lines)}
+    {data}
+    (func (export "run") (result i32)
+      {body})
+    (func (export "callback") (param $event i32) (param $waitable i32) (param $code i32) (result i32)
+      {callback}))
+  (core instance $core (instantiate $main (with "h" (instance
+    (export "memory" (memory $memory))
+    {new_line.join(f'(export "{label}" (func ${label}))' for label, _, _ in lines)}))))
+  (alias core export $core "callback" (core func $callback))
+  (func $run async (result $answer) (canon lift (core func $core "run") async (callback $callback)))
+  (instance $exported (export "run" (func $run)))
+  (export "wasi:cli/run@0.3.0" (instance $exported)))"""
+        return wat2wasm(text.replace("@0.3.0", f"@{version}").encode())
+
+
+# For a command that reads and writes bytes: the streams `body`, the futures `done` that tell how they ended.
+# $open makes a stream: $rx is what to give away, $write and $end are about the other end. $check(future)
+# traps unless that future is ok, $failed(future) gives the case of its error, which lies at 4032 + `at`.
+def pipes(at: int) -> str:
+    return f"""
+    (global $tx (mut i32) (i32.const 0)) (global $rx (mut i32) (i32.const 0))
+    (func $open (local $b i64)
+      (local.set $b (call $body.new))
+      (global.set $rx (i32.wrap_i64 (local.get $b)))
+      (global.set $tx (i32.wrap_i64 (i64.shr_u (local.get $b) (i64.const 32)))))
+    (func $write (param $at i32) (param $size i32) (local $n i32)
+      (block $over (loop $more
+        (br_if $over (i32.eqz (local.get $size)))
+        (local.set $n (call $body.write (global.get $tx) (local.get $at) (local.get $size)))
+        (br_if $over (i32.and (local.get $n) (i32.const 15)))
+        (local.set $n (i32.shr_u (local.get $n) (i32.const 4)))
+        (local.set $at (i32.add (local.get $at) (local.get $n)))
+        (local.set $size (i32.sub (local.get $size) (local.get $n)))
+        (br $more))))
+    (func $end (call $body.drop-writable (global.get $tx)))
+    (func $failed (param $future i32) (result i32)
+      (if (call $done.read (local.get $future) (i32.const 4032)) (then unreachable))
+      (call $done.drop-readable (local.get $future))
+      (if (result i32) (i32.load8_u (i32.const 4032))
+        (then (i32.load8_u (i32.const {4032 + at}))) (else (i32.const -1))))
+    (func $check (param $future i32)
+      (if (i32.ne (call $failed (local.get $future)) (i32.const -1)) (then unreachable)))"""
+
+
+# The ends of these.
+BYTES = {"body": ("stream", "u8"), "done": ("future", "(result (error $error-code))")}

@@ -2,14 +2,15 @@
 # loop and the threads in which guests run (Django's async mode uses it too).
 #
 # Rule 1: guests block, so they run in threads of our own, a bounded number of them;
-# the loop only passes bytes on. `inline` is the site's promise that its guests are
-# quick enough for the loop.
+# the loop only passes bytes on. `inline`, of the door or of a component, is the site's
+# promise that its guests are quick enough for the loop.
 # Rule 2: everything between the two sides is bounded: jobs that wait, bytes of a
 # request, chunks of a response, and the time that either side waits for the other.
 # Rule 3: an instance is used and closed by the thread that made it; the loop never
 # closes a response, it cancels the exchange and the thread does the rest.
 # Rule 4: short guests pay for one hop to a thread and back; what only long ones need
-# (watching for the client to leave) starts when a guest turns out to be long.
+# (watching for the client to leave) starts when a guest turns out to be long. What the
+# loop and a thread do while both are awake costs most: they wait for each other's GIL.
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ class AsgiGateway:
 
     A path that no route of the manifest answers goes to `app`, as do websockets; without one it is a 404,
     and websockets are closed. `threads` bounds how many guests run at once. `inline` runs guests on the
-    event loop, for guests that answer within a millisecond; large uploads still go to a thread.
+    event loop, for guests that answer within a millisecond; large uploads still go to a thread. Of a
+    component with the option `inline` it is so in any case.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class AsgiGateway:
         self.inline = inline
         self.workers = Workers(threads)
         self._match = gateway.match
+        self._watch: Watch | None = None  # of the last loop that was seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -114,24 +117,24 @@ class AsgiGateway:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, path: str, match: RouteMatch) -> None:
         method: str = scope["method"]
-        inbox = Inbox(receive)
+        inbox = Inbox(receive) if _has_body(scope) else None
         exchange = None
         answer: Outgoing | AsyncAnswer | None
         trailers: Trailers | None = None
         try:
             try:
-                request = to_request(scope, path, inbox if _has_body(scope) else ())
-                if self.inline and _is_short(request):
-                    if request.body != ():
+                request = to_request(scope, path, () if inbox is None else inbox)
+                if (self.inline or self.gateway.runs_inline(match)) and _is_short(request):
+                    if inbox is not None:
                         request = replace(request, body=await inbox.whole())
                     response = self.gateway.handle(request, match)
                     answer = None
                     if response is not None:
                         answer, trailers = outgoing(response, method), response.trailers
                 else:
-                    exchange = Exchange(self.gateway, request, match, inbox)
-                    answer = await exchange.run(self.workers)
-                    trailers = exchange.trailers
+                    exchange = Exchange(self.gateway, request, match, receive, inbox)
+                    answer = await exchange.run(self.workers, self._watching())
+                    inbox, trailers = exchange.inbox, exchange.trailers
             except Disconnected:
                 raise
             except (RequestError, Saturated) as error:
@@ -139,7 +142,7 @@ class AsgiGateway:
                 answer = outgoing(refusal(error), method)
             if answer is None:
                 if self.app is not None:
-                    await self.app(scope, await inbox.give_back(), send)
+                    await self.app(scope, receive if inbox is None else await inbox.give_back(), send)
                     return
                 answer = outgoing(Response(404), method)
             if is_bodiless(method, answer[0]) or TRAILERS not in (scope.get("extensions") or ()):
@@ -150,6 +153,13 @@ class AsgiGateway:
         finally:
             if exchange is not None:
                 exchange.close()
+
+    def _watching(self) -> Watch:
+        loop = asyncio.get_running_loop()
+        watch = self._watch
+        if watch is None or watch.loop is not loop:
+            watch = self._watch = Watch(loop)
+        return watch
 
 
 # From the server
@@ -412,6 +422,40 @@ class Inbox:
             return chunk
 
 
+class Watch:
+    """Has each exchange of a loop look out for its client once it is WATCH_SECONDS old.
+
+    One timer for all of them: with one each, most of them cancelled soon, the loop has hundreds at a time.
+    """
+
+    __slots__ = ("_due", "_timed", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._due: dict[Exchange, float] = {}  # soonest first
+        self._timed = False
+
+    def add(self, exchange: Exchange) -> None:
+        due = self._due[exchange] = self.loop.time() + WATCH_SECONDS
+        if not self._timed:
+            self._timed = True
+            self.loop.call_at(due, self._look)
+
+    def discard(self, exchange: Exchange) -> None:
+        self._due.pop(exchange, None)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        self._timed = False
+        for exchange, due in list(self._due.items()):
+            if due > now:
+                self._timed = True
+                self.loop.call_at(due, self._look)
+                return
+            del self._due[exchange]
+            exchange.look_out()
+
+
 class Outbox:
     """A response body on its way from the thread that makes it to the event loop, which iterates it.
 
@@ -479,56 +523,71 @@ AsyncAnswer = tuple[int, list[tuple[str, str]], "tuple[bytes, ...] | Outbox"]
 class Exchange:
     """One request in a thread, seen from an event loop. `close` it in any case, `request` is its own.
 
-    With an `inbox`, a client that leaves ends the exchange. A guest notices when it reads, writes or waits;
-    one that only computes runs on, unheard, to its deadline.
+    With `receive`, and the `inbox` of the body if there is one, a client that leaves ends the exchange. A
+    guest notices when it reads, writes or waits; one that only computes runs on, unheard, to its deadline.
     """
 
     __slots__ = (
-        *("_closed", "_gateway", "_head", "_inbox", "_loop", "_match", "_meter", "_outbox", "_request"),
-        *("_timer", "trailers"),
+        *("_closed", "_gateway", "_head", "_last", "_loop", "_match", "_meter", "_outbox", "_receive"),
+        *("_request", "_watch", "inbox", "trailers"),
     )
 
     def __init__(
-        self, gateway: Gateway, request: Request, match: RouteMatch, inbox: Inbox | None = None
+        self,
+        gateway: Gateway,
+        request: Request,
+        match: RouteMatch,
+        receive: Receive | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
         self._gateway = gateway
         self._request = request
         self._match = match
-        self._inbox = inbox
+        self._receive = receive
+        self.inbox = inbox
         self._loop = asyncio.get_running_loop()
         self._head: asyncio.Future[AsyncAnswer | None] = self._loop.create_future()
         self._outbox: Outbox | None = None
         self._meter: Meter | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._watch: Watch | None = None
+        self._last: tuple[Callable[..., object], object] | None = None  # what the loop is to be told
         self._closed = False
         self.trailers: Trailers | None = None  # of the response, once there is its head
         request.gone = self._is_closed
 
-    async def run(self, workers: Workers) -> AsyncAnswer | None:
+    async def run(self, workers: Workers, watch: Watch | None = None) -> AsyncAnswer | None:
         """What the gateway answers, None for nothing. Raises Saturated, Disconnected."""
-        workers.submit(copy_context().run, self._work)
-        inbox = self._inbox
-        if inbox is not None:
-            inbox.on_disconnect = self._disconnected
-            # Asking for a body answers "Expect: 100-continue", which is the guest's to do.
-            if self._request.body == () or "expect" not in self._request.headers:
-                self._timer = self._loop.call_later(WATCH_SECONDS, inbox.start)
+        if self.inbox is not None:
+            self.inbox.on_disconnect = self._disconnected
+        # Asking for a body answers "Expect: 100-continue", which is the guest's to do.
+        if watch is not None and (self.inbox is None or "expect" not in self._request.headers):
+            self._watch = watch
+            watch.add(self)
         try:
+            workers.submit(copy_context().run, self._work, then=self._tell)
             answer = await self._head
         except BaseException:
             self.close()
             raise
-        if answer is None and self._timer is not None:
-            self._timer.cancel()  # the request is somebody else's now
+        if answer is None and self._watch is not None:
+            self._watch.discard(self)  # the request is somebody else's now
         return answer
+
+    def look_out(self) -> None:
+        """Notice from now on that the client leaves; on the loop."""
+        if self.inbox is None:
+            assert self._receive is not None
+            self.inbox = Inbox(self._receive)
+            self.inbox.on_disconnect = self._disconnected
+        self.inbox.start()
 
     def close(self) -> None:
         """Whatever is still going on, nobody waits for it."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._inbox is not None:
-            self._inbox.stop()
+        if self._watch is not None:
+            self._watch.discard(self)
+        if self.inbox is not None:
+            self.inbox.stop()
         if self._outbox is not None:
             self._outbox.close()
 
@@ -587,7 +646,7 @@ class Exchange:
         try:
             response = self._gateway.handle(self._request, self._match, self._begin)
             if response is None:
-                post(self._loop, self._deliver, None)
+                self._last = self._deliver, None
                 return
             if self._outbox is not None:
                 self._outbox.end(self._end(response))
@@ -598,10 +657,10 @@ class Exchange:
             if self._outbox is not None:
                 self._outbox.end(error)
             else:
-                post(self._loop, self._fail, error)
+                self._last = self._fail, error
             return
         if isinstance(body, tuple):
-            post(self._loop, self._deliver, (status, fields, body))
+            self._last = self._deliver, (status, fields, body)
             return
         outbox = Outbox(self._loop)
         self._outbox = outbox
@@ -615,6 +674,13 @@ class Exchange:
             outbox.end(None)
         finally:
             body.close()
+
+    def _tell(self) -> None:
+        """The last thing that the thread does."""
+        self._request.gone = None  # it leads back here; nothing is to wait for the garbage collector
+        last, self._last = self._last, None
+        if last is not None:
+            post(self._loop, *last)
 
 
 # Life

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from .manifest import (
     StaticResponse,
     load_manifest,
 )
-from .messages import Begin, Headers, Request, Response
+from .messages import Begin, Headers, LateHeaders, Request, Response
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
 
@@ -202,7 +203,7 @@ class Gateway:
                 return [error]
             for component in components:
                 try:
-                    loader.load(component)
+                    loader.check(component)
                 except GatewayError as error:
                     problems.append(error)
             if self._entries is None:
@@ -281,6 +282,12 @@ class Gateway:
         entry = self._entry(component)
         # what the site lends may belong to the request's own thread, as Django's connections do
         return entry.http is not None and entry.http.streams and not entry.options.host_interfaces
+
+    def runs_inline(self, match: RouteMatch) -> bool:
+        """Whether the component of this route is said to answer quickly enough for an event loop."""
+        entry = (self._entries or {}).get(getattr(match.route.target, "component", None) or "")
+        # what the site lends may refuse to run on a loop, as Django's models do
+        return entry is not None and entry.options.inline and not entry.options.host_interfaces
 
     def _answer(
         self, component_id: str, request: Request, match: RouteMatch, begin: Begin | None = None
@@ -390,7 +397,17 @@ _WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)
 
 
 def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Request:
-    """`request` as a guest may see it: no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
+    """`request` as a guest may see it, whose headers are made when it does."""
+    headers = LateHeaders(partial(_guest_headers, request, match, executor.injects_headers))
+    return Request(
+        *(request.method, request.path, request.query, headers, request.body),
+        *(request.scheme, request.authority, request.client, request.protocol, request.trailers),
+        request.gone,
+    )
+
+
+def _guest_headers(request: Request, match: RouteMatch, injects: bool) -> tuple[tuple[str, str], ...]:
+    """Those of `request`, but no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
 
     Spin leaves a client's own spin-* headers in front of the injected ones, where they are believed.
     """
@@ -398,13 +415,7 @@ def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Reque
     authority = request.authority
     if authority is not None and ".spin.internal" in authority and _is_chained_host(authority):
         headers = [pair for pair in headers if pair[0] != "host"]
-    if executor.injects_headers:
-        headers += spin_headers(match, request)
-    return Request(
-        *(request.method, request.path, request.query, Headers.trusted(tuple(headers)), request.body),
-        *(request.scheme, authority, request.client, request.protocol, request.trailers),
-        request.gone,
-    )
+    return (*headers, *spin_headers(match, request)) if injects else tuple(headers)
 
 
 def _is_chained_host(authority: str) -> bool:

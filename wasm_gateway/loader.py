@@ -13,11 +13,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .assets import load_source, prepare_files
+from .component.core import preamble
 from .component.names import canonical_name
+from .component.parse import parse_component
+from .component.resolve import validate as validate_component
 from .engine import CompileCache, Engine, wat2wasm
 from .errors import ComponentError, ManifestError, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
@@ -134,6 +138,23 @@ class Loader:
             error.component = component.id
             raise
 
+    def check(self, component: Component) -> None:
+        """Load it; DecodeError also for a component that runs here, but is not valid by itself.
+
+        What a component imports twice is the same here, whatever it says: other engines refuse that.
+        """
+        self.load(component)
+        try:
+            for wasm in (
+                self._wasm(component, "source"),
+                *map(partial(self._dependency, component), component.dependencies),
+            ):
+                if preamble(wasm) == "component":
+                    validate_component(parse_component(wasm))
+        except ComponentError as error:
+            error.component = component.id
+            raise
+
     def _load(self, component: Component) -> Entry:
         gateway, options = self.gateway, self.gateway.options
         # What is nearer to the command wins: manifest, runtime configuration, options.
@@ -220,9 +241,14 @@ class Loader:
             inherit = dependency.inherit
             if inherit not in narrowed:
                 narrowed[inherit] = inherited(grants, inherit)
-            wasm = self._wasm(replace(component, source=source, build=None), "dependencies", name)
+            wasm = self._dependency(component, name)
             providers.append(Provider(name, wasm, dependency.export, narrowed[inherit], "files" in inherit))
         return providers
+
+    def _dependency(self, component: Component, name: str) -> bytes:
+        source = component.dependencies[name].source
+        assert source is not None
+        return self._wasm(replace(component, source=source, build=None), "dependencies", name)
 
     def _refuse_middleware(self, component: Component) -> None:
         if any(t.middleware for t in self.gateway.manifest.http_triggers if t.component == component.id):

@@ -138,6 +138,7 @@ class ComponentOptions:
     max_response_body: int = 64 * 1024 * 1024
     max_concurrency: int = 64
     stream: bool = True
+    inline: bool = False
     mode: Literal["wasm"] = "wasm"
     host_interfaces: tuple[str, ...] = ()  # of the site, lent to this component
     # Requests that an instance of wasi:http 0.3 answers: from the first number up to the second.
@@ -475,6 +476,7 @@ _OPTIONS: Final = {
     "max_response_body": parse_size,
     "max_concurrency": _count,
     "stream": _flag,
+    "inline": _flag,
     "mode": _mode,
     "host_interfaces": _interfaces,
     "max_instance_reuse_count": parse_count_range,

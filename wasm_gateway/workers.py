@@ -70,12 +70,19 @@ class Workers:
     def _start_over(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()  # guards the counts
-        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], object], Callable[[], object] | None]]
+        self._jobs = queue.SimpleQueue()
         self._threads: set[threading.Thread] = set()
         self._busy = 0  # jobs that run or wait
 
-    def submit(self, function: Callable[..., object], *arguments: object) -> None:
-        """Run `function(*arguments)`, which handles its own errors; Saturated when too many wait."""
+    def submit(
+        self, function: Callable[..., object], *arguments: object, then: Callable[[], object] | None = None
+    ) -> None:
+        """Run `function(*arguments)`, which handles its own errors; Saturated when too many wait.
+
+        `then`, which raises nothing, is called when the thread has nothing left to do: whoever it wakes
+        wants the GIL at once, and waiting for each other costs both.
+        """
         if self._pid != os.getpid():
             self._start_over()
         with self._lock:
@@ -91,7 +98,7 @@ class Workers:
                     if not self._threads:
                         raise Saturated(f"no thread can be started: {error}") from error
             self._busy += 1
-            self._jobs.put(partial(function, *arguments))
+            self._jobs.put((partial(function, *arguments), then))
 
     async def call(self, function: Callable[[], object]) -> None:
         """Run `function` in a thread, and wait for it."""
@@ -112,7 +119,7 @@ class Workers:
     def _run(self) -> None:
         while True:
             try:
-                job = self._jobs.get(timeout=self.idle)
+                job, then = self._jobs.get(timeout=self.idle)
             except queue.Empty:
                 with self._lock:
                     if not self._jobs.empty():
@@ -126,6 +133,9 @@ class Workers:
             del job
             with self._lock:
                 self._busy -= 1
+            if then is not None:
+                then()
+            del then
 
 
 def _linger(workers: weakref.ref[Workers]) -> None:

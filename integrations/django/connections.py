@@ -33,8 +33,10 @@ def kept_fresh() -> Iterator[None]:
 class SiteWorkers(Workers):
     """The threads of a gateway in a Django site."""
 
-    def submit(self, function: Callable[..., object], *arguments: object) -> None:
-        super().submit(_run, function, *arguments)
+    def submit(
+        self, function: Callable[..., object], *arguments: object, then: Callable[[], object] | None = None
+    ) -> None:
+        super().submit(_run, function, *arguments, then=then)
 
 
 @kept_fresh()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -715,3 +716,15 @@ def test_closers_are_called_newest_first_and_have_a_bound(monkeypatch: pytest.Mo
     loop.close()
     loop.close()
     assert called == [2, 0]
+
+
+def test_storage_is_that_of_the_task_where_it_is_of_the_same_component_instance() -> None:
+    """Else an allocator calls, while the task of another one runs, or none."""
+    loop = Loop(Owner())
+    assert loop.storage(0) == [0, 0]
+    task: Any = SimpleNamespace(callee=SimpleNamespace(part=1), storage=[7, 8])
+    loop.stack.append(task)
+    assert loop.storage(1) is task.storage
+    loop.storage(0)[1] = 9
+    assert loop.storage(0) == [0, 0]
+    assert task.storage == [7, 8]

@@ -15,6 +15,7 @@ from wasm_gateway import Gateway
 from wasm_gateway.errors import GuestError, RequestError
 from wasm_gateway.executors.wasi_http import CHUNK_BYTES
 from wasm_gateway.messages import STREAMED, Headers, Request, Response
+from wasm_gateway.router import RouteMatch
 from wasm_gateway.workers import Workers, relay
 from wasm_gateway.wsgi import Push
 
@@ -174,6 +175,17 @@ def test_without_stream_nothing_is_sent_early(serve: Serve) -> None:
     response = gateway.handle(request(iter([b"a", b"b"]), "POST"), begin=door)
     assert response is not None
     assert (b"".join(response.body), door.head) == (b"ab", None)
+
+
+def test_a_component_says_whether_it_may_run_on_an_event_loop(serve: Serve) -> None:
+    for tool, inline in (({}, False), ({"inline": True}, True)):
+        gateway = serve(ECHO, ECHO_USES, tool=tool)
+        match = gateway.match("/a")
+        assert match is not None
+        assert gateway.runs_inline(match) is inline
+        assert not gateway.runs_inline(RouteMatch.chained("/a"))
+        gateway.close()
+        assert not gateway.runs_inline(match)  # to open it takes long
 
 
 @pytest.mark.parametrize(

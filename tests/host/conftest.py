@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import CoroutineType
 from typing import Any
 
 import pytest
 
-from wasm_gateway.component.concurrency import Loop
+from wasm_gateway.component.concurrency import Loop, wait
+from wasm_gateway.component.values import End, Err
 from wasm_gateway.host.base import Deadline, Grants, HostContext
 from wasm_gateway.host.network import Network
+from wasm_gateway.host.offload import Elements
 from wasm_gateway.host.outbound import AllowedHosts
-from wasm_gateway.host.wasi_io import wait_any
+from wasm_gateway.host.wasi_io import Timer, Waker, wait_any
 from wasm_gateway.messages import Request, Response
+
+
+def _whole(ctx: Any, value: Any) -> Any:
+    """`value`, where streams are lists; the error at the end of one is all that counts."""
+    if type(value) is not tuple or not any(isinstance(part, Elements) for part in value):
+        return value
+    *parts, end = value
+    if isinstance(end, Err):
+        return end
+    return tuple(_elements(ctx, part) if isinstance(part, Elements) else part for part in parts)
+
+
+def _elements(ctx: Any, source: Elements) -> list[Any]:
+    found: list[Any] = []
+    while True:
+        try:
+            found += source.read(ctx, 2)
+        except End:
+            return found
 
 
 class Context(HostContext):
@@ -29,8 +52,18 @@ class Context(HostContext):
         self.answer_self: Callable[[Request], Response] = super().self_request
         self.parts: list[Any] = []
         self.entered = False
+        self._begin()
+
+    def _begin(self) -> None:
         self.loop = Loop(self)
         self.on_close(self.loop.close)
+
+    def run_closers(self) -> list[BaseException]:
+        """As at the end of an instance; the context may be used again."""
+        raised = super().run_closers()
+        self.state.pop(Waker, None)
+        self._begin()
+        return raised
 
     def wait_any(self, pollables: Any) -> None:
         wait_any(self, pollables)
@@ -42,6 +75,23 @@ class Context(HostContext):
             self.loop.spawn(coroutine, partial(lambda i, result: order.append((i, result)), i))
         self.loop.run_until(lambda: len(order) == len(coroutines))
         return order
+
+    async def patient(self) -> None:
+        """Something that waits for something outside, so that calls are given to threads."""
+        await wait(Timer(time.monotonic() + 3600))
+
+    def settle(self, value: Any) -> Any:
+        """What a host function gave; of a coroutine function what it comes to, beside another that waits.
+
+        Rows that come as a stream are made a list.
+        """
+        if type(value) is CoroutineType:
+            other = self.loop.spawn(self.patient())
+            try:
+                [(_, value)] = self.run(value)
+            finally:
+                other.close()
+        return _whole(self, value)
 
     def chain(self, component_id: str, request: Request) -> Response:
         return self.answer(component_id, request)

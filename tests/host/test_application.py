@@ -52,7 +52,7 @@ def test_every_interface_has_a_type_and_a_function_for_each_of_its_functions(
 
 @pytest.mark.parametrize(
     "name",
-    ["", "key-value", "spin:key-value/key-value@3.0.0", "fermyon:spin/http-types", "wasi:cli/run@0.2.0"],
+    ["", "key-value", "spin:key-value/key-value@2.0.0", "fermyon:spin/http-types", "wasi:cli/run@0.2.0"],
 )
 def test_other_interfaces_are_not_offered(name: str) -> None:
     assert Hosts(RuntimeConfig()).interface(name) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,11 +21,34 @@ from wasm_gateway.host.rdbms import INTERFACES, RdbmsTypes
 
 pytestmark = pytest.mark.services
 
-# Interface -> its family, the fixture of a server, what a connection is called by, what sleeps.
-KINDS: dict[str, tuple[Any, str, str, str]] = {
-    "fermyon:spin/postgres@2": (Postgres, "postgres_server", "pg_backend_pid()", "SELECT pg_sleep(60)"),
-    "spin:postgres/postgres@4": (Postgres, "postgres_server", "pg_backend_pid()", "SELECT pg_sleep(60)"),
-    "fermyon:spin/mysql@2": (MySql, "mariadb_server", "CONNECTION_ID()", "SELECT SLEEP(60)"),
+# Interface, with what its functions have behind their names -> its family, the fixture of a server, what
+# a connection is called by, what sleeps, how many do.
+PG_ASLEEP = "count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+MYSQL_ASLEEP = "COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%'"
+KINDS: dict[str, tuple[Any, str, str, str, str]] = {
+    "fermyon:spin/postgres@2": (
+        Postgres,
+        "postgres_server",
+        "pg_backend_pid()",
+        "SELECT pg_sleep(60)",
+        PG_ASLEEP,
+    ),
+    "spin:postgres/postgres@4": (
+        Postgres,
+        "postgres_server",
+        "pg_backend_pid()",
+        "SELECT pg_sleep(60)",
+        PG_ASLEEP,
+    ),
+    "spin:postgres/postgres@4 -async": (
+        Postgres,
+        "postgres_server",
+        "pg_backend_pid()",
+        "SELECT pg_sleep(60)",
+        PG_ASLEEP,
+    ),
+    "fermyon:spin/mysql@2": (MySql, "mariadb_server", "CONNECTION_ID()", "SELECT SLEEP(60)", MYSQL_ASLEEP),
+    "spin:mysql/mysql@3": (MySql, "mariadb_server", "CONNECTION_ID()", "SELECT SLEEP(60)", MYSQL_ASLEEP),
 }
 
 
@@ -36,13 +60,19 @@ class Kind:
         self.address = address
         self.family = family
         self._context = context
-        self._called, self.sleep = KINDS[interface][2:]
+        self._called, self.sleep, self.asleep = KINDS[interface][2:]
+
+    @property
+    def later(self) -> bool:
+        """Whether its functions are asynchronous."""
+        return self.interface.endswith(("-async", "mysql@3"))
 
     def context(self, **options: Any) -> Any:
         return self._context(allowed=[f"{self.address.partition(':')[0]}://127.0.0.1:*"], **options)
 
     def open(self, ctx: Any = None, address: str | None = None) -> Connected:
-        return Connected(self.family, self.interface, ctx or self.context(), address or self.address)
+        interface, _, suffix = self.interface.partition(" ")
+        return Connected(self.family, interface, ctx or self.context(), address or self.address, suffix)
 
     def name(self, guest: Connected) -> int:
         name: int = guest.value(self._called)[1]
@@ -51,7 +81,7 @@ class Kind:
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, network: Network, context: Callable[..., Any]) -> Iterator[Kind]:
-    make, server, _, _ = KINDS[request.param]
+    make, server, *_ = KINDS[request.param]
     family = make(network)
     yield Kind(request.param, request.getfixturevalue(server), family, context)
     family.close()
@@ -131,10 +161,34 @@ def test_a_connection_that_broke_stays_so(kind: Kind) -> None:
     name = kind.name(guest)
     with pytest.raises(DeadlineExceeded):
         guest.query(kind.sleep)
-    assert "closed" in str(failed(guest.query("SELECT 1")))
+    if not kind.later:
+        assert "closed" in str(failed(guest.query("SELECT 1")))
     assert ctx.run_closers() == []
     other = kind.open()
     assert kind.name(other) != name
+
+
+def test_a_call_that_is_cancelled_ends(kind: Kind) -> None:
+    """As does its connection, in whose midst it was."""
+    if not kind.later:
+        pytest.skip("its calls cannot be cancelled")
+    guest = kind.open()
+    name, loop = kind.name(guest), guest.ctx.loop
+    query = guest.functions["[method]connection.query" + guest.suffix]
+    other = loop.spawn(guest.ctx.patient())
+    hosted = loop.spawn(query(guest.ctx, guest.conn, kind.sleep, []))
+    assert loop.step()
+    watcher = kind.open()
+    while watcher.value(kind.asleep)[1] == 0:
+        time.sleep(0.005)
+    hosted.close()
+    other.close()
+    assert "closed" in str(failed(guest.query("SELECT 1")))
+    guest.drop()
+    assert kind.name(kind.open()) != name
+    # PostgreSQL is told; MySQL notices some time that nobody is there any more
+    while isinstance(kind.family, Postgres) and watcher.value(kind.asleep)[1]:
+        time.sleep(0.005)
 
 
 def test_an_error_of_the_server_breaks_nothing(kind: Kind) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,15 +175,16 @@ def test_the_error_of_later_interfaces_has_cases(network: Network, url: str) -> 
 
 
 class Connected:
-    """Calls fermyon:spin/redis@2.0.0 with a connection that it keeps; `conn` is it, or an error."""
+    """Calls a later interface with a connection that it keeps; `conn` is it, or an error."""
 
-    def __init__(self, family: Redis, ctx: Any, address: str) -> None:
+    def __init__(self, interface: str, family: Redis, ctx: Any, address: str) -> None:
         self.ctx = ctx
-        self.functions = family.functions("fermyon:spin/redis@2")
-        self.conn = self.functions["[static]connection.open"](ctx, address)
+        self.functions = family.functions(interface)
+        self.conn = ctx.settle(self.functions["[static]connection.open"](ctx, address))
 
     def __call__(self, name: str, *arguments: Any) -> Any:
-        return self.functions[f"[method]connection.{name}"](self.ctx, self.conn, *arguments)
+        function = self.functions[f"[method]connection.{name}"]
+        return self.ctx.settle(function(self.ctx, self.conn, *arguments))
 
     def execute(self, command: str, *arguments: int | bytes) -> Any:
         return self("execute", command, [("int64" if type(a) is int else "binary", a) for a in arguments])
@@ -191,9 +193,18 @@ class Connected:
         self.functions["[resource-drop]connection"](self.ctx, self.conn)
 
 
+Connect = Callable[..., Connected]
+
+
+@pytest.fixture(params=["fermyon:spin/redis@2", "spin:redis/redis@3"])
+def connected(request: pytest.FixtureRequest) -> Connect:
+    """`connected(family, ctx, address)` is a connection of one or the other version."""
+    return partial(Connected, request.param)
+
+
 @services
-def test_a_guest_keeps_a_connection(family: Redis, guest: Any, url: str) -> None:
-    redis = Connected(family, guest, url)
+def test_a_guest_keeps_a_connection(family: Redis, guest: Any, url: str, connected: Connect) -> None:
+    redis = connected(family, guest, url)
     assert redis("get", "k") is None
     assert redis("set", "k", b"\x00\xffv") is None
     assert redis("get", "k") == b"\x00\xffv"
@@ -209,8 +220,8 @@ def test_a_guest_keeps_a_connection(family: Redis, guest: Any, url: str) -> None
 
 
 @services
-def test_errors_have_cases(family: Redis, guest: Any, url: str) -> None:
-    redis = Connected(family, guest, url)
+def test_errors_have_cases(family: Redis, guest: Any, url: str, connected: Connect) -> None:
+    redis = connected(family, guest, url)
     redis("set", "text", b"x")
     redis("sadd", "set", ["x"])
     wrong_type = Err(("type-error", None))
@@ -226,39 +237,41 @@ def test_errors_have_cases(family: Redis, guest: Any, url: str) -> None:
 
 
 @services
-def test_a_connection_keeps_its_state(family: Redis, guest: Any, url: str) -> None:
-    redis = Connected(family, guest, url)
+def test_a_connection_keeps_its_state(family: Redis, guest: Any, url: str, connected: Connect) -> None:
+    redis = connected(family, guest, url)
     assert redis.execute("SELECT", 3) == [("status", "OK")]
     redis("set", "k", b"three")
-    assert Connected(family, guest, url)("get", "k") is None
-    assert Connected(family, guest, url.removesuffix("0") + "3")("get", "k") == b"three"
+    assert connected(family, guest, url)("get", "k") is None
+    assert connected(family, guest, url.removesuffix("0") + "3")("get", "k") == b"three"
     assert redis.execute("MULTI") == [("status", "OK")]
     assert isinstance(redis("get", "k"), Err)  # "QUEUED"
     assert redis.execute("EXEC") == [("binary", b"three")]
 
 
 @services
-def test_connections_go_back_unless_a_guest_chose_a_command(family: Redis, guest: Any, url: str) -> None:
+def test_connections_go_back_unless_a_guest_chose_a_command(
+    family: Redis, guest: Any, url: str, connected: Connect
+) -> None:
     def id() -> Any:
         """Of the connection that the next guest gets."""
         return family.client.call(parse(url), Deadline(20), "CLIENT", "ID")
 
-    redis = Connected(family, guest, url)
+    redis = connected(family, guest, url)
     redis("set", "k", b"v")
     redis.drop()
     kept = id()
     with pytest.raises(Trap):
         redis("get", "k")
-    Connected(family, guest, url)("get", "k")
+    connected(family, guest, url)("get", "k")
     guest.run_closers()  # the end of the instance is as good as dropping
     assert id() == kept
-    redis = Connected(family, guest, url)
+    redis = connected(family, guest, url)
     redis.execute("SELECT", 3)
     redis.drop()
     assert id() != kept
 
 
-def test_addresses_of_connections(family: Redis, guest: Any) -> None:
+def test_addresses_of_connections(family: Redis, guest: Any, connected: Connect) -> None:
     invalid = Err(("invalid-address", None))
     for address in (
         "redis://127.0.0.2:1",
@@ -267,32 +280,34 @@ def test_addresses_of_connections(family: Redis, guest: Any) -> None:
         "",
         "redis://127.0.0.1:1/first",
     ):
-        assert Connected(family, guest, address).conn == invalid
-    assert Connected(family, guest, "redis://127.0.0.1:1/" + "0" * 70_000).conn == invalid
-    answer = Connected(family, guest, "redis://127.0.0.1:1").conn
+        assert connected(family, guest, address).conn == invalid
+    assert connected(family, guest, "redis://127.0.0.1:1/" + "0" * 70_000).conn == invalid
+    answer = connected(family, guest, "redis://127.0.0.1:1").conn
     assert isinstance(answer, Err)
     assert (answer.value[0], "refused" in answer.value[1]) == ("other", True)
 
 
 @services
-def test_connections_of_a_guest_are_limited(family: Redis, guest: Any, url: str, network: Network) -> None:
+def test_connections_of_a_guest_are_limited(
+    family: Redis, guest: Any, url: str, network: Network, connected: Connect
+) -> None:
     too_many = Err(("too-many-connections", None))
     small = Redis(network, max_connections=3)
     small.client._pool._wait = 0.05
-    connections = [Connected(small, guest, url) for _ in range(3)]
-    assert Connected(small, guest, url).conn == too_many
+    connections = [connected(small, guest, url) for _ in range(3)]
+    assert connected(small, guest, url).conn == too_many
     connections[1].drop()
-    assert isinstance(Connected(small, guest, url).conn, int)
+    assert isinstance(connected(small, guest, url).conn, int)
     guest.run_closers()
-    assert isinstance(Connected(small, guest, url).conn, int)
+    assert isinstance(connected(small, guest, url).conn, int)
     guest.run_closers()
     small.close()
     # and those of one instance: more than are kept of an address, too
     family._opened._capacity = POOL_SIZE + 1
-    connections = [Connected(family, guest, url) for _ in range(POOL_SIZE + 1)]
+    connections = [connected(family, guest, url) for _ in range(POOL_SIZE + 1)]
     assert all(isinstance(connection.conn, int) for connection in connections)
-    assert Connected(family, guest, url).conn == too_many
-    assert Connected(family, guest, "nonsense").conn == Err(("invalid-address", None))
+    assert connected(family, guest, url).conn == too_many
+    assert connected(family, guest, "nonsense").conn == Err(("invalid-address", None))
     assert guest.run_closers() == []
     (entry,) = family.client._pool._entries.values()
     assert (entry.used, len(entry.idle)) == (0, POOL_SIZE)
@@ -300,10 +315,29 @@ def test_connections_of_a_guest_are_limited(family: Redis, guest: Any, url: str,
 
 @services
 def test_a_connection_that_broke_stays_so(family: Redis, context: Callable[..., Any], url: str) -> None:
-    redis = Connected(family, context(allowed=["redis://127.0.0.1:*"], seconds=0.2), url)
+    ctx = context(allowed=["redis://127.0.0.1:*"], seconds=0.2)
+    redis = Connected("fermyon:spin/redis@2", family, ctx, url)
     with pytest.raises(DeadlineExceeded):
         redis.execute("BLPOP", b"never", 0)
     assert redis("get", "k") == Err(("other", "connection is closed"))
+
+
+@services
+def test_a_call_that_is_cancelled_ends(family: Redis, guest: Any, url: str) -> None:
+    """As does its connection, in whose midst it was; it is not given to anybody else."""
+    redis = Connected("spin:redis/redis@3", family, guest, url)
+    other = guest.loop.spawn(guest.patient())
+    arguments = [("binary", b"never"), ("int64", 0)]
+    execute = redis.functions["[method]connection.execute"]
+    hosted = guest.loop.spawn(execute(guest, redis.conn, "BLPOP", arguments))
+    assert guest.loop.step()
+    while b"blocked_clients:1" not in family.client.call(parse(url), Deadline(20), "INFO", "clients"):
+        time.sleep(0.005)
+    hosted.close()
+    other.close()
+    assert redis("get", "k") == Err(("other", "connection is closed"))
+    redis.drop()
+    assert family.client._pool._entries[parse(url)].used == 0
 
 
 @pytest.mark.parametrize(
@@ -317,9 +351,11 @@ def test_a_connection_that_broke_stays_so(family: Redis, context: Callable[..., 
         ("incr", 2**63, None),
     ],
 )
-def test_numbers_fit(family: Redis, guest: Any, name: str, answer: int, expected: int | None) -> None:
+def test_numbers_fit(
+    family: Redis, guest: Any, name: str, answer: int, expected: int | None, connected: Connect
+) -> None:
     with server(b":%d\r\n" % answer) as url:
-        found = Connected(family, guest, url)(name, "k")
+        found = connected(family, guest, url)(name, "k")
         guest.run_closers()
         family.close()
     assert found == (Err(("other", "unexpected reply")) if expected is None else expected)

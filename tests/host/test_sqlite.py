@@ -608,13 +608,20 @@ def test_total_changes_counts_for_this_instance(guest: Callable[..., Guest]) -> 
     assert db.rows("SELECT total_changes(), changes(), last_insert_rowid()") == [[1, 1, 3]]
 
 
-@pytest.mark.parametrize("interface", [f"{INTERFACE}@2", "spin:sqlite/sqlite@3"])
+@pytest.mark.parametrize(
+    ("interface", "suffix"),
+    [(f"{INTERFACE}@2", ""), ("spin:sqlite/sqlite@3", ""), ("spin:sqlite/sqlite@3", "-async")],
+)
 def test_connections_as_resources(
-    family: Sqlite, context: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, interface: str
+    family: Sqlite, context: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, interface: str, suffix: str
 ) -> None:
     monkeypatch.setattr(sqlite, "MAX_CONNECTIONS", 3)
     call, ctx = family.functions(interface), context(sqlite_databases=frozenset({"default", "unconfigured"}))
-    open_, execute = call["[static]connection.open"], call["[method]connection.execute"]
+
+    def function(name: str) -> Callable[..., Any]:
+        return lambda *arguments: ctx.settle(call[name + suffix](*arguments))
+
+    open_, execute = function("[static]connection.open"), function("[method]connection.execute")
     assert open_(ctx, "secret") == Err(("access-denied", None))
     assert open_(ctx, "unconfigured") == Err(("no-such-database", None))
     one, two, three = (open_(ctx, "default") for _ in range(3))
@@ -628,17 +635,19 @@ def test_connections_as_resources(
     assert isinstance(open_(ctx, "default"), int)
 
 
-def test_changes_and_the_last_row(family: Sqlite, context: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("suffix", ["", "-async"])
+def test_changes_and_the_last_row(family: Sqlite, context: Callable[..., Any], suffix: str) -> None:
     call, ctx = family.functions("spin:sqlite/sqlite@3"), context(sqlite_databases=frozenset({"default"}))
     db = call["[static]connection.open"](ctx, "default")
 
     def counts() -> tuple[int, int]:
         names = ("changes", "last-insert-rowid")
-        changes, row = (call[f"[method]connection.{name}"](ctx, db) for name in names)
+        changes, row = (ctx.settle(call[f"[method]connection.{name}{suffix}"](ctx, db)) for name in names)
         return changes, row
 
     def execute(statement: str) -> None:
-        assert not isinstance(call["[method]connection.execute"](ctx, db, statement, []), Err)
+        answer = call[f"[method]connection.execute{suffix}"](ctx, db, statement, [])
+        assert not isinstance(ctx.settle(answer), Err)
 
     assert counts() == (0, 0)
     execute("CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
@@ -655,7 +664,7 @@ def test_changes_and_the_last_row(family: Sqlite, context: Callable[..., Any]) -
     call["[resource-drop]connection"](ctx, db)
     for name in ("changes", "last-insert-rowid"):
         with pytest.raises(Trap):
-            call[f"[method]connection.{name}"](ctx, db)
+            ctx.settle(call[f"[method]connection.{name}{suffix}"](ctx, db))
     db = call["[static]connection.open"](ctx, "default")  # the same connection, for somebody else
     assert counts() == (0, 0)
 

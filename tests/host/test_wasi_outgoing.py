@@ -899,3 +899,16 @@ def test_a_guest_that_polls_several_requests_and_a_timer(
     response = gateway.handle(posted(b""))
     assert response.status == 200
     assert response.body in ((b"1",), (b"2",))
+
+
+def test_an_exchange_leaves_no_garbage(
+    server: Server, components: Any, application: Any, garbage: Any
+) -> None:
+    wasm = components.proxy(server.authority)
+    gateway = application(a=application.part(wasm, allowed_outbound_hosts=["http://127.0.0.1:*"]))
+    for body in (b"hello", bytes(100_000)):
+
+        def work(body: bytes = body) -> None:
+            assert b"".join(gateway.handle(posted(body)).body) == body
+
+        assert garbage(work) == []

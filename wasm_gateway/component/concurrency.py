@@ -50,6 +50,19 @@ class Condition:
         self.ready = test
 
 
+class Turn:
+    """Ready when everybody else has had a turn."""
+
+    inside = True
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def ready(self) -> bool:
+        asked, self._asked = self._asked, True
+        return asked
+
+
 class wait:
     """In a coroutine of the host: until `pollable` is ready."""
 
@@ -578,6 +591,13 @@ class Loop:
                 leave(states)
                 return True
         return False
+
+    def has_others(self) -> bool:
+        """Whether something could go on, or may soon, beside the coroutine that runs now."""
+        return any(task.ready() for task in self.waiting) or any(
+            hosted.pollable is not None and not (hosted.pollable.inside and not hosted.pollable.ready())
+            for hosted in self.hosted
+        )
 
     @property
     def idle(self) -> bool:

@@ -34,22 +34,33 @@ class Entry:
 
 
 class ResourceHandle:
-    """An own or borrow handle; `rep` is the host's object, or the guest's number for its own resource."""
+    """A handle that owns; `rep` is the host's object, or the guest's number for its own resource."""
 
-    __slots__ = ("borrow_scope", "num_lends", "own", "rep", "rt")
+    __slots__ = ("num_lends", "rep", "rt")
 
-    def __init__(
-        self, rt: ResourceType, rep: Any, own: bool, borrow_scope: BorrowScope | None = None
-    ) -> None:
+    own = True
+    borrow_scope: BorrowScope | None = None
+
+    def __init__(self, rt: ResourceType, rep: Any) -> None:
         self.rt = rt
         self.rep = rep
-        self.own = own
-        self.borrow_scope = borrow_scope
         self.num_lends = 0
 
 
+class BorrowHandle(ResourceHandle):
+    """A handle that is borrowed until the call of `borrow_scope` ends."""
+
+    __slots__ = ("borrow_scope",)
+
+    own = False
+
+    def __init__(self, rt: ResourceType, rep: Any, borrow_scope: BorrowScope) -> None:
+        super().__init__(rt, rep)
+        self.borrow_scope: BorrowScope | None = borrow_scope
+
+
 class HandleTable:
-    """Handles by index. `array` and `free` are read by generated code; only methods change them."""
+    """Handles by index. Generated code does what `lift_own` and `remove` do in `array` and `free` itself."""
 
     __slots__ = ("array", "free", "limit")
 
@@ -103,7 +114,7 @@ class HandleTable:
 
     def lower_own(self, rt: ResourceType, rep: Any) -> int:
         """Give a resource to the guest."""
-        h = ResourceHandle(rt, rep, True)
+        h = ResourceHandle(rt, rep)
         array = self.array
         if self.free:
             i = self.free.pop()
@@ -117,7 +128,7 @@ class HandleTable:
 
     def lower_borrow(self, rt: ResourceType, rep: Any, scope: BorrowScope) -> int:
         """Lend a resource of the host to the guest, until `scope` ends."""
-        i = self.add(ResourceHandle(rt, rep, False, scope))
+        i = self.add(BorrowHandle(rt, rep, scope))
         scope.num_borrows += 1
         return i
 
@@ -148,7 +159,7 @@ def canon_resource_new(inst: Any, rt: ResourceType, rep: int) -> int:
     if not inst.may_leave:
         raise Trap("resource.new: cannot leave the component instance")
     table: HandleTable = inst.handles
-    return table.add(ResourceHandle(rt, rep, True))
+    return table.add(ResourceHandle(rt, rep))
 
 
 def enter(inst: Any, parts: Iterable[int]) -> list[Any]:

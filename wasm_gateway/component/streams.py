@@ -135,7 +135,7 @@ class HostBuffer:
     """What the host takes of a stream or future, up to `length` elements, or gives to one (`values`)."""
 
     def __init__(self, length: int, values: Sequence[Any] | None = None) -> None:
-        self.length = length
+        self.length = self.at_once = length
         self.values = values
         self.progress = 0
 
@@ -160,7 +160,7 @@ def move(source: Buffer, into: Buffer) -> None:
     """As many elements as there are and fit; fewer to or from the host, which comes again for the others."""
     left = min(source.remain(), into.remain())
     while left:
-        n = min(left, *(end.at_once for end in (source, into) if isinstance(end, GuestBuffer)))
+        n = min(left, source.at_once, into.at_once)
         into.write(source.read(n))
         left -= n
         if isinstance(source, HostBuffer) or isinstance(into, HostBuffer):
@@ -410,7 +410,11 @@ class HostStream:
         self._reading: Hosted | None = None
         self._on_copy_done: OnCopyDone | None = None
         self._over = False
-        loop.on_close(self, self.drop)
+        try:
+            loop.on_close(self, self.drop)
+        except Trap:
+            source.close(loop.inst)
+            raise
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
         self._on_copy_done = on_copy_done

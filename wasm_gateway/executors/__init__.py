@@ -8,7 +8,7 @@ from typing import Any
 from ..component.core import preamble
 from ..component.names import canonical_name
 from ..component.rewrite import exports, rewrite
-from ..component.types import FuncType, describe_mismatch
+from ..component.types import FuncType, ResultType, describe_mismatch
 from ..engine import CompileCache, Engine, Program
 from ..errors import LinkError, UnsupportedError
 from ..host.application import Hosts
@@ -52,7 +52,10 @@ HTTP_HANDLERS = (
 )
 WASI_HTTP_P3 = "wasi-http-p3"
 HTTP_P3_HANDLERS = ("wasi:http/handler@0.3", "wasi:http/handler@0.3.0-rc-2026-03-15")
+# What exports the one of 0.3 exports that of 0.2 for its libc only.
 CLI_RUN = (
+    "wasi:cli/run@0.3",
+    "wasi:cli/run@0.3.0-rc-2026-03-15",
     "wasi:cli/run@0.2",
     "wasi:cli/run@0.2.0-rc-2023-12-05",
     "wasi:cli/run@0.2.0-rc-2023-11-10",
@@ -153,7 +156,7 @@ def component_dialects(exports: Iterable[str]) -> list[str]:
             (WASI_HTTP_P3, HTTP_P3_HANDLERS),
             ("wasi-http", HTTP_HANDLERS),
             ("spin", spin.HTTP[:1]),
-            ("spin-redis", spin.REDIS[:1]),
+            ("spin-redis", (spin.REDIS[0], spin.REDIS_3[0])),
             (WagiExecutor.dialect, CLI_RUN),
         )
         if not names.isdisjoint(interfaces)
@@ -165,8 +168,12 @@ Find = Callable[[str, str], "LiftedFunction | None"]
 
 def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None) -> Executor:
     if wagi_argv is not None:
-        runs = (find(name, "run") for name in CLI_RUN)
-        return WagiExecutor(guest, wagi_argv, next((run for run in runs if run is not None), None))
+        for name in CLI_RUN:
+            run = find(name, "run")
+            if run is not None:
+                expected = FuncType((), ResultType(), "@0.3" in name)
+                return WagiExecutor(guest, wagi_argv, _checked(run, f"{name} run", expected))
+        return WagiExecutor(guest, wagi_argv)
     for name in HTTP_P3_HANDLERS:
         handler = find(name, "handle")
         if handler is not None:
@@ -193,13 +200,17 @@ def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None
 
 
 def _message_executor(guest: Guest, find: Find) -> MessageExecutor:
-    handler = find(*spin.REDIS)
-    if handler is not None:
-        return SpinRedisExecutor(guest, _checked(handler, " ".join(spin.REDIS), spin.declared(*spin.REDIS)))
+    for exported in (spin.REDIS_3, spin.REDIS):
+        handler = find(*exported)
+        if handler is not None:
+            return SpinRedisExecutor(guest, _checked(handler, " ".join(exported), spin.declared(*exported)))
     handler = find("", legacy_flat.REDIS_EXPORT)
     if handler is not None:
         return SpinRedisExecutor(guest, handler, "legacy-flat-redis")
-    raise LinkError("exports no handler of Redis messages: fermyon:spin/inbound-redis, handle-redis-message")
+    raise LinkError(
+        "exports no handler of Redis messages: spin:redis/inbound-redis@3, fermyon:spin/inbound-redis, "
+        "handle-redis-message"
+    )
 
 
 def _checked(handler: Any, name: str, expected: FuncType) -> Any:

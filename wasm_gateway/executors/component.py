@@ -8,8 +8,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import CoroutineType
 from typing import Any
 
 from ..component.assemble import HostDefinition, assemble, simplify
@@ -297,6 +300,7 @@ class _Binder:
 
 
 Narrowing = Callable[[str, Callable[..., Any]], Callable[..., Any]]
+Within = Callable[[], AbstractContextManager[None]]
 
 
 def _narrowing(provider: Provider) -> Narrowing:
@@ -309,18 +313,49 @@ def _narrowing(provider: Provider) -> Narrowing:
             found = ctx.state[provider] = ctx.wasi.narrowed(grants.environment, files=provider.files)
         return found
 
+    @contextmanager
+    def within(ctx: Any) -> Iterator[None]:
+        outer, wasi = ctx.component, ctx.wasi
+        ctx.component, ctx.wasi = grants, world(ctx)
+        try:
+            yield
+        finally:
+            ctx.component, ctx.wasi = outer, wasi
+
     def narrow(interface: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def narrowed(ctx: Any, *arguments: Any) -> Any:
-            outer, wasi = ctx.component, ctx.wasi
-            ctx.component, ctx.wasi = grants, world(ctx)
-            try:
-                return function(ctx, *arguments)
-            finally:
-                ctx.component, ctx.wasi = outer, wasi
+            with within(ctx):
+                result = function(ctx, *arguments)
+            return _each_step(result, partial(within, ctx)) if type(result) is CoroutineType else result
 
         return narrowed
 
     return narrow
+
+
+async def _each_step(coroutine: Coroutine[Any, None, Any], within: Within) -> Any:
+    """`coroutine`, each of whose steps is taken `within()`."""
+    return await _Steps(coroutine, within)
+
+
+class _Steps:
+    def __init__(self, coroutine: Coroutine[Any, None, Any], within: Within) -> None:
+        self._coroutine = coroutine
+        self._within = within
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        while True:
+            with self._within():
+                try:
+                    pollable = self._coroutine.send(None)
+                except StopIteration as done:
+                    return done.value
+            try:
+                yield pollable
+            except GeneratorExit:
+                with self._within():
+                    self._coroutine.close()
+                raise
 
 
 def _destructor(program: LinkedProgram, definition: object) -> Callable[[Any, Any], Any]:

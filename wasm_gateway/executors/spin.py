@@ -1,5 +1,5 @@
 # Spin 1 guests: core modules and components that export fermyon:spin/inbound-http or
-# inbound-redis (Spin: http, 8.1).
+# inbound-redis (Spin: http, 8.1); and the handlers of Redis messages of Spin 4.
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .guest import Guest, LiftedFunction, checked_headers, complete, decoded, wh
 
 HTTP = ("fermyon:spin/inbound-http", "handle-request")
 REDIS = ("fermyon:spin/inbound-redis", "handle-message")
+REDIS_3 = ("spin:redis/inbound-redis@3", "handle-message")
 
 # What guests export (Spin: host interfaces, 7.1 and 7.2).
 WIT = """
@@ -41,6 +42,14 @@ interface inbound-redis {
 }
 """
 
+WIT_3 = """
+package spin:redis@3.0.0;
+interface inbound-redis {
+  variant error { invalid-address, too-many-connections, type-error, other(string) }
+  handle-message: async func(message: list<u8>) -> result<_, error>;
+}
+"""
+
 # The enum `method` of fermyon:spin/http-types has no other.
 METHODS = {name: name.lower() for name in ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")}
 
@@ -48,6 +57,8 @@ METHODS = {name: name.lower() for name in ("GET", "POST", "PUT", "DELETE", "PATC
 @lru_cache
 def declared(interface: str, function: str) -> FuncType:
     """The type of a function that guests export, as this host calls it."""
+    if interface == REDIS_3[0]:
+        return parse_interface(f"{interface}.0.0", WIT_3).funcs[function]
     return parse_interface(interface, WIT).funcs[function]
 
 

@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..component.values import Err
@@ -17,7 +18,7 @@ from ..errors import GuestError, GuestExit, LimitExceeded, LinkError
 from ..instance import Instance
 from ..messages import Begin, Headers, Request, Response
 from ..router import RouteMatch, wagi_variables
-from .guest import Guest, LiftedFunction, checked_headers, complete, whole_body
+from .guest import Guest, checked_headers, complete, whole_body
 
 log = logging.getLogger("wasm_gateway")
 
@@ -37,7 +38,9 @@ class WagiExecutor:
     injects_headers = False  # the same facts come as variables
     streams = False
 
-    def __init__(self, guest: Guest, argv: str = DEFAULT_ARGV, run: LiftedFunction | None = None) -> None:
+    def __init__(
+        self, guest: Guest, argv: str = DEFAULT_ARGV, run: Callable[[Instance], Any] | None = None
+    ) -> None:
         self.guest = guest
         self.argv = argv
         self.run = run

@@ -34,6 +34,7 @@ SQLITE_FILE = "sqlite_db.db"
 FAMILIES = {
     "fermyon:spin/key-value": "key_value",
     "fermyon:spin/key-value@2": "key_value_resources",
+    "spin:key-value/key-value@3": "key_value_resources",
     "wasi:keyvalue/store@0.2.0-draft2": "key_value_resources",
     "wasi:keyvalue/batch@0.2.0-draft2": "key_value_resources",
     "wasi:keyvalue/atomics@0.2.0-draft2": "key_value_resources",
@@ -42,10 +43,12 @@ FAMILIES = {
     "spin:sqlite/sqlite@3": "sqlite",
     "fermyon:spin/config": "config",
     "fermyon:spin/variables@2": "config",
+    "spin:variables/variables@3": "config",
     "wasi:config/store@0.2.0-draft-2024-09-27": "config",
     "fermyon:spin/http": "outbound_http",
     "fermyon:spin/redis": "redis",
     "fermyon:spin/redis@2": "redis",
+    "spin:redis/redis@3": "redis",
     "fermyon:spin/rdbms-types@2": "rdbms",
     "fermyon:spin/postgres": "postgres",
     "fermyon:spin/postgres@2": "postgres",
@@ -53,7 +56,9 @@ FAMILIES = {
     "spin:postgres/postgres@4": "postgres",
     "fermyon:spin/mysql": "mysql",
     "fermyon:spin/mysql@2": "mysql",
+    "spin:mysql/mysql@3": "mysql",
     "fermyon:spin/mqtt@2": "mqtt",
+    "spin:mqtt/mqtt@3": "mqtt",
     "fermyon:spin/llm": "llm",
     "fermyon:spin/llm@2": "llm",
     "wasi:io/error@0.2": "wasi_io",
@@ -93,11 +98,29 @@ FAMILIES = {
     "wasi:random/random@0.3": "wasi_p3_clocks",
     "wasi:random/insecure@0.3": "wasi_p3_clocks",
     "wasi:random/insecure-seed@0.3": "wasi_p3_clocks",
+    "wasi:cli/environment@0.3": "wasi_p3_cli",
+    "wasi:cli/exit@0.3": "wasi_p3_cli",
+    "wasi:cli/types@0.3": "wasi_p3_cli",
+    "wasi:cli/stdin@0.3": "wasi_p3_cli",
+    "wasi:cli/stdout@0.3": "wasi_p3_cli",
+    "wasi:cli/stderr@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-input@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-output@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-stdin@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-stdout@0.3": "wasi_p3_cli",
+    "wasi:cli/terminal-stderr@0.3": "wasi_p3_cli",
+    "wasi:filesystem/types@0.3": "wasi_p3_filesystem",
+    "wasi:filesystem/preopens@0.3": "wasi_p3_filesystem",
+    "wasi:sockets/types@0.3": "wasi_p3_sockets",
+    "wasi:sockets/ip-name-lookup@0.3": "wasi_p3_sockets",
     "wasi:http/types@0.3": "wasi_p3_http",
     "wasi:http/client@0.3": "wasi_p3_client",
 }
 # Interfaces that guests export, and whose text is among a family's.
-EXPORTED = {"wasi:http/incoming-handler@0.2": "wasi_http", "wasi:http/handler@0.3": "wasi_p3_http"}
+EXPORTED = {
+    "wasi:http/incoming-handler@0.2": "wasi_http",
+    "wasi:http/handler@0.3": "wasi_p3_http",
+}
 
 
 def _of_2023(table: Mapping[str, str]) -> dict[str, str]:
@@ -192,6 +215,7 @@ class Hosts:
         self._offered: dict[str, Offered] = {}
         self._parsed: dict[str, Mapping[str, InterfaceType]] = {}  # by WIT text
         self._network: Any = None
+        self._workers: Any = None
         self._lent: dict[str, Lent] = {}
         forks.watch(self)
         for implementation in interfaces:
@@ -302,6 +326,9 @@ class Hosts:
             families, self._families = [*self._families.values(), *self._lent.values()], {}
             self._offered = {name: offered for name, offered in self._offered.items() if offered.lent}
             self._network = None
+            workers, self._workers = self._workers, None
+        if workers is not None:
+            workers.close()
         failure: Exception | None = None
         for family in families:
             try:
@@ -333,7 +360,7 @@ class Hosts:
 
     def _make_key_value_resources(self, module: Any) -> Any:
         _, key_value = self._family("key_value")
-        return module.KeyValueResources(key_value)
+        return module.KeyValueResources(key_value, self._offload())
 
     def _default_store(self, module: Any) -> Any:
         if self.state_dir is None:
@@ -349,7 +376,7 @@ class Hosts:
                 databases[label] = module.Database(
                     options.get("path"), allow_attach_file=options.get("allow_attach_file", False)
                 )
-        return module.Sqlite(databases)
+        return module.Sqlite(databases, self._offload())
 
     def _make_wasi_io(self, module: Any) -> Any:
         return module.WasiIo()
@@ -383,6 +410,17 @@ class Hosts:
     def _make_wasi_p3_clocks(self, module: Any) -> Any:
         return module.Clocks()
 
+    def _make_wasi_p3_cli(self, module: Any) -> Any:
+        return module.Cli()
+
+    def _make_wasi_p3_filesystem(self, module: Any) -> Any:
+        return module.Filesystem()
+
+    def _make_wasi_p3_sockets(self, module: Any) -> Any:
+        return module.Sockets(
+            self._family("wasi_sockets")[1], self._family("wasi_tcp")[1], self._family("wasi_udp")[1]
+        )
+
     def _make_wasi_p3_http(self, module: Any) -> Any:
         return module.Http()
 
@@ -410,20 +448,30 @@ class Hosts:
         )
 
     def _make_redis(self, module: Any) -> Any:
-        return module.Redis(self._outbound(), self.config.outbound_redis.max_connections)
+        return module.Redis(self._outbound(), self.config.outbound_redis.max_connections, self._offload())
 
     def _make_postgres(self, module: Any) -> Any:
-        return module.Postgres(self._outbound(), self.config.outbound_pg.max_connections)
+        return module.Postgres(self._outbound(), self.config.outbound_pg.max_connections, self._offload())
 
     def _make_mysql(self, module: Any) -> Any:
-        return module.MySql(self._outbound(), self.config.outbound_mysql.max_connections)
+        return module.MySql(self._outbound(), self.config.outbound_mysql.max_connections, self._offload())
 
     def _make_rdbms(self, module: Any) -> Any:
         return module.RdbmsTypes()
 
     def _make_mqtt(self, module: Any) -> Any:
         config = self.config.outbound_mqtt
-        return module.Mqtt(self._outbound(), config.max_connections, config.max_payload_size_bytes)
+        return module.Mqtt(
+            self._outbound(), config.max_connections, config.max_payload_size_bytes, self._offload()
+        )
+
+    def _offload(self) -> Any:
+        """The threads that all families share."""
+        if self._workers is None:
+            from .offload import Workers
+
+            self._workers = Workers()
+        return self._workers
 
     def _outbound(self) -> Any:
         """The way to the network that all families share."""

@@ -1,5 +1,5 @@
-# fermyon:spin/config, its successor fermyon:spin/variables, and wasi:config: the variables
-# of a component (Spin: host interfaces, 6).
+# fermyon:spin/config, its successors fermyon:spin/variables and spin:variables, and
+# wasi:config: the variables of a component (Spin: host interfaces, 6).
 #
 # Rule 1: a guest names component variables only; what they are made of (templates,
 # application variables, providers) is the business of whoever made ctx.component.variables.
@@ -27,6 +27,14 @@ package fermyon:spin@2.0.0;
 interface variables {
   variant error { invalid-name(string), undefined(string), provider(string), other(string) }
   get: func(name: string) -> result<string, error>;
+}
+""",
+    # asynchronous to its guests, for whom a value is there at once all the same
+    "spin:variables/variables@3": """
+package spin:variables@3.0.0;
+interface variables {
+  variant error { invalid-name(string), undefined(string), provider(string), other(string) }
+  get: async func(name: string) -> result<string, error>;
 }
 """,
     "wasi:config/store@0.2.0-draft-2024-09-27": """
@@ -90,7 +98,7 @@ class Config:
         match interface:
             case "fermyon:spin/config":
                 return {"get-config": self.get_config}
-            case "fermyon:spin/variables@2":
+            case "fermyon:spin/variables@2" | "spin:variables/variables@3":
                 return {"get": self.get_variable}
             case "wasi:config/store@0.2.0-draft-2024-09-27":
                 return {"get": self.get_or_none, "get-all": self.get_all}

@@ -430,6 +430,9 @@ class Directory:
     def remove_directory(self, path: bytes) -> None:
         self._may_write()
         with self._find(path) as place:
+            if place.slash and not place.is_directory():
+                with self._find(path, True) as target:  # EPERM for a link that leads out
+                    target.must_be_directory()
             os.rmdir(place.name, dir_fd=place.at)
 
     def unlink(self, path: bytes) -> None:

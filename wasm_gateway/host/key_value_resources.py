@@ -1,5 +1,5 @@
-# Key-value stores as resources: fermyon:spin/key-value@2.0.0 and wasi:keyvalue, on the
-# stores of fermyon:spin/key-value (Spin: host interfaces, 4).
+# Key-value stores as resources: fermyon:spin/key-value@2.0.0, spin:key-value and
+# wasi:keyvalue, on the stores of fermyon:spin/key-value (Spin: host interfaces, 4).
 #
 # Rule 1: a store or bucket is one of the numbers that KeyValue gives to an instance. What
 # is granted, and how many may be open, is decided there for all versions alike.
@@ -10,10 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..component.values import Err
+from ..component.values import Err, Ok
 from .base import HostContext
-from .key_value import MAX_HANDLES, KeyValue, Store, StoreError, set_value, set_values
+from .key_value import (
+    MAX_HANDLES,
+    KeyValue,
+    RedisStore,
+    SqliteStore,
+    Store,
+    StoreError,
+    set_value,
+    set_values,
+)
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE
+from .offload import Elements, Workers
 
 _SPIN = """
 package fermyon:spin@2.0.0;
@@ -26,6 +36,20 @@ interface key-value {
     delete: func(key: string) -> result<_, error>;
     exists: func(key: string) -> result<bool, error>;
     get-keys: func() -> result<list<string>, error>;
+  }
+}
+"""
+_SPIN_3 = """
+package spin:key-value@3.0.0;
+interface key-value {
+  variant error { store-table-full, no-such-store, access-denied, other(string) }
+  resource store {
+    open: static async func(label: string) -> result<store, error>;
+    get: async func(key: string) -> result<option<list<u8>>, error>;
+    set: async func(key: string, value: list<u8>) -> result<_, error>;
+    delete: async func(key: string) -> result<_, error>;
+    exists: async func(key: string) -> result<bool, error>;
+    get-keys: async func() -> tuple<stream<string>, future<result<_, error>>>;
   }
 }
 """
@@ -63,10 +87,14 @@ interface atomics {
 """
 INTERFACES = {
     "fermyon:spin/key-value@2": _SPIN,
+    "spin:key-value/key-value@3": _SPIN_3,
     "wasi:keyvalue/store@0.2.0-draft2": _WASI,
     "wasi:keyvalue/batch@0.2.0-draft2": _WASI,
     "wasi:keyvalue/atomics@0.2.0-draft2": _WASI,
 }
+
+# What may be read of a SQLite file at any time, in some 5 us: less than a thread costs.
+READS = ("get", "exists")
 
 NO_CURSOR = Err(("other", "list_keys: cursor not supported"))
 TABLE_FULL = Err(("other", "store table full"))
@@ -86,6 +114,15 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "delete-many": lambda store, deadline, keys: store.delete_many(keys, deadline) if keys else None,
     "increment": lambda store, deadline, key, delta: store.increment(key, delta, deadline),
 }
+
+
+def _waits(store: Store, name: str) -> bool:
+    """Whether the operation may keep its caller waiting, in whatever thread it is called.
+
+    What a site brings is called in the thread of the request, where it finds what belongs to that
+    (connections, transactions).
+    """
+    return isinstance(store, RedisStore) or (isinstance(store, SqliteStore) and name not in READS)
 
 
 class Cas:
@@ -125,8 +162,9 @@ class _Swaps:
 class KeyValueResources:
     """The functions that guests import, on the stores of `key_value`."""
 
-    def __init__(self, key_value: KeyValue) -> None:
+    def __init__(self, key_value: KeyValue, workers: Workers | None = None) -> None:
         self.key_value = key_value
+        self._workers = workers or Workers()
         drop = key_value.close_store
         basic = ("get", "set", "delete", "exists")
         self._functions: dict[str, dict[str, Callable[..., Any]]] = {
@@ -134,6 +172,12 @@ class KeyValueResources:
                 # its errors have the names of the first version's
                 "[static]store.open": key_value.open,
                 **{f"[method]store.{name}": self._on_store(name) for name in (*basic, "get-keys")},
+                "[resource-drop]store": drop,
+            },
+            "spin:key-value/key-value@3": {
+                "[static]store.open": key_value.open,
+                **{f"[method]store.{name}": self._async(name) for name in basic},
+                "[method]store.get-keys": self.get_keys_async,
                 "[resource-drop]store": drop,
             },
             "wasi:keyvalue/store@0.2.0-draft2": {
@@ -171,6 +215,31 @@ class KeyValueResources:
                 return Err(("other", str(error)))
 
         return call
+
+    def _async(self, name: str) -> Callable[..., Any]:
+        """The same as a coroutine function."""
+
+        async def call(ctx: HostContext, handle: int, *args: Any) -> Any:
+            try:
+                return await self._offloaded(ctx, handle, name, *args)
+            except StoreError as error:
+                return Err(("other", str(error)))
+
+        return call
+
+    async def _offloaded(self, ctx: HostContext, handle: int, name: str, *args: Any) -> Any:
+        operation = _OPERATIONS[name]
+        store = self.key_value.opened(ctx, handle)
+        if not _waits(store, name):
+            return operation(store, ctx.deadline, *args)
+        return await self._workers.run(ctx, lambda deadline: operation(store, deadline, *args))
+
+    async def get_keys_async(self, ctx: HostContext, handle: int) -> Any:
+        try:
+            keys = await self._offloaded(ctx, handle, "get-keys")
+        except StoreError as error:
+            return Elements(()), Err(("other", str(error)))
+        return Elements(keys), Ok()
 
     def _list_keys(self) -> Callable[..., Any]:
         list_keys = self._on_store("list-keys")

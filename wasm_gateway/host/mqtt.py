@@ -1,4 +1,4 @@
-# fermyon:spin/mqtt: guests as MQTT clients (Spin: host interfaces, 7.4).
+# fermyon:spin/mqtt, spin:mqtt: guests as MQTT clients (Spin: host interfaces, 7.4).
 #
 # Rule 1: the address is checked when a connection is opened, and what is checked is
 # what is connected to (addresses.py).
@@ -7,8 +7,8 @@
 # something else nobody keeps the connection alive for it.
 # Rule 3: `publish` returns when the server has the message: it is sent (QoS 0), acknowledged
 # (1) or complete (2). After a failure the connection is given up, and its message with it.
-# Rule 4: nothing goes on behind the guest's back. Every wait is in the thread of the
-# guest and ends at its deadline, and a connection ends with its instance: no pool.
+# Rule 4: nothing goes on behind the guest's back. Every wait is that of a call of the
+# guest's and ends at its deadline, and a connection ends with its instance: no pool.
 #
 # The client is paho-mqtt, without its thread and over a socket of ours.
 
@@ -29,11 +29,10 @@ from .addresses import BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import Held
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle, wait_ready
+from .offload import Turns, Workers
 from .pools import Pool, PoolFull
 
-INTERFACES = {
-    "fermyon:spin/mqtt@2": """
-package fermyon:spin@2.0.0;
+_MQTT = """
 interface mqtt {
   variant error { invalid-address, too-many-connections, connection-failed(string), other(string) }
   enum qos { at-most-once, at-least-once, exactly-once }
@@ -45,6 +44,9 @@ interface mqtt {
   }
 }
 """
+INTERFACES = {
+    "fermyon:spin/mqtt@2": "package fermyon:spin@2.0.0;" + _MQTT,
+    "spin:mqtt/mqtt@3": "package spin:mqtt@3.0.0;" + _MQTT.replace("func(", "async func("),
 }
 
 SCHEMES = ("mqtt", "mqtts")
@@ -159,6 +161,7 @@ class MqttConnection:
     """
 
     def __init__(self, login: Login, network: Network) -> None:
+        self.turns = Turns()
         self._login = login
         self._network = network
         self._client: _Client | None = None
@@ -228,8 +231,13 @@ class Mqtt:
     """The functions that guests import."""
 
     def __init__(
-        self, network: Network, max_connections: int | None = None, max_payload_size: int | None = None
+        self,
+        network: Network,
+        max_connections: int | None = None,
+        max_payload_size: int | None = None,
+        workers: Workers | None = None,
     ) -> None:
+        self._workers = workers or Workers()
         self._network = network
         self._max_payload_size = max_payload_size
         self._held: Held[MqttConnection] = Held(self._release)
@@ -241,9 +249,10 @@ class Mqtt:
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
         if interface not in INTERFACES:
             return {}
+        later = interface == "spin:mqtt/mqtt@3"
         return {
-            "[static]connection.open": self.open,
-            "[method]connection.publish": self.publish,
+            "[static]connection.open": self.open_async if later else self.open,
+            "[method]connection.publish": self.publish_async if later else self.publish,
             "[resource-drop]connection": self._held.drop,
         }
 
@@ -252,33 +261,79 @@ class Mqtt:
             self._places.close()
 
     def open(self, ctx: HostContext, address: str, username: str, password: str, keep_alive: int) -> Any:
-        handles = self._held.of(ctx)
         try:
-            outbound = ctx.component.outbound
-            if outbound is None or not outbound.check_url(address, "mqtt"):
-                raise MqttFailure("connection-failed", f"address {address} is not permitted")
-            connection = MqttConnection(login(address, username, password, keep_alive), self._network)
-            if handles.is_full:
-                raise MqttFailure("too-many-connections")
-            if self._places is not None:
-                self._places.take("", ctx.deadline)
-        except PoolFull:
-            return Err(("too-many-connections", None))
+            connection = self._opened(ctx, address, username, password, keep_alive)
+            self._take_place(ctx.deadline)
         except MqttFailure as failure:
             return Err(failure.error)
-        return handles.push(connection)
+        return self._held.of(ctx).push(connection)
+
+    def _opened(self, ctx: HostContext, address: str, *arguments: Any) -> MqttConnection:
+        outbound = ctx.component.outbound
+        if outbound is None or not outbound.check_url(address, "mqtt"):
+            raise MqttFailure("connection-failed", f"address {address} is not permitted")
+        connection = MqttConnection(login(address, *arguments), self._network)
+        if self._held.of(ctx).is_full:
+            raise MqttFailure("too-many-connections")
+        return connection
+
+    def _take_place(self, deadline: Deadline) -> None:
+        if self._places is not None:
+            try:
+                self._places.take("", deadline)
+            except PoolFull:
+                raise MqttFailure("too-many-connections") from None
+
+    def _give_place(self, _: object = None) -> None:
+        if self._places is not None:
+            self._places.give("", None)
 
     def publish(self, ctx: HostContext, handle: int, topic: str, payload: bytes, qos: str) -> Any:
-        connection, limit = self._held.get(ctx, handle), self._max_payload_size
-        if limit is not None and len(payload) > limit:
-            text = f"payload size {len(payload)} exceeds the maximum allowed size of {limit} bytes"
-            return Err(("other", text))
+        connection = self._held.get(ctx, handle)
         try:
+            self._check_size(payload)
             return connection.publish(topic, payload, QOS[qos], ctx.deadline)
         except MqttFailure as failure:
             return Err(failure.error)
 
+    def _check_size(self, payload: bytes) -> None:
+        limit = self._max_payload_size
+        if limit is not None and len(payload) > limit:
+            text = f"payload size {len(payload)} exceeds the maximum allowed size of {limit} bytes"
+            raise MqttFailure("other", text)
+
     def _release(self, ctx: HostContext, connection: MqttConnection) -> None:
-        connection.close()
-        if self._places is not None:
-            self._places.give("", None)
+        def end() -> None:
+            connection.close()
+            self._give_place()
+
+        connection.turns.end(end)
+
+    # Last: the same as coroutines.
+
+    async def open_async(
+        self, ctx: HostContext, address: str, username: str, password: str, keep_alive: int
+    ) -> Any:
+        try:
+            connection = self._opened(ctx, address, username, password, keep_alive)
+            if self._places is not None:
+                await self._workers.run(ctx, self._take_place, undo=self._give_place)
+        except MqttFailure as failure:
+            return Err(failure.error)
+        handle = self._held.of(ctx).push(connection)
+        if handle is None:  # filled meanwhile
+            self._give_place()
+            return Err(("too-many-connections", None))
+        return handle
+
+    async def publish_async(self, ctx: HostContext, handle: int, topic: str, payload: bytes, qos: str) -> Any:
+        connection = self._held.get(ctx, handle)
+
+        def publish(deadline: Deadline) -> None:
+            connection.publish(topic, payload, QOS[qos], deadline)
+
+        try:
+            self._check_size(payload)
+            return await self._workers.run(ctx, publish, turns=connection.turns)
+        except MqttFailure as failure:
+            return Err(failure.error)

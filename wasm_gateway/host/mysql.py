@@ -1,4 +1,4 @@
-# fermyon:spin/mysql: guests as MySQL and MariaDB clients (Spin: host interfaces, 7.3).
+# fermyon:spin/mysql, spin:mysql: guests as MySQL and MariaDB clients (Spin: host interfaces, 7.3).
 #
 # Rule 1: the address is checked whenever one is given, and what is checked is what is
 # connected to (addresses.py).
@@ -32,7 +32,20 @@ from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle
-from .rdbms import NULL, TYPES, TYPES_2, DatabaseFailure, Databases, RowSet, Sessions, Value
+from .offload import Workers
+from .rdbms import (
+    ERROR,
+    NULL,
+    STREAMED,
+    TYPES,
+    TYPES_2,
+    DatabaseFailure,
+    Databases,
+    RowSet,
+    Sessions,
+    Value,
+    streamed,
+)
 
 INTERFACES = {
     "fermyon:spin/mysql": f"""
@@ -59,6 +72,19 @@ interface mysql {{
     open: static func(address: string) -> result<connection, error>;
     query: func(statement: string, params: list<parameter-value>) -> result<row-set, error>;
     execute: func(statement: string, params: list<parameter-value>) -> result<_, error>;
+  }}
+}}
+""",
+    "spin:mysql/mysql@3": f"""
+package spin:mysql@3.0.0;
+interface mysql {{
+  {ERROR}
+  {STREAMED}
+  resource connection {{
+    open: static async func(address: string) -> result<connection, error>;
+    query: async func(statement: string, params: list<parameter-value>)
+      -> result<tuple<list<column>, stream<row>, future<result<_, error>>>, error>;
+    execute: async func(statement: string, params: list<parameter-value>) -> result<_, error>;
   }}
 }}
 """,
@@ -378,10 +404,12 @@ class MySqlClient(Sessions[Address, MySqlConnection]):
 
 
 class MySql(Databases[Address, MySqlConnection]):
-    """fermyon:spin/mysql, in all its versions."""
+    """fermyon:spin/mysql and spin:mysql, in all their versions."""
 
-    def __init__(self, network: Network, max_connections: int | None = None) -> None:
-        super().__init__(MySqlClient(network, max_connections))
+    def __init__(
+        self, network: Network, max_connections: int | None = None, workers: Workers | None = None
+    ) -> None:
+        super().__init__(MySqlClient(network, max_connections), workers)
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
         match interface:
@@ -392,6 +420,13 @@ class MySql(Databases[Address, MySqlConnection]):
                     "[static]connection.open": self.open,
                     "[method]connection.query": self.query_on,
                     "[method]connection.execute": self.execute_on,
+                    "[resource-drop]connection": self.drop,
+                }
+            case "spin:mysql/mysql@3":
+                return {
+                    "[static]connection.open": self.open_async,
+                    "[method]connection.query": self.query_async,
+                    "[method]connection.execute": self.execute_async,
                     "[resource-drop]connection": self.drop,
                 }
             case _:
@@ -420,6 +455,21 @@ class MySql(Databases[Address, MySqlConnection]):
 
     def execute_on(self, ctx: HostContext, conn: int, statement: str, params: list[Value]) -> Any:
         answer = self.query_on(ctx, conn, statement, params)
+        return answer if isinstance(answer, Err) else None
+
+    # Last: the same as coroutines.
+
+    async def query_async(self, ctx: HostContext, conn: int, statement: str, params: list[Value]) -> Any:
+        def query(session: MySqlConnection, deadline: Deadline) -> RowSet:
+            return session.query(statement, params, deadline)
+
+        try:
+            return streamed(await self.using(ctx, conn, query))
+        except DatabaseFailure as failure:
+            return Err(failure.v2())
+
+    async def execute_async(self, ctx: HostContext, conn: int, statement: str, params: list[Value]) -> Any:
+        answer = await self.query_async(ctx, conn, statement, params)
         return answer if isinstance(answer, Err) else None
 
     def permitted(self, ctx: HostContext, address: str) -> Address:

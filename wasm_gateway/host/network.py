@@ -44,6 +44,28 @@ class NameNotResolved(OSError):
     """The name has no address, or cannot be looked up (WIT: DNS-error)."""
 
 
+class Breakable(Deadline):
+    """A deadline that is over when another thread says so; a socket that waits until then waits no longer."""
+
+    __slots__ = ("_cut", "socket")
+
+    def __init__(self, whole: Deadline) -> None:
+        self.seconds, self.at, self.gone = whole.seconds, whole.at, whole.gone
+        self.socket: _Bounded | None = None  # the last one that waited
+        self._cut = False
+
+    def remaining(self) -> float:
+        if self._cut:
+            raise DeadlineExceeded(self.seconds)
+        return super().remaining()
+
+    def cut(self) -> None:
+        self._cut = True
+        sock = self.socket
+        if sock is not None:
+            sock.cut(self)
+
+
 class _Bounded(socket.socket):
     """A socket whose every wait ends at `deadline`, with DeadlineExceeded."""
 
@@ -58,6 +80,8 @@ class _Bounded(socket.socket):
         deadline = self.deadline
         if deadline is None:
             return getattr(super(), method)(*arguments)
+        if isinstance(deadline, Breakable):
+            deadline.socket = self
         super().settimeout(deadline.remaining())
         try:
             return getattr(super(), method)(*arguments)

@@ -215,7 +215,7 @@ class Client:
             finally:
                 response.release_conn()
         except (HTTPError, OSError, ValueError, zlib.error) as error:
-            raise HttpFailure("runtime-error", str(error)) from error
+            raise HttpFailure("runtime-error", str(error)) from _without_frames(error)
         finally:
             if not self._pooling:
                 _close(pools)
@@ -364,6 +364,15 @@ def _read_trailers(file: BinaryIO) -> Headers:
 def _path_and_query(address: Address) -> str:
     path = address.path or "/"
     return path if address.query is None else f"{path}?{address.query}"
+
+
+def _without_frames(error: Exception) -> Exception:
+    """`error` and what led to it: urllib3's frames refer to these, and to the body of the request."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
 
 
 def _hung_up(error: ProtocolError) -> bool:

@@ -36,10 +36,23 @@ from ..errors import DeadlineExceeded, Trap
 from .addresses import MAX_ADDRESS
 from .base import Deadline, HostContext
 from .limits import VALUE_OVERHEAD, Budget, Held
-from .network import Network, shares, wait_ready
+from .network import Breakable, Network, shares, wait_ready
+from .offload import Workers
 from .outbound import parse_url
 from .postgres_values import BASIC, DATED, FULL, MAX_PARAMETERS, Types, parameter, spend
-from .rdbms import ERROR, NULL, TYPES, TYPES_2, Column, DatabaseFailure, Databases, RowSet, Sessions, Value
+from .rdbms import (
+    ERROR,
+    NULL,
+    TYPES,
+    TYPES_2,
+    Column,
+    DatabaseFailure,
+    Databases,
+    RowSet,
+    Sessions,
+    Value,
+    streamed,
+)
 
 _DATE, _TIME = "tuple<s32, u8, u8>", "tuple<u8, u8, u8, u32>"
 _VALUES = f"""
@@ -61,13 +74,12 @@ _ROWS = """
   type row = list<db-value>;
   record row-set { columns: list<column>, rows: list<row> }
 """
-_CONNECTION = """
-  resource connection {
+_FUNCTIONS = """
     open: static func(address: string) -> result<connection, error>;
     query: func(statement: string, params: list<parameter-value>) -> result<row-set, error>;
     execute: func(statement: string, params: list<parameter-value>) -> result<u64, error>;
-  }
 """
+_CONNECTION = f"resource connection {{ {_FUNCTIONS} }}"
 INTERFACES = {
     "fermyon:spin/postgres": f"""
 package fermyon:spin;
@@ -106,7 +118,6 @@ interface postgres {{
   {_CONNECTION}
 }}
 """,
-    # of 4.2.0 what is not asynchronous
     "spin:postgres/postgres@4": f"""
 package spin:postgres@4.2.0;
 interface postgres {{
@@ -133,8 +144,15 @@ interface postgres {{
     constructor(address: string);
     set-ca-root: func(certificate: string) -> result<_, error>;
     build: func() -> result<connection, error>;
+    build-async: async func() -> result<connection, error>;
   }}
-  {_CONNECTION}
+  resource connection {{
+    {_FUNCTIONS}
+    open-async: static async func(address: string) -> result<connection, error>;
+    query-async: async func(statement: string, params: list<parameter-value>)
+      -> result<tuple<list<column>, stream<row>, future<result<_, error>>>, error>;
+    execute-async: async func(statement: string, params: list<parameter-value>) -> result<u64, error>;
+  }}
 }}
 """,
 }
@@ -165,6 +183,8 @@ ROOT_CERTIFICATES = (
     "/etc/ssl/cert.pem",
 )
 
+# How often a wait for the server looks whether it is broken off.
+BREAK_SECONDS = 0.25
 # Cancelling opens a connection of its own, which libpq cannot bound; so many may hang at once.
 MAX_CANCELS = 8
 
@@ -384,7 +404,10 @@ class PgConnection:
             if readable:
                 pg.consume_input()
         while pg.is_busy():
-            readable, _ = wait_ready(pg.socket, deadline.remaining())
+            left = deadline.remaining()
+            if isinstance(deadline, Breakable):
+                left = min(left, BREAK_SECONDS)
+            readable, _ = wait_ready(pg.socket, left)
             if readable:
                 pg.consume_input()
             else:
@@ -578,8 +601,10 @@ _VERSIONS: dict[str, tuple[Types, Callable[[DatabaseFailure], Any]]] = {
 class Postgres(Databases[Target, PgConnection]):
     """fermyon:spin/postgres and spin:postgres, in all their versions."""
 
-    def __init__(self, network: Network, max_connections: int | None = None) -> None:
-        super().__init__(PgClient(network, max_connections))
+    def __init__(
+        self, network: Network, max_connections: int | None = None, workers: Workers | None = None
+    ) -> None:
+        super().__init__(PgClient(network, max_connections), workers)
         self._builders: Held[Builder] = Held(lambda ctx, builder: None, MAX_BUILDERS)
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
@@ -599,6 +624,10 @@ class Postgres(Databases[Target, PgConnection]):
                 "[method]connection-builder.set-ca-root": self.set_ca_root,
                 "[method]connection-builder.build": self.build,
                 "[resource-drop]connection-builder": self._builders.drop,
+                "[method]connection-builder.build-async": self.build_async,
+                "[static]connection.open-async": self.open_async,
+                "[method]connection.query-async": self.query_async,
+                "[method]connection.execute-async": self.execute_async,
             }
         return functions
 
@@ -667,15 +696,44 @@ class Postgres(Databases[Target, PgConnection]):
         return None
 
     def build(self, ctx: HostContext, handle: int) -> Any:
-        """Spin forgets to ask whether the address is permitted."""
-        builder = self._builders.get(ctx, handle)
         try:
-            if builder.address is None:
-                raise DatabaseFailure("connection-failed", "the address is too long")
-            target = self.permitted(ctx, builder.address)
-            return self.connect(ctx, target if builder.roots is None else target.trusting(builder.roots))
+            return self.connect(ctx, self._built(ctx, handle))
         except DatabaseFailure as failure:
             return Err(failure.v2())
+
+    def _built(self, ctx: HostContext, handle: int) -> Target:
+        """Spin forgets to ask whether the address is permitted."""
+        builder = self._builders.get(ctx, handle)
+        if builder.address is None:
+            raise DatabaseFailure("connection-failed", "the address is too long")
+        target = self.permitted(ctx, builder.address)
+        return target if builder.roots is None else target.trusting(builder.roots)
+
+    # Of 4.2.0, the same as coroutines.
+
+    async def build_async(self, ctx: HostContext, handle: int) -> Any:
+        try:
+            return await self.connect_async(ctx, self._built(ctx, handle))
+        except DatabaseFailure as failure:
+            return Err(failure.v2())
+
+    async def query_async(self, ctx: HostContext, conn: int, statement: str, params: list[Value]) -> Any:
+        def query(session: PgConnection, deadline: Deadline) -> RowSet:
+            return session.query(statement, params, deadline, FULL)[0]
+
+        try:
+            return streamed(await self.using(ctx, conn, query))
+        except DatabaseFailure as failure:
+            return Err(_v4(failure))
+
+    async def execute_async(self, ctx: HostContext, conn: int, statement: str, params: list[Value]) -> Any:
+        def execute(session: PgConnection, deadline: Deadline) -> int:
+            return session.query(statement, params, deadline, BASIC)[1]
+
+        try:
+            return await self.using(ctx, conn, execute)
+        except DatabaseFailure as failure:
+            return Err(_v4(failure))
 
     def permitted(self, ctx: HostContext, address: str) -> Target:
         """The servers of a connection string, when the component may connect to every one of them."""

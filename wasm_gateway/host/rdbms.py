@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from ..component.values import Err
+from ..component.values import Err, Ok
 from .base import Deadline, HostContext
 from .limits import TOO_MANY_CONNECTIONS, Held
 from .network import Network
+from .offload import Elements, Turns, Workers
 from .pools import Places, Pool, PoolFull
 
 _TYPES = """
@@ -42,6 +44,8 @@ ERROR = """
     value-conversion-failed(string), other(string),
   }
 """
+# The same but for row-set, where rows are streamed.
+STREAMED = _TYPES[: _TYPES.index("  record row-set")]
 TYPES = f"interface rdbms-types {{ {_TYPES} }}\n"
 TYPES_2 = f"interface rdbms-types {{ {ERROR} {_TYPES} }}\n"
 INTERFACES = {
@@ -55,6 +59,11 @@ NULL: Value = ("db-null", None)
 
 Column = tuple[str, Any]
 RowSet = tuple[list[Column], list[list[Value]]]
+
+
+def streamed(rows: RowSet) -> tuple[list[Column], Elements, Ok]:
+    """A result whose rows a guest reads as a stream. It is whole, so that nothing can go wrong any more."""
+    return rows[0], Elements(rows[1]), Ok()
 
 
 class RdbmsTypes:
@@ -159,15 +168,27 @@ class Sessions(Generic[Where, S]):
         self._pool.close()
 
 
+class Kept(Generic[Where, S]):
+    """A session that a guest keeps, which its calls use in turn."""
+
+    __slots__ = ("session", "turns", "where")
+
+    def __init__(self, where: Where, session: S) -> None:
+        self.where = where
+        self.session = session
+        self.turns = Turns()
+
+
 class Databases(Generic[Where, S]):
     """The part of a family that all kinds of server have."""
 
-    def __init__(self, client: Sessions[Where, S]) -> None:
+    def __init__(self, client: Sessions[Where, S], workers: Workers | None = None) -> None:
         self.client = client
-        self._connections: Held[tuple[Where, S]] = Held(self._give)
+        self.workers = workers or Workers()
+        self._connections: Held[Kept[Where, S]] = Held(self._give)
 
-    def _give(self, ctx: HostContext, connection: tuple[Where, S]) -> None:
-        self.client.give(*connection, ctx.deadline)
+    def _give(self, ctx: HostContext, kept: Kept[Where, S]) -> None:
+        kept.turns.end(lambda: self.client.give(kept.where, kept.session, ctx.deadline))
 
     def close(self) -> None:
         self.client.close()
@@ -191,16 +212,46 @@ class Databases(Generic[Where, S]):
         handles = self._connections.of(ctx)
         if handles.is_full:
             raise DatabaseFailure("connection-failed", TOO_MANY_CONNECTIONS)
-        handle = handles.push((where, self.client.take(where, ctx.deadline)))
+        handle = handles.push(Kept(where, self.client.take(where, ctx.deadline)))
         assert handle is not None
         return handle
 
+    async def connect_async(self, ctx: HostContext, where: Where) -> int:
+        """The same as a coroutine."""
+        handles = self._connections.of(ctx)
+        if handles.is_full:
+            raise DatabaseFailure("connection-failed", TOO_MANY_CONNECTIONS)
+
+        def give(session: S) -> None:
+            self.client.give(where, session, ctx.deadline)
+
+        session = await self.workers.run(ctx, partial(self.client.take, where), undo=give)
+        handle = handles.push(Kept(where, session))
+        if handle is None:  # filled meanwhile
+            give(session)
+            raise DatabaseFailure("connection-failed", TOO_MANY_CONNECTIONS)
+        return handle
+
     def connection(self, ctx: HostContext, handle: int) -> S:
-        return self._connections.get(ctx, handle)[1]
+        """The session of a connection, for a call in this thread."""
+        kept = self._connections.get(ctx, handle)
+        kept.turns.settle(ctx)
+        return kept.session
+
+    async def using(self, ctx: HostContext, handle: int, call: Callable[[S, Deadline], Any]) -> Any:
+        """What `call` comes to, in its turn; DatabaseFailure, DeadlineExceeded."""
+        kept = self._connections.get(ctx, handle)
+        return await self.workers.run(ctx, partial(call, kept.session), turns=kept.turns)
 
     def open(self, ctx: HostContext, address: str) -> Any:
         try:
             return self.connect(ctx, self.permitted(ctx, address))
+        except DatabaseFailure as failure:
+            return Err(failure.v2())
+
+    async def open_async(self, ctx: HostContext, address: str) -> Any:
+        try:
+            return await self.connect_async(ctx, self.permitted(ctx, address))
         except DatabaseFailure as failure:
             return Err(failure.v2())
 

@@ -1,4 +1,4 @@
-# fermyon:spin/redis: guests as Redis clients (Spin: host interfaces, 7.2).
+# fermyon:spin/redis, spin:redis: guests as Redis clients (Spin: host interfaces, 7.2).
 #
 # Rule 1: the address is checked whenever one is given, and what is checked is what is
 # connected to (addresses.py): redis and rediss only, never a socket file.
@@ -31,6 +31,7 @@ from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import MAX_CONNECTIONS, RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget, Held
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle
+from .offload import Turns, Workers
 from .pools import Places, Pool, PoolFull
 
 _TYPES = """
@@ -57,7 +58,6 @@ interface redis {
 }
 """
 _REDIS_2 = """
-package fermyon:spin@2.0.0;
 interface redis {
   variant error { invalid-address, too-many-connections, type-error, other(string) }
   type payload = list<u8>;
@@ -80,7 +80,8 @@ interface redis {
 INTERFACES = {
     "fermyon:spin/redis-types": "package fermyon:spin;" + _TYPES,
     "fermyon:spin/redis": "package fermyon:spin;" + _TYPES + _REDIS,
-    "fermyon:spin/redis@2": _REDIS_2,
+    "fermyon:spin/redis@2": "package fermyon:spin@2.0.0;" + _REDIS_2,
+    "spin:redis/redis@3": "package spin:redis@3.0.0;" + _REDIS_2.replace("func(", "async func("),
 }
 
 SCHEMES = ("redis", "rediss")
@@ -425,19 +426,23 @@ _FAILED = Err("error")
 class _Opened:
     """A connection that a guest keeps. `clean`: nothing but fixed commands ran on it."""
 
-    __slots__ = ("address", "clean", "connection")
+    __slots__ = ("address", "clean", "connection", "turns")
 
     def __init__(self, address: Address, connection: RedisConnection) -> None:
         self.address = address
         self.connection = connection
         self.clean = True
+        self.turns = Turns()
 
 
 class Redis:
-    """fermyon:spin/redis, in all its versions."""
+    """fermyon:spin/redis and spin:redis, in all their versions."""
 
-    def __init__(self, network: Network, max_connections: int | None = None) -> None:
+    def __init__(
+        self, network: Network, max_connections: int | None = None, workers: Workers | None = None
+    ) -> None:
         self.client = RedisClient(network, max_connections)
+        self._workers = workers or Workers()
         self._opened: Held[_Opened] = Held(self._release)
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
@@ -448,6 +453,12 @@ class Redis:
                 return {
                     "[static]connection.open": self.open,
                     **{f"[method]connection.{name}": partial(self._on_opened, name) for name in _OPERATIONS},
+                    "[resource-drop]connection": self._opened.drop,
+                }
+            case "spin:redis/redis@3":
+                return {
+                    "[static]connection.open": self.open_async,
+                    **{f"[method]connection.{name}": partial(self._async, name) for name in _OPERATIONS},
                     "[resource-drop]connection": self._opened.drop,
                 }
             case _:
@@ -481,7 +492,8 @@ class Redis:
             return Err(failure.v2())
 
     def _release(self, ctx: HostContext, opened: _Opened) -> None:
-        self.client.give(opened.address, opened.connection, keep=opened.clean)
+        give = partial(self.client.give, opened.address, opened.connection)
+        opened.turns.end(lambda: give(keep=opened.clean))
 
     def _on_opened(self, name: str, ctx: HostContext, handle: int, *arguments: Any) -> Any:
         opened = self._opened.get(ctx, handle)
@@ -489,6 +501,37 @@ class Redis:
             opened.clean = False
         try:
             return _OPERATIONS[name](partial(opened.connection.call, ctx.deadline), *arguments)
+        except RedisFailure as failure:
+            return Err(failure.v2())
+
+    # Last: the same as coroutines.
+
+    async def open_async(self, ctx: HostContext, address: str) -> Any:
+        handles = self._opened.of(ctx)
+        try:
+            where = permitted(ctx, address)
+            if handles.is_full:
+                raise RedisFailure("too-many-connections")
+            give = partial(self.client.give, where)
+            connection = await self._workers.run(ctx, partial(self.client.take, where), undo=give)
+            handle = handles.push(_Opened(where, connection))
+            if handle is None:  # filled meanwhile
+                give(connection)
+                raise RedisFailure("too-many-connections")
+            return handle
+        except RedisFailure as failure:
+            return Err(failure.v2())
+
+    async def _async(self, name: str, ctx: HostContext, handle: int, *arguments: Any) -> Any:
+        opened = self._opened.get(ctx, handle)
+        if name == "execute":
+            opened.clean = False
+
+        def operate(deadline: Deadline) -> Any:
+            return _OPERATIONS[name](partial(opened.connection.call, deadline), *arguments)
+
+        try:
+            return await self._workers.run(ctx, operate, turns=opened.turns)
         except RedisFailure as failure:
             return Err(failure.v2())
 

@@ -34,10 +34,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import forks
-from ..component.values import Err
+from ..component.values import Err, Ok
 from ..errors import HostError, Trap
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
+from .offload import Elements, Turns, Workers
 
 _TYPES = """
   variant error { no-such-database, access-denied, invalid-connection, database-full, io(string) }
@@ -67,7 +68,6 @@ interface sqlite {{
   resource connection {{ {_CONNECTION} }}
 }}
 """,
-    # of 3.1.0 what is not asynchronous
     "spin:sqlite/sqlite@3": f"""
 package spin:sqlite@3.1.0;
 interface sqlite {{
@@ -76,6 +76,11 @@ interface sqlite {{
 {_CONNECTION}
     last-insert-rowid: func() -> s64;
     changes: func() -> u64;
+    open-async: static async func(database: string) -> result<connection, error>;
+    execute-async: async func(statement: string, parameters: list<value>)
+      -> result<tuple<list<string>, stream<row-result>, future<result<_, error>>>, error>;
+    last-insert-rowid-async: async func() -> s64;
+    changes-async: async func() -> u64;
   }}
 }}
 """,
@@ -566,11 +571,26 @@ class Refused(Exception):
         self.case = case
 
 
+class Opened:
+    """A connection that a guest keeps, which its calls use in turn."""
+
+    __slots__ = ("connection", "database", "turns")
+
+    def __init__(self, connection: Connection, database: Database) -> None:
+        self.connection = connection
+        self.database = database
+        self.turns = Turns()
+
+    def release(self) -> None:
+        self.turns.end(lambda: self.database.release(self.connection))
+
+
 class Sqlite:
     """The SQLite databases of an application, by label, and the functions that guests import."""
 
-    def __init__(self, databases: Mapping[str, Database]) -> None:
+    def __init__(self, databases: Mapping[str, Database], workers: Workers | None = None) -> None:
         self.databases = dict(databases)
+        self._workers = workers or Workers()
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
         resource: dict[str, Callable[..., Any]] = {
@@ -587,6 +607,10 @@ class Sqlite:
                 return resource | {
                     "[method]connection.last-insert-rowid": self.last_insert_rowid,
                     "[method]connection.changes": self.changes,
+                    "[static]connection.open-async": self.open_async,
+                    "[method]connection.execute-async": self.execute_async,
+                    "[method]connection.last-insert-rowid-async": self.last_insert_rowid_async,
+                    "[method]connection.changes-async": self.changes_async,
                 }
             case _:
                 return {}
@@ -595,28 +619,27 @@ class Sqlite:
         for database in self.databases.values():
             database.close()
 
-    def connect(self, ctx: HostContext, label: str) -> tuple[Connection, Database]:
-        """A connection to the database that the component knows as `label`; Refused, SqlError."""
+    def database(self, ctx: HostContext, label: str) -> Database:
+        """The database that the component knows as `label`; Refused."""
         if label not in ctx.component.sqlite_databases:
             raise Refused("access-denied")
         database = self.databases.get(label)
         if database is None:
             raise Refused("no-such-database")
-        return database.connect(ctx.deadline), database
+        return database
 
-    def handles(self, ctx: HostContext) -> Handles[tuple[Connection, Database]]:
+    def handles(self, ctx: HostContext) -> Handles[Opened]:
         """The connections of an instance; what it leaves open is closed with it."""
-        handles: Handles[tuple[Connection, Database]] | None = ctx.state.get(self)
+        handles: Handles[Opened] | None = ctx.state.get(self)
         if handles is None:
             handles = ctx.state[self] = Handles(MAX_CONNECTIONS)
             ctx.on_close(lambda: self._release_all(handles))
         return handles
 
     @staticmethod
-    def _release_all(handles: Handles[tuple[Connection, Database]]) -> None:
+    def _release_all(handles: Handles[Opened]) -> None:
         while handles.items:
-            connection, database = handles.items.popitem()[1]
-            database.release(connection)
+            handles.items.popitem()[1].release()
 
     # Unversioned, connections are numbers; later, resources that these numbers represent.
 
@@ -626,7 +649,8 @@ class Sqlite:
             # Spin says so too, but only after it looked at the label
             return _TOO_MANY if name in ctx.component.sqlite_databases else Err(("access-denied", None))
         try:
-            return handles.push(self.connect(ctx, name))
+            database = self.database(ctx, name)
+            return handles.push(Opened(database.connect(ctx.deadline), database))
         except Refused as refused:
             return Err((refused.case, None))
         except SqlError as error:
@@ -636,15 +660,16 @@ class Sqlite:
         found = self.handles(ctx).items.get(conn)
         if found is None:
             return _INVALID
+        found.turns.settle(ctx)
         try:
-            return found[0].execute(statement, parameters)
+            return found.connection.execute(statement, parameters)
         except SqlError as error:
             return Err(("io", str(error)))
 
     def close_connection(self, ctx: HostContext, conn: int) -> None:
         found = self.handles(ctx).items.pop(conn, None)
         if found is not None:
-            found[1].release(found[0])
+            found.release()
 
     def changes(self, ctx: HostContext, conn: int) -> int:
         return self._connection(ctx, conn).changes
@@ -653,7 +678,66 @@ class Sqlite:
         return self._connection(ctx, conn).last_insert_rowid
 
     def _connection(self, ctx: HostContext, conn: int) -> Connection:
+        found = self._opened(ctx, conn)
+        found.turns.settle(ctx)
+        return found.connection
+
+    def _opened(self, ctx: HostContext, conn: int) -> Opened:
         found = self.handles(ctx).items.get(conn)
         if found is None:
             raise Trap(f"sqlite: no connection has the handle {conn}")
-        return found[0]
+        return found
+
+    # Of 3.1.0, the same as coroutines.
+
+    async def open_async(self, ctx: HostContext, name: str) -> Any:
+        handles = self.handles(ctx)
+        try:
+            database = self.database(ctx, name)
+            if handles.is_full:
+                return _TOO_MANY
+            connection = await self._workers.run(ctx, database.connect, undo=database.release)
+        except Refused as refused:
+            return Err((refused.case, None))
+        except SqlError as error:
+            return Err(("io", str(error)))
+        opened = Opened(connection, database)
+        connection.start(ctx.deadline)
+        handle = handles.push(opened)
+        if handle is None:  # filled meanwhile
+            opened.release()
+            return _TOO_MANY
+        return handle
+
+    async def execute_async(
+        self, ctx: HostContext, conn: int, statement: str, parameters: list[tuple[str, Any]]
+    ) -> Any:
+        """As in Spin, what is wrong with the statement is told at the end of the rows."""
+        if conn not in self.handles(ctx).items:
+            return _INVALID
+        try:
+            columns, rows = await self._using(ctx, conn, lambda db: db.execute(statement, parameters))
+        except SqlError as error:
+            return [], Elements(()), Err(("io", str(error)))
+        return columns, Elements(rows), Ok()
+
+    async def changes_async(self, ctx: HostContext, conn: int) -> int:
+        changes: int = await self._using(ctx, conn, lambda db: db.changes)
+        return changes
+
+    async def last_insert_rowid_async(self, ctx: HostContext, conn: int) -> int:
+        rowid: int = await self._using(ctx, conn, lambda db: db.last_insert_rowid)
+        return rowid
+
+    async def _using(self, ctx: HostContext, conn: int, call: Callable[[Connection], Any]) -> Any:
+        """What `call` comes to, in its turn."""
+        opened, whole = self._opened(ctx, conn), ctx.deadline
+
+        def run(deadline: Deadline) -> Any:
+            opened.connection.start(deadline)
+            try:
+                return call(opened.connection)
+            finally:
+                opened.connection.start(whole)
+
+        return await self._workers.run(ctx, run, turns=opened.turns)

@@ -2,7 +2,7 @@
 #
 # Rule 1: paths, links and rights are files.py's business; here is what WASI 0.2 says of
 # descriptors, and its names for what went wrong.
-# Rule 2: every host function that may fail is wrapped by `_fallible`: an OSError becomes
+# Rule 2: every host function that may fail is wrapped by `fallible`: an OSError becomes
 # an error-code. What a guest leaves open is closed with its instance.
 # Rule 3: files are always ready: a read or write of one is done at once.
 
@@ -18,8 +18,9 @@ from hashlib import blake2b
 from typing import Any, ClassVar
 
 from ..component.values import Err
+from ..errors import Trap
 from .base import HostContext
-from .files import Directory, Entry, File
+from .files import MAX_ENTRIES, Directory, Entry, File
 from .wasi_io import MAX_READ, InputStream, IoError, OutputStream, StreamClosed, StreamFailed
 
 _TEXT = """
@@ -105,6 +106,8 @@ INTERFACES = {TYPES: _TEXT, PREOPENS: _TEXT}
 
 # Open files and directories of one instance, as in preview 1.
 MAX_DESCRIPTORS = 1024
+# Entries of directories that are listed for one instance, some 200 bytes each.
+MAX_LISTED = 4 * MAX_ENTRIES
 _SECOND = 10**9
 
 READ, WRITE, FILE_SYNC, DATA_SYNC, _, MUTATE = (1 << i for i in range(6))
@@ -180,7 +183,7 @@ class FileError(IoError):
         self.code = code
 
 
-def _fallible(function: Callable[..., Any]) -> Callable[..., Any]:
+def fallible(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def wrapped(*args: Any) -> Any:
         try:
@@ -193,64 +196,82 @@ def _fallible(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _fail(code: int) -> OSError:
+def fail(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
 class Descriptor:
-    """The resource descriptor: an open file or directory, with the rights that it was opened for."""
+    """The resource descriptor: an open file or directory, with the rights that it was opened for.
 
-    __slots__ = ("flags", "what")
+    Of those, `untold` are the ones that get-flags keeps to itself.
+    """
+
+    __slots__ = ("flags", "untold", "what")
 
     def __init__(self, what: File | Directory, flags: int) -> None:
         self.what = what
         self.flags = flags
+        self.untold = 0
 
     @property
     def file(self) -> File:
         if isinstance(self.what, Directory):
-            raise _fail(errno.EBADF)
+            raise fail(errno.EBADF)
         return self.what
 
     @property
     def directory(self) -> Directory:
         if isinstance(self.what, File):
-            raise _fail(errno.ENOTDIR)
+            raise fail(errno.ENOTDIR)
         return self.what
 
     def readable(self) -> File:
         if not self.flags & READ:
-            raise _fail(errno.EBADF)
+            raise fail(errno.EBADF)
         return self.file
 
     def writable(self) -> File:
         if not self.flags & WRITE:
-            raise _fail(errno.EBADF)
+            raise fail(errno.EBADF)
         return self.file
+
+    def entries(self) -> list[Entry]:
+        if not self.flags & READ:
+            raise fail(errno.EBADF)
+        return self.directory.entries()
 
     def status(self) -> os.stat_result:
         what = self.what
         return what.stat() if isinstance(what, File) else what.status()
 
 
-class _Open:
+class Opened:
     """What one instance has open."""
 
     def __init__(self) -> None:
         self.descriptors: set[Descriptor] = set()
         self.streams: set[FileInput | FileOutput] = set()
+        self.listed = 0
+
+    def entries(self, descriptor: Descriptor) -> list[Entry]:
+        """Those of a directory, until they are given back: `listed` counts them."""
+        entries = descriptor.entries()
+        if self.listed + len(entries) > MAX_LISTED:
+            raise fail(errno.ENOMEM)
+        self.listed += len(entries)
+        return entries
 
     def stream(self, stream: FileInput | FileOutput) -> FileInput | FileOutput:
         if len(self.streams) >= MAX_DESCRIPTORS:
             stream.release()
-            raise _fail(errno.EMFILE)
+            raise fail(errno.EMFILE)
         self.streams.add(stream)
         return stream
 
     def add(self, descriptor: Descriptor) -> Descriptor:
         if len(self.descriptors) >= MAX_DESCRIPTORS:
             descriptor.what.close()
-            raise _fail(errno.EMFILE)
+            raise fail(errno.EMFILE)
         self.descriptors.add(descriptor)
         return descriptor
 
@@ -269,10 +290,10 @@ class _Open:
         self.streams.clear()
 
 
-def _opened(ctx: HostContext) -> _Open:
-    found: _Open | None = ctx.state.get(_Open)
+def opened_by(ctx: HostContext) -> Opened:
+    found: Opened | None = ctx.state.get(Opened)
     if found is None:
-        found = ctx.state[_Open] = _Open()
+        found = ctx.state[Opened] = Opened()
         ctx.on_close(found.close)
     return found
 
@@ -285,8 +306,11 @@ def get_directories(ctx: HostContext) -> list[tuple[Descriptor, str]]:
             directory = root.directory()
         except OSError:
             continue
-        flags = READ | (MUTATE if root.writable else 0)
-        found.append((_opened(ctx).add(Descriptor(directory, flags)), root.guest_path.decode()))
+        descriptor = Descriptor(directory, READ | (MUTATE if root.writable else 0))
+        try:
+            found.append((opened_by(ctx).add(descriptor), root.guest_path.decode()))
+        except OSError:
+            raise Trap(f"more than {MAX_DESCRIPTORS} files and directories are open") from None
     return found
 
 
@@ -307,15 +331,15 @@ class FileInput(InputStream):
             data = os.pread(self._fd, length, self._offset)
         except OSError as error:
             raise StreamFailed(FileError(error_code(error))) from None
-        except OverflowError:
-            raise StreamFailed(FileError("overflow")) from None
+        except OverflowError:  # what the system would say of an offset below 0
+            raise StreamFailed(FileError("invalid")) from None
         if not data and length:
             raise StreamClosed
         self._offset += len(data)
         return data
 
     def close(self, ctx: HostContext) -> None:
-        _opened(ctx).streams.discard(self)
+        opened_by(ctx).streams.discard(self)
         self.release()
 
     def release(self) -> None:
@@ -343,11 +367,11 @@ class FileOutput(OutputStream):
                 data = data[written:]
         except OSError as error:
             raise StreamFailed(FileError(error_code(error))) from None
-        except OverflowError:
-            raise StreamFailed(FileError("overflow")) from None
+        except OverflowError:  # what the system would say of an offset below 0
+            raise StreamFailed(FileError("invalid")) from None
 
     def close(self, ctx: HostContext) -> None:
-        _opened(ctx).streams.discard(self)
+        opened_by(ctx).streams.discard(self)
         self.release()
 
     def release(self) -> None:
@@ -356,38 +380,34 @@ class FileOutput(OutputStream):
             os.close(fd)
 
 
-@_fallible
+@fallible
 def read_via_stream(ctx: HostContext, descriptor: Descriptor, offset: int) -> Any:
-    return _opened(ctx).stream(FileInput(descriptor.readable(), offset))
+    return opened_by(ctx).stream(FileInput(descriptor.readable(), offset))
 
 
-@_fallible
-def write_via_stream(ctx: HostContext, descriptor: Descriptor, offset: int) -> Any:
-    return _opened(ctx).stream(FileOutput(descriptor.writable(), offset))
-
-
-@_fallible
-def append_via_stream(ctx: HostContext, descriptor: Descriptor) -> Any:
-    return _opened(ctx).stream(FileOutput(descriptor.writable(), None))
+@fallible
+def write_via_stream(ctx: HostContext, descriptor: Descriptor, offset: int | None = None) -> Any:
+    """Also append-via-stream, without an offset."""
+    return opened_by(ctx).stream(FileOutput(descriptor.writable(), offset))
 
 
 # Descriptors.
 
 
-@_fallible
+@fallible
 def advise(ctx: HostContext, descriptor: Descriptor, offset: int, length: int, advice: str) -> Any:
     descriptor.file  # noqa: B018  # EBADF for a directory; there is nothing else to do
     return None
 
 
-@_fallible
+@fallible
 def sync_data(ctx: HostContext, descriptor: Descriptor) -> Any:
     if isinstance(descriptor.what, File):
         descriptor.what.sync(data_only=True)
     return None
 
 
-@_fallible
+@fallible
 def sync(ctx: HostContext, descriptor: Descriptor) -> Any:
     if isinstance(descriptor.what, File):
         descriptor.what.sync()
@@ -395,17 +415,20 @@ def sync(ctx: HostContext, descriptor: Descriptor) -> Any:
 
 
 def get_flags(ctx: HostContext, descriptor: Descriptor) -> int:
-    return descriptor.flags
+    return descriptor.flags & ~descriptor.untold
 
 
-@_fallible
+@fallible
 def get_type(ctx: HostContext, descriptor: Descriptor) -> Any:
-    return _kind(descriptor.status().st_mode)
+    return kind_of(descriptor.status().st_mode)
 
 
-@_fallible
+@fallible
 def set_size(ctx: HostContext, descriptor: Descriptor, size: int) -> Any:
-    descriptor.writable().set_size(size)
+    try:
+        descriptor.writable().set_size(size)
+    except OverflowError:
+        raise fail(errno.EFBIG) from None
     return None
 
 
@@ -415,12 +438,12 @@ def _time(when: tuple[str, Any]) -> int | None:
             return time.time_ns()
         case ("timestamp", (seconds, nanoseconds)):
             if nanoseconds >= _SECOND:
-                raise _fail(errno.EINVAL)
+                raise fail(errno.EINVAL)
             return int(seconds) * _SECOND + int(nanoseconds)
     return None
 
 
-@_fallible
+@fallible
 def set_times(ctx: HostContext, descriptor: Descriptor, accessed: Any, modified: Any) -> Any:
     times = _time(accessed), _time(modified)
     if isinstance(descriptor.what, File):
@@ -430,13 +453,13 @@ def set_times(ctx: HostContext, descriptor: Descriptor, accessed: Any, modified:
     return None
 
 
-@_fallible
+@fallible
 def read(ctx: HostContext, descriptor: Descriptor, length: int, offset: int) -> Any:
     data = os.pread(descriptor.readable().fd, min(length, MAX_READ), offset)
     return data, not data and length > 0
 
 
-@_fallible
+@fallible
 def write(ctx: HostContext, descriptor: Descriptor, data: bytes, offset: int) -> Any:
     return os.pwrite(descriptor.writable().fd, data, offset)
 
@@ -444,38 +467,43 @@ def write(ctx: HostContext, descriptor: Descriptor, data: bytes, offset: int) ->
 class EntryStream:
     """The resource directory-entry-stream."""
 
-    def __init__(self, entries: list[Entry]) -> None:
+    def __init__(self, opened: Opened, entries: list[Entry]) -> None:
+        self._opened = opened
         self._entries = iter(entries)
+        self._size = len(entries)
 
     def next(self, ctx: HostContext) -> Any:
         entry = next(self._entries, None)
-        return None if entry is None else (_kind(entry.kind), entry.name.decode())
+        return None if entry is None else (kind_of(entry.kind), entry.name.decode())
+
+    def close(self) -> None:
+        self._opened.listed -= self._size
+        self._entries, self._size = iter(()), 0
 
 
-@_fallible
+@fallible
 def read_directory(ctx: HostContext, descriptor: Descriptor) -> Any:
-    if not descriptor.flags & READ:
-        raise _fail(errno.EBADF)
-    return EntryStream(descriptor.directory.entries())
+    opened = opened_by(ctx)
+    return EntryStream(opened, opened.entries(descriptor))
 
 
-@_fallible
+@fallible
 def create_directory_at(ctx: HostContext, descriptor: Descriptor, path: str) -> Any:
     descriptor.directory.create_directory(path.encode())
     return None
 
 
-@_fallible
+@fallible
 def stat_(ctx: HostContext, descriptor: Descriptor) -> Any:
     return _stat(descriptor.status())
 
 
-@_fallible
+@fallible
 def stat_at(ctx: HostContext, descriptor: Descriptor, flags: int, path: str) -> Any:
     return _stat(descriptor.directory.stat(path.encode(), bool(flags & FOLLOW)))
 
 
-@_fallible
+@fallible
 def set_times_at(
     ctx: HostContext, descriptor: Descriptor, flags: int, path: str, accessed: Any, modified: Any
 ) -> Any:
@@ -483,24 +511,24 @@ def set_times_at(
     return None
 
 
-@_fallible
+@fallible
 def link_at(
     ctx: HostContext, descriptor: Descriptor, flags: int, path: str, other: Descriptor, new_path: str
 ) -> Any:
     if flags & FOLLOW:
-        raise _fail(errno.EINVAL)  # as wasmtime
+        raise fail(errno.EINVAL)  # as wasmtime
     descriptor.directory.link(path.encode(), other.directory, new_path.encode())
     return None
 
 
-@_fallible
+@fallible
 def open_at(
     ctx: HostContext, descriptor: Descriptor, path_flags: int, path: str, open_flags: int, flags: int
 ) -> Any:
     parent = descriptor.directory
     writing = bool(flags & WRITE or open_flags & TRUNCATE)
     if (writing or open_flags & CREATE or flags & MUTATE) and not descriptor.flags & MUTATE:
-        raise _fail(errno.EPERM)
+        raise fail(errno.EPERM)
     mode = os.O_RDONLY
     if writing:
         mode = os.O_RDWR if flags & READ else os.O_WRONLY
@@ -508,7 +536,7 @@ def open_at(
         if open_flags & bit:
             mode |= value
     if open_flags & EXCLUSIVE and not open_flags & CREATE:
-        raise _fail(errno.EINVAL)
+        raise fail(errno.EINVAL)
     opened = parent.open(
         path.encode(), mode, follow=bool(path_flags & FOLLOW), directory=bool(open_flags & DIRECTORY)
     )
@@ -516,36 +544,36 @@ def open_at(
         granted = READ | (descriptor.flags & MUTATE)
     else:
         granted = flags & ~MUTATE | (WRITE if writing else 0)
-    return _opened(ctx).add(Descriptor(opened, granted))
+    return opened_by(ctx).add(Descriptor(opened, granted))
 
 
-@_fallible
+@fallible
 def readlink_at(ctx: HostContext, descriptor: Descriptor, path: str) -> Any:
     try:
         return descriptor.directory.read_link(path.encode()).decode()
     except UnicodeDecodeError:
-        raise _fail(errno.EILSEQ) from None
+        raise fail(errno.EILSEQ) from None
 
 
-@_fallible
+@fallible
 def remove_directory_at(ctx: HostContext, descriptor: Descriptor, path: str) -> Any:
     descriptor.directory.remove_directory(path.encode())
     return None
 
 
-@_fallible
+@fallible
 def rename_at(ctx: HostContext, descriptor: Descriptor, path: str, other: Descriptor, new_path: str) -> Any:
     descriptor.directory.rename(path.encode(), other.directory, new_path.encode())
     return None
 
 
-@_fallible
+@fallible
 def symlink_at(ctx: HostContext, descriptor: Descriptor, target: str, path: str) -> Any:
     descriptor.directory.symlink(target.encode(), path.encode())
     return None
 
 
-@_fallible
+@fallible
 def unlink_file_at(ctx: HostContext, descriptor: Descriptor, path: str) -> Any:
     descriptor.directory.unlink(path.encode())
     return None
@@ -556,12 +584,12 @@ def is_same_object(ctx: HostContext, descriptor: Descriptor, other: Descriptor) 
     return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 
 
-@_fallible
+@fallible
 def metadata_hash(ctx: HostContext, descriptor: Descriptor) -> Any:
     return _hash(descriptor.status())
 
 
-@_fallible
+@fallible
 def metadata_hash_at(ctx: HostContext, descriptor: Descriptor, flags: int, path: str) -> Any:
     return _hash(descriptor.directory.stat(path.encode(), bool(flags & FOLLOW)))
 
@@ -576,13 +604,13 @@ def _hash(status: os.stat_result) -> tuple[int, int]:
 _HASH_KEY = b"wasi:filesystem metadata-hash"
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "unknown")
 
 
 def _stat(status: os.stat_result) -> tuple[Any, ...]:
     return (
-        _kind(status.st_mode),
+        kind_of(status.st_mode),
         status.st_nlink,
         status.st_size,
         *(divmod(max(ns, 0), _SECOND) for ns in (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)),
@@ -597,7 +625,7 @@ class WasiFilesystem:
         TYPES: {
             "[method]descriptor.read-via-stream": read_via_stream,
             "[method]descriptor.write-via-stream": write_via_stream,
-            "[method]descriptor.append-via-stream": append_via_stream,
+            "[method]descriptor.append-via-stream": write_via_stream,
             "[method]descriptor.advise": advise,
             "[method]descriptor.sync-data": sync_data,
             "[method]descriptor.get-flags": get_flags,
@@ -622,8 +650,9 @@ class WasiFilesystem:
             "[method]descriptor.is-same-object": is_same_object,
             "[method]descriptor.metadata-hash": metadata_hash,
             "[method]descriptor.metadata-hash-at": metadata_hash_at,
-            "[resource-drop]descriptor": lambda ctx, descriptor: _opened(ctx).drop(descriptor),
+            "[resource-drop]descriptor": lambda ctx, descriptor: opened_by(ctx).drop(descriptor),
             "[method]directory-entry-stream.read-directory-entry": lambda ctx, stream: stream.next(ctx),
+            "[resource-drop]directory-entry-stream": lambda ctx, stream: stream.close(),
             "filesystem-error-code": lambda ctx, error: getattr(error, "code", None),
         },
     }

@@ -490,7 +490,7 @@ class OutgoingBody:
     def _end(self, well: bool) -> None:
         finish = self._finish
         # Both lead back here, by way of their owner; nothing is to wait for the garbage collector.
-        self._take = self._finish = None
+        self._take = self._finish = self.flow = None
         if finish is not None:
             finish(well)
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote
@@ -72,6 +73,10 @@ PIPE_BYTES = 256 << 10
 WHOLE_BYTES = 64 << 10
 
 
+# In place of the result that a guest has been given.
+TAKEN = object()
+
+
 class Broken(Exception):
     """The instance is gone, or the guest did not finish the body."""
 
@@ -87,7 +92,9 @@ class Pipe:
         self._turn = threading.Condition(threading.Lock())  # guards all that follows
         self._chunks: deque[bytes] = deque()
         self._size = 0
-        self._end: BaseException | None = None  # what comes behind the last chunk
+        # What comes behind the last chunk. Made anew where it is raised: an exception that is kept would
+        # keep the frames that it went through, and these the pipe.
+        self._end: Callable[[], Exception] | None = None
         self._closed = False
 
     def room(self) -> int:
@@ -107,7 +114,7 @@ class Pipe:
         self._changed()
         return True
 
-    def end(self, end: BaseException) -> None:
+    def end(self, end: Callable[[], Exception]) -> None:
         with self._turn:
             if self._end is None:
                 self._end = end
@@ -118,7 +125,7 @@ class Pipe:
         """Nobody reads any more, and nobody writes."""
         with self._turn:
             self._closed = True
-            self._end = self._end or Broken()
+            self._end = self._end or Broken
             self._chunks.clear()
             self._size = 0
             self._turn.notify_all()
@@ -138,7 +145,7 @@ class Pipe:
                 if self._closed and length:
                     raise StreamClosed
                 if self._end is not None and length:
-                    raise self._end
+                    raise self._end()
                 return b""
             chunk = self._chunks[0]
             if len(chunk) <= length:
@@ -156,7 +163,7 @@ class Pipe:
                 while not self._chunks and self._end is None:
                     self._turn.wait()
                 if not self._chunks:
-                    if isinstance(self._end, StreamClosed):
+                    if self._end is StreamClosed:
                         return
                     raise Broken("the request body was not finished")
                 chunk = self._chunks.popleft()
@@ -202,12 +209,15 @@ class PipeInput(InputStream):
 
 
 class FutureResponse(Pollable):
-    """The resource future-incoming-response, and its pollable."""
+    """The resource future-incoming-response, and its pollable.
+
+    Whoever settles it refers to it, so what it refers to is forgotten as soon as it was used: a request
+    leaves no cycle to the garbage collector.
+    """
 
     def __init__(self, changed: Callable[[], object]) -> None:
-        self._changed = changed
-        self._result: Any = None  # Ok(IncomingResponse) or Err(error-code)
-        self._taken = False
+        self._changed: Callable[[], object] | None = changed
+        self._result: Any = None  # Ok(IncomingResponse) or Err(error-code), then TAKEN
         # Called in the guest's own thread: when it first waits for the answer, when it does not want it.
         self.asked: Callable[[], object] | None = None
         self.given_up: Callable[[], object] | None = None
@@ -216,7 +226,9 @@ class FutureResponse(Pollable):
         """The result is there; from any thread. The first one counts."""
         if self._result is None:
             self._result = result
-            self._changed()
+            changed, self._changed, self.asked = self._changed, None, None
+            assert changed is not None
+            changed()
 
     @property
     def settled(self) -> bool:
@@ -231,14 +243,14 @@ class FutureResponse(Pollable):
     def get(self, ctx: HostContext) -> Any:
         if not self.ready():
             return None
-        if self._taken:
-            return FAILED
-        self._taken = True
-        return Ok(self._result)
+        result, self._result, self.given_up = self._result, TAKEN, None
+        return FAILED if result is TAKEN else Ok(result)
 
     def drop(self) -> None:
-        if not self._taken and self.given_up is not None:
-            self.given_up()
+        given_up, self.given_up, self.asked = self.given_up, None, None
+        if given_up is not None:
+            given_up()
+            self._result = TAKEN
 
 
 class Sending:
@@ -283,7 +295,7 @@ class Sending:
         if self._aborted:
             return
         if self._out is not None:
-            self._out.end(StreamClosed() if well else Broken())
+            self._out.end(StreamClosed if well else Broken)
         elif not well:
             self._in.close()
             self.future.settle(Err(("HTTP-request-body-size", self._size)))
@@ -353,11 +365,11 @@ class Sending:
                     times.answered()
                 self._trailers = answer.trailers()
             times.done()
-            pipe.end(StreamClosed())
+            pipe.end(StreamClosed)
         except Exception as error:  # a thread has nobody above it who would see this
             code = _code(error, times)
             self.future.settle(Err(code))
-            pipe.end(StreamFailed(IoError(f"the response broke off: {error or code[0]}", code)))
+            pipe.end(partial(StreamFailed, IoError(f"the response broke off: {error or code[0]}", code)))
         finally:
             times.done()
             self._under_way.discard(self)
@@ -571,6 +583,8 @@ class OutgoingHandler:
             chunks.append(data)
 
         def finish(well: bool) -> None:
+            if future.settled:
+                return  # nobody wants the answer
             if well:
                 trailers = request.body.trailers
                 whole = replace(outgoing, body=b"".join(chunks) or None, trailers=lambda: trailers)

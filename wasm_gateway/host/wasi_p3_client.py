@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..component.concurrency import wait
+from ..component.concurrency import Turn, wait
 from ..component.streams import HostStream
 from ..component.values import Err, Ok
 from .base import HostContext
 from .wasi_http import IncomingResponse, OutgoingBody, OutgoingRequest
-from .wasi_io import InputStream, Pollable, StreamClosed, StreamFailed
+from .wasi_io import InputStream, StreamClosed, StreamFailed
 from .wasi_outgoing import OutgoingHandler
 from .wasi_p3_http import CLIENT, TEXT, Contents, Received, Request, Response
 
@@ -20,19 +20,6 @@ INTERFACES = {CLIENT: TEXT}
 # Bytes that are taken from a guest at once.
 CHUNK_BYTES = 64 << 10
 TERMINATED = ("connection-terminated", None)
-
-
-class _Turn(Pollable):
-    """Ready when everybody else has had a turn."""
-
-    inside = True
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def ready(self) -> bool:
-        asked, self._asked = self._asked, True
-        return asked
 
 
 class Client:
@@ -60,7 +47,7 @@ class Client:
         upload = ctx.loop.spawn(_upload(ctx, request, out.body))
         try:
             # a short body comes before the answer is asked for, and goes with its length
-            await wait(_Turn())
+            await wait(Turn())
             await wait(future)
         except GeneratorExit:
             upload.close()

@@ -69,6 +69,14 @@ def random_bytes(ctx: HostContext, max_length: int) -> bytes:
     return os.urandom(min(max_length, MAX_RANDOM_BYTES))
 
 
+def insecure_seed(ctx: HostContext) -> tuple[int, int]:
+    """The same for the whole life of an instance."""
+    found: tuple[int, int] | None = ctx.state.get(insecure_seed)
+    if found is None:
+        found = ctx.state[insecure_seed] = random_u64(ctx), random_u64(ctx)
+    return found
+
+
 class Clocks:
     """wasi:clocks and wasi:random 0.3; they share nothing among instances."""
 
@@ -96,7 +104,7 @@ class Clocks:
             "get-insecure-random-u64": random_u64,
         },
         "wasi:random/insecure-seed@0.3": {
-            "get-insecure-seed": lambda ctx: (random_u64(ctx), random_u64(ctx)),
+            "get-insecure-seed": insecure_seed,
         },
     }
 

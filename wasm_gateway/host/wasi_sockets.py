@@ -23,7 +23,7 @@ from ..component.values import Err
 from .base import HostContext
 from .network import Network
 from .pools import Places
-from .wasi_io import READABLE, READY, WRITABLE, Pollable, wait_descriptors
+from .wasi_io import READABLE, READY, WRITABLE, IoError, Pollable, wait_descriptors
 
 _TEXT = """
 package wasi:sockets@0.2.0;
@@ -105,6 +105,16 @@ WOULD_BLOCK = Err("would-block")
 def failure(error: OSError) -> Err:
     """The error-code for an error of the system."""
     return Err(_CODES.get(error.errno or 0, "unknown"))
+
+
+class SocketError(IoError):
+    """An io error of a socket's stream; `code` is an error-code."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, what: str, error: OSError) -> None:
+        super().__init__(f"{what} failed: {error.strerror}")
+        self.code: str = failure(error).value
 
 
 # Addresses

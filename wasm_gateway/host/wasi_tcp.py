@@ -19,7 +19,6 @@ from .wasi_io import (
     READABLE,
     WRITABLE,
     InputStream,
-    IoError,
     OutputStream,
     Pollable,
     StreamClosed,
@@ -40,6 +39,7 @@ from .wasi_sockets import (
     Address,
     Readiness,
     Socket,
+    SocketError,
     WasiSockets,
     failure,
     methods,
@@ -209,7 +209,7 @@ class TcpInput(InputStream):
             return b""
         except OSError as error:
             self._open = False
-            raise StreamFailed(IoError(f"receiving failed: {error.strerror}")) from None
+            raise StreamFailed(SocketError("receiving", error)) from None
         if not data:
             self._open = False
             raise StreamClosed
@@ -236,7 +236,7 @@ class TcpOutput(OutputStream):
         self._owner = owner
         self._rest = b""
         self._open = True  # for more
-        self._failure: str | None = None
+        self._failure: SocketError | None = None
         self._progress = Readiness(owner, self._pending)
         owner.retain()
 
@@ -259,7 +259,7 @@ class TcpOutput(OutputStream):
 
     def _check(self) -> None:
         if self._failure is not None:
-            error, self._failure = IoError(self._failure), None
+            error, self._failure = self._failure, None
             raise StreamFailed(error)
         if not self._open:
             raise StreamClosed
@@ -277,7 +277,7 @@ class TcpOutput(OutputStream):
             self._rest = b""
             self._open = False
             if not isinstance(error, BrokenPipeError):
-                self._failure = f"sending failed: {error.strerror}"
+                self._failure = SocketError("sending", error)
         if not self._open:
             self._owner.shut(socket.SHUT_WR)
 

@@ -105,12 +105,12 @@ class UdpSocket(Socket):
     def stream(self, remote: Address | None) -> Any:
         self.generation += 1
         try:
-            self._connect(remote)
+            self.connect(remote)
         except OSError as error:
             return failure(error)
         return DatagramStream(self), DatagramStream(self)
 
-    def _connect(self, remote: Address | None) -> None:
+    def connect(self, remote: Address | None) -> None:
         """The system then tells when nobody listens at `remote`, and drops what others send."""
         if self.remote is not None:
             self.remote = None
@@ -121,6 +121,14 @@ class UdpSocket(Socket):
         if remote is not None:
             self.sock.connect(remote.name)
             self.remote = remote
+
+    def send(self, data: bytes, address: Address | None) -> None:
+        """Send to `address`, which a socket that is connected does not need; BlockingIOError, OSError."""
+        if self.remote is not None:
+            self.sock.send(data)
+        else:
+            assert address is not None
+            self.sock.sendto(data, address.name)
 
     def local_address(self) -> Any:
         return INVALID_STATE if self.state == "unbound" else super().local_address()
@@ -216,8 +224,8 @@ class WasiUdp:
     def close(self) -> None:
         pass
 
-    def create(self, ctx: HostContext, family: str) -> Any:
-        sock = self._sockets.open(ctx, UdpSocket, family, socket.SOCK_DGRAM)
+    def create(self, ctx: HostContext, family: str, made: type[UdpSocket] = UdpSocket) -> Any:
+        sock = self._sockets.open(ctx, made, family, socket.SOCK_DGRAM)
         if isinstance(sock, UdpSocket) and not self._sockets.admit(sock):
             sock.close()
             return NEW_SOCKET_LIMIT
@@ -237,7 +245,7 @@ class WasiUdp:
         if sock.state != "bound":
             return INVALID_STATE
         remote = None if wit is None else Address(wit)
-        refused = None if remote is None else self._refuse(ctx, sock, remote)
+        refused = None if remote is None else self.refuse_peer(ctx, sock, remote)
         return refused or sock.stream(remote)
 
     def send(self, ctx: HostContext, stream: DatagramStream, datagrams: Sequence[Any]) -> Any:
@@ -250,7 +258,10 @@ class WasiUdp:
         stream.permit = 0  # "Each call to send must be permitted by a preceding check-send"
         for sent, (data, wit) in enumerate(datagrams):
             try:
-                refused = self._send(ctx, stream.owner, data, None if wit is None else Address(wit))
+                address = None if wit is None else Address(wit)
+                refused = self.refuse(ctx, stream.owner, address)
+                if refused is None:
+                    stream.owner.send(data, address)
             except BlockingIOError:
                 return sent
             except OSError as error:
@@ -259,21 +270,13 @@ class WasiUdp:
                 return sent or refused
         return len(datagrams)
 
-    def _send(self, ctx: HostContext, sock: UdpSocket, data: bytes, address: Address | None) -> Err | None:
-        remote = sock.remote
-        if remote is not None:
-            if address is not None and address != remote:
-                return INVALID_ARGUMENT
-            sock.sock.send(data)
-            return None
-        if address is None:
-            return INVALID_ARGUMENT
-        refused = self._refuse(ctx, sock, address)
-        if refused is None:
-            sock.sock.sendto(data, address.name)
-        return refused
+    def refuse(self, ctx: HostContext, sock: UdpSocket, address: Address | None) -> Err | None:
+        """What is wrong with sending to `address`, None: to whom the socket is connected."""
+        if sock.remote is not None:
+            return None if address is None or address == sock.remote else INVALID_ARGUMENT
+        return INVALID_ARGUMENT if address is None else self.refuse_peer(ctx, sock, address)
 
-    def _refuse(self, ctx: HostContext, sock: UdpSocket, remote: Address) -> Err | None:
+    def refuse_peer(self, ctx: HostContext, sock: UdpSocket, remote: Address) -> Err | None:
         """What is wrong with `remote` as a destination."""
         if not (remote.fits(sock.family) and remote.is_remote):
             return INVALID_ARGUMENT

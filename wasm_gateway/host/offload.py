@@ -1,0 +1,229 @@
+# Calls that wait for somebody else, on behalf of coroutines: in a thread of a bounded pool,
+# so that the other tasks of the instance go on meanwhile.
+#
+# Rule 1: only where there is something that could go on. A thread costs as much as a short
+# call (switching, waking), so that what has nobody beside it is called where it is. That
+# is known when the guest has said all that it wants and waits.
+# Rule 2: when nobody waits for a call any more (the guest cancels it, the instance ends), its
+# deadline is over at once, and what it came to is undone.
+# Rule 3: a thing that calls use, as a connection, serves one of them at a time, in the order
+# in which they ask. Who ends it while a call is under way in a thread leaves that to the call.
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .. import forks
+from ..component.concurrency import Turn, wait
+from ..component.values import End
+from .base import HostContext
+from .network import Breakable
+from .wasi_io import READY, Pollable, wait_any, waker
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+# Threads for all guests of an application together, and those that one instance may have.
+MAX_THREADS = 64
+MAX_OF_INSTANCE = 16
+
+
+class Turns(Pollable):
+    """Places for calls; ready where one is free.
+
+    They are taken in the instance's own thread and given back in any.
+    """
+
+    def __init__(self, places: int = 1) -> None:
+        self._lock = threading.Lock()  # guards the other two
+        self._free = self._places = places
+        self._ended: Callable[[], object] | None = None
+
+    def ready(self) -> bool:
+        return self._free > 0
+
+    def take(self) -> None:
+        with self._lock:
+            self._free -= 1
+
+    def give(self) -> None:
+        with self._lock:
+            self._free += 1
+            ended = self._ended if self._free == self._places else None
+        if ended is not None:
+            ended()
+
+    def settle(self, ctx: HostContext) -> None:
+        """Wait for a free place in the midst of a function that is no coroutine; DeadlineExceeded."""
+        if not self._free:
+            wait_any(ctx, [self])
+
+    def end(self, end: Callable[[], object]) -> None:
+        """Call `end()` when no call is under way any more: now, or at the end of the last one."""
+        with self._lock:
+            if self._free < self._places:
+                self._ended = end
+                return
+        end()
+
+
+class _Call(Pollable):
+    """A call in a thread; ready when it is over, and then `result` is there."""
+
+    def __init__(
+        self,
+        deadline: Breakable,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        over: Callable[[], object],
+        undo: Callable[[Any], object] | None,
+    ) -> None:
+        self._deadline = deadline
+        self._function = function
+        self._arguments = arguments
+        self._tell = over
+        self._undo = undo
+        self._lock = threading.Lock()  # guards the rest
+        self._abandoned = False
+        self._over = False
+        self._error: BaseException | None = None
+        self._value: Any = None
+
+    def __call__(self) -> None:
+        try:
+            self._deadline.remaining()
+            self._value = self._function(self._deadline, *self._arguments)
+        except BaseException as error:  # a thread has nobody above it
+            self._error = error
+        with self._lock:
+            self._over = True
+            abandoned = self._abandoned
+        try:
+            if abandoned:
+                self._take_back()
+        finally:
+            self._tell()
+
+    def ready(self) -> bool:
+        return self._over
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+        with self._lock:
+            self._abandoned = True
+            over = self._over
+        if over:
+            self._take_back()
+        else:
+            self._deadline.cut()
+
+    def _take_back(self) -> None:
+        if self._undo is not None and self._error is None:
+            self._undo(self._value)
+
+
+class Workers:
+    """The threads of one application, started when they are needed."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        self.after_fork()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()  # guards the start
+        self._threads = None
+
+    def close(self) -> None:
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def run(
+        self,
+        ctx: HostContext,
+        function: Callable[..., Any],
+        *arguments: Any,
+        turns: Turns | None = None,
+        undo: Callable[[Any], object] | None = None,
+    ) -> Any:
+        """What `function(deadline, *arguments)` comes to.
+
+        It may run in another thread, and touches nothing of the instance. It is one of the calls of `turns`.
+        `undo(result)` is called, in any thread, where nobody waits for the result any more.
+        """
+        await wait(Turn())
+        if turns is not None:
+            await wait(turns)
+            turns.take()
+        if not ctx.loop.has_others():
+            if ctx.before_wait is not None:
+                ctx.before_wait()
+            try:
+                return function(ctx.deadline, *arguments)
+            finally:
+                if turns is not None:
+                    turns.give()
+        wake = waker(ctx).wake
+        of_instance: Turns | None = ctx.state.get(self)
+        if of_instance is None:
+            of_instance = ctx.state[self] = Turns(MAX_OF_INSTANCE)
+        try:
+            await wait(of_instance)
+        except GeneratorExit:
+            if turns is not None:
+                turns.give()
+            raise
+        of_instance.take()
+
+        def over() -> None:
+            of_instance.give()
+            if turns is not None:
+                turns.give()
+            wake()
+
+        call = _Call(Breakable(ctx.deadline), function, arguments, over, undo)
+        self._submit(call)
+        try:
+            await wait(call)
+        except GeneratorExit:
+            call.abandon()
+            raise
+        return call.result()
+
+    def _submit(self, call: _Call) -> None:
+        with self._lock:
+            if self._threads is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="wasm-call")
+            self._threads.submit(call)
+
+
+class Elements:
+    """Values that are there, as a stream for a guest (component/streams.py, Rule 3)."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self._values = values
+        self._at = 0
+
+    def read(self, ctx: HostContext, length: int) -> Sequence[Any]:
+        at = self._at
+        if at >= len(self._values):
+            raise End
+        self._at = at + length
+        return self._values[at : self._at]
+
+    def pollable(self) -> Pollable:
+        return READY
+
+    def close(self, ctx: HostContext) -> None:
+        self._values = ()

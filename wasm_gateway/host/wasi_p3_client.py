@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..component.concurrency import Turn, wait
-from ..component.streams import HostStream
+from ..component.streams import HostStream, Promise
 from ..component.values import Err, Ok
 from .base import HostContext
 from .wasi_http import IncomingResponse, OutgoingBody, OutgoingRequest
@@ -42,9 +42,11 @@ class Client:
         out.taken = True
         future = self._handler.handle(ctx, out, request.options)
         if isinstance(future, Err):
+            request.body.consumed(future)
             request.body.drop()
             return future
-        upload = ctx.loop.spawn(_upload(ctx, request, out.body))
+        uploaded = Promise()
+        upload = ctx.loop.spawn(_upload(ctx, request, out.body, uploaded))
         try:
             # a short body comes before the answer is asked for, and goes with its length
             await wait(Turn())
@@ -58,6 +60,8 @@ class Client:
             upload.close()
             request.body.consumed(result)
             return result
+        # not before: what nobody has taken was not transmitted
+        uploaded.then(request.body.consumed)
         return _response(ctx, result.value)
 
 
@@ -66,12 +70,12 @@ def _response(ctx: HostContext, incoming: IncomingResponse) -> Response:
     return Response(incoming.fields, Received(body.content, body.trailers), incoming.status)
 
 
-async def _upload(ctx: HostContext, request: Request, body: OutgoingBody) -> None:
-    """Pass on what the guest writes, as fast as it is taken."""
+async def _upload(ctx: HostContext, request: Request, body: OutgoingBody, uploaded: Promise) -> None:
+    """Pass on what the guest writes, as fast as it is taken; what the guest is to be told goes to `uploaded`."""
     source, trailers = request.body.given(ctx)
     if isinstance(source, InputStream):
         trailers.then(_nothing)  # there is no body that they could follow
-        request.body.consumed(_finished(body, Ok(None)))
+        uploaded.settle(_finished(body, Ok(None)))
         return
     try:
         await _write(source, body)
@@ -80,9 +84,9 @@ async def _upload(ctx: HostContext, request: Request, body: OutgoingBody) -> Non
         trailers.then(_nothing)
         body.end(False)
         code = failure.error.http_code if isinstance(failure, StreamFailed) else TERMINATED
-        request.body.consumed(Err(code))
+        uploaded.settle(Err(code))
     else:
-        trailers.then(lambda result: request.body.consumed(_finished(body, result)))
+        trailers.then(lambda result: uploaded.settle(_finished(body, result)))
 
 
 def _nothing(result: Any) -> None:

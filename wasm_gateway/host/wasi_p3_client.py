@@ -71,7 +71,7 @@ def _response(ctx: HostContext, incoming: IncomingResponse) -> Response:
 
 
 async def _upload(ctx: HostContext, request: Request, body: OutgoingBody, uploaded: Promise) -> None:
-    """Pass on what the guest writes, as fast as it is taken; what the guest is to be told goes to `uploaded`."""
+    """Pass on what the guest writes, as fast as it is taken; `uploaded` gets what the guest is to be told."""
     source, trailers = request.body.given(ctx)
     if isinstance(source, InputStream):
         trailers.then(_nothing)  # there is no body that they could follow

@@ -39,7 +39,12 @@ class Guests:
     def runs_inline(self, match: RouteMatch) -> bool:
         return match.route.target in self.quick
 
-    def handle(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response | None:
+    def choose(self, match: RouteMatch, facts: object) -> None:
+        return None
+
+    def handle(
+        self, request: Request, match: RouteMatch, begin: Begin | None = None, turn: object = None
+    ) -> Response | None:
         guest: Any = match.route.target
         try:
             response: Response | None = guest(request)

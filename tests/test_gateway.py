@@ -26,8 +26,9 @@ from wasm_gateway.errors import (
     HostError,
     LinkError,
     ManifestError,
-    UnsupportedError,
 )
+from wasm_gateway.loader import entry_ids, served
+from wasm_gateway.manifest import load_manifest
 from wasm_gateway.messages import Request
 from wasm_gateway.runtime_config import RuntimeConfig
 
@@ -872,15 +873,42 @@ def test_check_says_when_variables_are_missing(wat: Any, application: Any) -> No
     assert application.gateway(path, variables={"needed": "x"}).check() == []
 
 
-def test_middleware_is_refused_by_name(wat: Any, application: Any) -> None:
-    triggers = """[[trigger.http]]
-route = "/a"
-component = "a"
-dependencies.middleware = [{ path = "b.wasm" }]"""
-    path = application.manifest({"a": application.part(wat.flat(say("a")), triggers=triggers)})
-    with pytest.raises(UnsupportedError, match="middleware") as caught:
-        application.gateway(path).open()
-    assert (caught.value.feature, caught.value.component) == ("middleware", "a")
+MANY_TRIGGERS = """
+[[trigger.http]]
+id = "t{0}"
+route = "/{0}"
+component = "{1}"
+dependencies.middleware = [{2}]
+"""
+
+
+def test_what_is_served_apart(wat: Any, application: Any) -> None:
+    """Triggers with other middleware than another one of their component, be it of Redis."""
+    one, two = '{ path = "one.wasm" }', '{ path = "two.wasm" }'
+    redis = '[[trigger.redis]]\nid = "r"\naddress = "redis://x"\nchannel = "c"\ncomponent = "c"\n'
+    many = [
+        *((0, "a", one), (1, "a", two), (2, "a", one), (3, "a", "")),
+        *((4, "b", one), (5, "b", one)),
+        *((6, "c", two), (7, "c", two)),
+    ]
+    triggers = "".join(MANY_TRIGGERS.format(*each) for each in many) + redis
+    none = {id: application.part(b"", triggers="") for id in "bc"}
+    path = application.manifest({"a": application.part(b"", triggers=triggers), **none})
+    manifest = load_manifest(path)
+    assert entry_ids(manifest) == {
+        "t0": "a-for-t0",
+        "t1": "a-for-t1",
+        "t2": "a-for-t0",
+        "t3": "a",
+        "t4": "b",
+        "t5": "b",
+        "t6": "c-for-t6",
+        "t7": "c-for-t6",
+    }
+    assert [(one.id, one.http and one.http.id, one.messages) for one in served(manifest)] == [
+        *(("a-for-t0", "t2", False), ("a-for-t1", "t1", False), ("a", "t3", False)),
+        *(("b", "t5", False), ("c-for-t6", "t7", False), ("c", None, True)),
+    ]
 
 
 @pytest.mark.parametrize(("dialect", "suffix"), [("flat", ".wasm"), ("spin", ".wasm"), ("flat", ".wat")])

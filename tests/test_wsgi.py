@@ -29,7 +29,12 @@ class Guests:
     def __init__(self, routes: dict[str, Callable[[Request], Response | None]]) -> None:
         self.match = Router(routes.items()).match
 
-    def handle(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response | None:
+    def choose(self, match: RouteMatch, facts: object) -> None:
+        return None
+
+    def handle(
+        self, request: Request, match: RouteMatch, begin: Begin | None = None, turn: object = None
+    ) -> Response | None:
         guest: Any = match.route.target
         return guest(request)
 

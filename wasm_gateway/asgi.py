@@ -21,12 +21,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .errors import GuestError, RequestError, Saturated
 from .messages import STREAMED, Headers, Request, Response, Trailers
+from .migration.requests import RequestFacts, set_cookie
 from .workers import OUTBOX_CHUNKS, STALL_SECONDS, Disconnected, Stalled, Workers, post
 from .wsgi import (
     Meter,
@@ -44,6 +46,8 @@ from .wsgi import (
 
 if TYPE_CHECKING:
     from .gateway import Gateway
+    from .migration.pilot import Turn
+    from .policy import Visitor
     from .router import RouteMatch
 
 log = logging.getLogger("wasm_gateway")
@@ -84,10 +88,17 @@ class AsgiGateway:
     """
 
     def __init__(
-        self, gateway: Gateway, app: App | None = None, *, threads: int = THREADS, inline: bool = False
+        self,
+        gateway: Gateway,
+        app: App | None = None,
+        *,
+        threads: int = THREADS,
+        inline: bool = False,
+        visitor: Callable[[Scope], Visitor] | None = None,
     ) -> None:
         self.gateway = gateway
         self.app = app
+        self.visitor = visitor
         self.inline = inline
         self.workers = Workers(threads)
         self._match = gateway.match
@@ -100,7 +111,13 @@ class AsgiGateway:
             match = None if path is None else self._match(path)
             if match is not None:
                 assert path is not None
-                await self._http(scope, receive, send, path, match)
+                turn = None
+                if self.app is not None:
+                    turn = self.gateway.choose(match, _Facts(scope, self.visitor))
+                if turn is None:
+                    await self._http(scope, receive, send, path, match)
+                else:
+                    await self._shared(scope, receive, send, path, match, turn)
             elif self.app is not None:
                 await self.app(scope, receive, send)
             else:
@@ -115,24 +132,51 @@ class AsgiGateway:
         else:
             raise ValueError(f"scope of type {kind!r} is not served here")
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send, path: str, match: RouteMatch) -> None:
+    async def _shared(
+        self, scope: Scope, receive: Receive, send: Send, path: str, match: RouteMatch, turn: Turn
+    ) -> None:
+        """A request that the guest answers, or the app, or first the one and then the other."""
+        assert self.app is not None
+        if turn.choice.cookie is not None:
+            send = _with_cookie(scope, send, turn.choice.cookie)
+        if turn.keeps_body:
+            try:
+                turn.kept = await keep_body(scope, receive, turn.limit)
+            except Disconnected as error:
+                log.info("%s %r: %s", scope["method"], path, error)
+                return
+        if turn.choice.guest:
+            await self._http(scope, receive, send, path, match, turn)
+        else:
+            await self.app(scope, receive if turn.kept is None else replaying(turn.kept, receive), send)
+
+    async def _http(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        path: str,
+        match: RouteMatch,
+        turn: Turn | None = None,
+    ) -> None:
         method: str = scope["method"]
-        inbox = Inbox(receive) if _has_body(scope) else None
+        kept = None if turn is None else turn.kept
+        inbox = Inbox(receive) if kept is None and _has_body(scope) else None
         exchange = None
         answer: Outgoing | AsyncAnswer | None
         trailers: Trailers | None = None
         try:
             try:
-                request = to_request(scope, path, () if inbox is None else inbox)
+                request = to_request(scope, path, (kept,) if kept else () if inbox is None else inbox)
                 if (self.inline or self.gateway.runs_inline(match)) and _is_short(request):
                     if inbox is not None:
                         request = replace(request, body=await inbox.whole())
-                    response = self.gateway.handle(request, match)
+                    response = self.gateway.handle(request, match, None, turn)
                     answer = None
                     if response is not None:
                         answer, trailers = outgoing(response, method), response.trailers
                 else:
-                    exchange = Exchange(self.gateway, request, match, receive, inbox)
+                    exchange = Exchange(self.gateway, request, match, receive, inbox, turn)
                     answer = await exchange.run(self.workers, self._watching())
                     inbox, trailers = exchange.inbox, exchange.trailers
             except Disconnected:
@@ -140,9 +184,13 @@ class AsgiGateway:
             except (RequestError, Saturated) as error:
                 log.info("%s %r: %s", method, path, error)
                 answer = outgoing(refusal(error), method)
+                if turn is not None and turn.failed(error):
+                    answer = None
             if answer is None:
                 if self.app is not None:
-                    await self.app(scope, receive if inbox is None else await inbox.give_back(), send)
+                    if inbox is not None:
+                        receive = await inbox.give_back()
+                    await self.app(scope, receive if kept is None else replaying(kept, receive), send)
                     return
                 answer = outgoing(Response(404), method)
             if is_bodiless(method, answer[0]) or TRAILERS not in (scope.get("extensions") or ()):
@@ -160,6 +208,67 @@ class AsgiGateway:
         if watch is None or watch.loop is not loop:
             watch = self._watch = Watch(loop)
         return watch
+
+
+# Requests that are shared out
+
+
+class _Facts(RequestFacts):
+    """policy.Facts of an http scope."""
+
+    def __init__(self, scope: Scope, visitor: Callable[[Scope], Visitor] | None) -> None:
+        query = scope.get("query_string", b"")
+        text = query.decode("latin-1") if isinstance(query, bytes) else query
+        super().__init__(text, partial(visitor, scope) if visitor else None)
+        self._headers = scope["headers"]
+
+    def header(self, name: str) -> str | None:
+        wanted = name.encode("latin-1")
+        for key, value in self._headers:
+            if key == wanted:
+                text: str = value.decode("latin-1")
+                return text
+        return None
+
+
+def _with_cookie(scope: Scope, send: Send, value: str) -> Send:
+    secure = scope.get("scheme") == "https"
+    field = b"set-cookie", set_cookie(value, secure, scope.get("root_path") or "/").encode("latin-1")
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), field]}
+        await send(message)
+
+    return sending
+
+
+async def keep_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
+    """The request body; None, and nothing is read, when it is longer, or when nobody knows.
+
+    Disconnected when the client leaves before its end.
+    """
+    if not _has_body(scope):
+        return b""
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    length = content_length(lengths[0].decode("latin-1")) if len(lengths) == 1 else None
+    if length is None or length > limit:
+        return None
+    return (await Inbox(receive).whole())[0]
+
+
+def replaying(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives `body` first."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
 
 
 # From the server
@@ -529,7 +638,7 @@ class Exchange:
 
     __slots__ = (
         *("_closed", "_gateway", "_head", "_last", "_loop", "_match", "_meter", "_outbox", "_receive"),
-        *("_request", "_watch", "inbox", "trailers"),
+        *("_request", "_turn", "_watch", "inbox", "trailers"),
     )
 
     def __init__(
@@ -539,8 +648,10 @@ class Exchange:
         match: RouteMatch,
         receive: Receive | None = None,
         inbox: Inbox | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self._gateway = gateway
+        self._turn = turn
         self._request = request
         self._match = match
         self._receive = receive
@@ -644,7 +755,7 @@ class Exchange:
         if self._closed:
             return
         try:
-            response = self._gateway.handle(self._request, self._match, self._begin)
+            response = self._gateway.handle(self._request, self._match, self._begin, self._turn)
             if response is None:
                 self._last = self._deliver, None
                 return

@@ -21,15 +21,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import forks
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
     GatewayError,
+    HostError,
     LinkError,
-    ManifestError,
     Saturated,
     Trap,
 )
@@ -39,9 +39,8 @@ from .guest_logs import GuestLogs, InstanceLog, printable
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
-from .loader import Entry, Loader, Statistics
+from .loader import Entry, Loader, Statistics, entry_ids, served
 from .manifest import (
-    Component,
     HttpTrigger,
     Manifest,
     StaticResponse,
@@ -50,6 +49,11 @@ from .manifest import (
 from .messages import Begin, Headers, LateHeaders, Request, Response
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
+
+if TYPE_CHECKING:
+    from .migration.ledger import Ledger
+    from .migration.pilot import Pilot, Turn
+    from .policy import Facts
 
 log = logging.getLogger("wasm_gateway")
 
@@ -65,7 +69,9 @@ class GatewayOptions:
     Names and meanings are those of `spin up`'s flags (Spin: command line, 3). `state_dir` and `log_dir`:
     None for the default (`.spin` beside the manifest, `logs` in it), "" for none. `limits` replaces
     fields of every component's options. `stores` are key-value stores made by the site, by label;
-    `interfaces` are what it lends to guests (HostInterface).
+    `interfaces` are what it lends to guests (HostInterface). `rules` say who answers for a component or a
+    route (policy.Rule), by its id or pattern; `ledger` is where processes share what is turned at run time,
+    or the path of a SQLite file for it.
     """
 
     runtime_config: RuntimeConfig | str | Path | None = None
@@ -79,6 +85,8 @@ class GatewayOptions:
     stores: Mapping[str, Any] = field(default_factory=dict)
     interfaces: Sequence[HostInterface] = ()
     limits: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ledger: Ledger | str | Path | None = None
     allow_transient_write: bool = False
     direct_mounts: bool = False
     disable_cache: bool = False
@@ -110,8 +118,10 @@ class Gateway:
             log.error("route %s: trigger %r is replaced by trigger %r", duplicate.raw, one, other)
         for route in self.router.reserved:
             log.error("route %s gets no request: the gateway itself answers below %s", route.raw, WELL_KNOWN)
-        # The executor's settings belong to the component: the last trigger's win (Spin: http, 2.5).
-        self.triggers = {t.component: t for t in manifest.http_triggers if t.component is not None}
+        # Whom a request inside the application reaches. The executor's settings belong to the component: the
+        # last trigger's win (Spin: http, 2.5).
+        self._chained = {t.component: t for t in manifest.http_triggers if t.component is not None}
+        self._entry_ids = entry_ids(manifest)  # by those of triggers
         self._static = {
             t.id: _static_response(t.static_response)
             for t in manifest.http_triggers
@@ -119,6 +129,7 @@ class Gateway:
         }
         self._lock = threading.Lock()  # guards opening and closing
         self._entries: dict[str, Entry] | None = None
+        self.pilot: Pilot | None = None  # where anybody but the guests may answer
         self._work_lock = threading.Lock()  # guards the making of the next
         self._work_dir: tuple[Path, Callable[[], object]] | None = None
         self.hosts: Hosts | None = None
@@ -173,6 +184,9 @@ class Gateway:
             entries, self._entries = self._entries, None
             for entry in (entries or {}).values():
                 entry.close()
+            pilot, self.pilot = self.pilot, None
+            if pilot is not None:
+                pilot.close()
             self._release()
 
     def __enter__(self) -> Gateway:
@@ -198,43 +212,44 @@ class Gateway:
         with self._lock:
             try:
                 loader = Loader(self)
-                components = self._used_components()
+                components = served(self.manifest)
             except GatewayError as error:
                 return [error]
-            for component in components:
+            for one in components:
                 try:
-                    loader.check(component)
+                    loader.check(one)
                 except GatewayError as error:
                     problems.append(error)
             if self._entries is None:
                 self._release()
         return problems
 
-    def _used_components(self) -> list[Component]:
-        used = [trigger.component for trigger in self.manifest.http_triggers if trigger.component]
-        used += [trigger.component for trigger in self.manifest.redis_triggers]
-        components = []
-        for id in dict.fromkeys(used):
-            component = self.manifest.components.get(id)
-            if component is None:
-                raise ManifestError(
-                    f"missing component {id!r} configured for a trigger", path=self.manifest.path
-                )
-            components.append(component)
-        return components
-
     def _load(self, progress: Callable[[str, int, int], object] | None) -> dict[str, Entry]:
-        components = self._used_components()
+        components = served(self.manifest)
         loader = Loader(self)
         loader.hosts.start()
         # Compilation releases the GIL, so it runs side by side.
         entries: dict[str, Entry] = {}
         with ThreadPoolExecutor(min(len(components) or 1, os.cpu_count() or 1), "wasm-load") as pool:
             for done, entry in enumerate(pool.map(loader.load, components), 1):
-                entries[entry.component.id] = entry
+                entries[entry.id] = entry
                 if progress is not None:
-                    progress(entry.component.id, done, len(components))
+                    progress(entry.id, done, len(components))
+        self.pilot = self._pilot(entries)
         return entries
+
+    def _pilot(self, entries: Mapping[str, Entry]) -> Pilot | None:
+        ledger = self.options.ledger
+        governed = {entry.component.id: entry.options for entry in entries.values()}
+        if ledger is None and not any(options.governed for options in governed.values()):
+            return None
+        # imported where it is needed: most applications have guests that answer everything
+        from .migration.ledger import SqliteLedger
+        from .migration.pilot import Pilot
+
+        if isinstance(ledger, str | Path):
+            ledger = SqliteLedger(ledger)
+        return Pilot(governed, ledger)
 
     @property
     def work_dir(self) -> Path:
@@ -254,13 +269,18 @@ class Gateway:
         return self.router.match(path)
 
     def handle(
-        self, request: Request, match: RouteMatch | None = None, begin: Begin | None = None
+        self,
+        request: Request,
+        match: RouteMatch | None = None,
+        begin: Begin | None = None,
+        turn: Turn | None = None,
     ) -> Response | None:
         """The response to `request`, None when no route matches. A guest's failure is a response too.
 
         `match` is what `match(request.path)` said, when the caller has asked already. With `begin` the
         response may go out before it is whole: then the result is messages.STREAMED, or the failure that
-        kept the rest of it from being made.
+        kept the rest of it from being made. With `turn`, which `choose` gave, it is None also where the
+        guest failed and the site is to answer instead; nothing has gone out then.
         """
         if match is None:
             match = self.match(request.path)
@@ -272,43 +292,71 @@ class Gateway:
         assert isinstance(trigger, HttpTrigger)
         if trigger.component is None:
             return self._static[trigger.id]
-        return self._answer(trigger.component, request, match, begin)
+        return self._answer(self._entry_ids[trigger.id], request, match, begin, turn)
+
+    def choose(self, match: RouteMatch, facts: Facts) -> Turn | None:
+        """Who answers a request that `match` leads to; None where only the guest may.
+
+        For a door that has a native answer; the turn is then given to `handle`, if the guest is to answer.
+        """
+        if self._entries is None:
+            self.open()
+        pilot = self.pilot
+        if pilot is None:
+            return None
+        trigger = match.route.target
+        component = getattr(trigger, "component", None)
+        if component is None or match is _WELL_KNOWN_MATCH:
+            return None
+        return pilot.choose(component, match.route.raw, facts)
 
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""
-        component = getattr(match.route.target, "component", None)
-        if match is _WELL_KNOWN_MATCH or component is None:
+        trigger = match.route.target
+        if match is _WELL_KNOWN_MATCH or not isinstance(trigger, HttpTrigger) or trigger.component is None:
             return False
-        entry = self._entry(component)
+        entry = self._entry(self._entry_ids[trigger.id])
         # what the site lends may belong to the request's own thread, as Django's connections do
         return entry.http is not None and entry.http.streams and not entry.options.host_interfaces
 
     def runs_inline(self, match: RouteMatch) -> bool:
         """Whether the component of this route is said to answer quickly enough for an event loop."""
-        entry = (self._entries or {}).get(getattr(match.route.target, "component", None) or "")
+        trigger_id = getattr(match.route.target, "id", "")
+        entry = (self._entries or {}).get(self._entry_ids.get(trigger_id, ""))
         # what the site lends may refuse to run on a loop, as Django's models do
         return entry is not None and entry.options.inline and not entry.options.host_interfaces
 
     def _answer(
-        self, component_id: str, request: Request, match: RouteMatch, begin: Begin | None = None
-    ) -> Response:
+        self,
+        entry_id: str,
+        request: Request,
+        match: RouteMatch,
+        begin: Begin | None = None,
+        turn: Turn | None = None,
+    ) -> Response | None:
+        noted = begin if begin is None or turn is None else _Noted(begin)
         try:
-            entry = self._entry(component_id)
+            entry = self._entry(entry_id)
             executor = entry.http
             if executor is None:
-                raise LinkError("exports no HTTP handler")
+                raise entry.problem or LinkError("exports no HTTP handler")
             length = request.headers.get("content-length")
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
             request_ = _for_guest(request, match, executor)
-            response: Response = entry.run(executor.execute, request_, match, begin)
+            response: Response = entry.run(executor.execute, request_, match, noted)
+            if turn is not None:
+                turn.succeeded()
             return response
         except GatewayError as error:
-            return _failure(error, component_id, f"{request.method} {request.path!r}")
-        except Exception:
+            instead = turn is not None and turn.failed(error)
+            response = _failure(error, entry_id, f"{request.method} {request.path!r}")
+        except Exception as error:
             what = f"{request.method!r} {request.path!r}"
-            log.exception("component %s: %s: error of the gateway", component_id, what)
-            return Response(500)
+            log.exception("component %s: %s: error of the gateway", entry_id, what)
+            instead = turn is not None and turn.failed(HostError(str(error)))
+            response = Response(500)
+        return None if instead and not getattr(noted, "begun", False) else response
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
@@ -317,13 +365,13 @@ class Gateway:
             raise LinkError("exports no Redis message handler", "fermyon:spin/inbound-redis")
         entry.run(entry.messages.deliver, payload)
 
-    def _entry(self, component_id: str) -> Entry:
+    def _entry(self, entry_id: str) -> Entry:
         entries = self._entries
         if entries is None:
             self.open()
             entries = self._entries
             assert entries is not None
-        return entries[component_id]
+        return entries[entry_id]
 
     def _well_known(self, path: str) -> Response:
         name = path.removeprefix(WELL_KNOWN)
@@ -340,11 +388,13 @@ class Gateway:
     # What the application does for its instances (instance.Services)
 
     def chain(self, caller: HostContext, component_id: str, request: Request) -> Response:
-        trigger = self.triggers.get(component_id)
+        trigger = self._chained.get(component_id)
         if trigger is None:
             raise Trap(f"no HTTP trigger belongs to component {component_id!r}, which the guest called")
         request = replace(request, client=("0.0.0.0", 0), scheme="http", gone=caller.deadline.gone)
-        return self._answer(component_id, request, RouteMatch.chained(request.path))
+        response = self._answer(self._entry_ids[trigger.id], request, RouteMatch.chained(request.path))
+        assert response is not None
+        return response
 
     def self_request(self, caller: HostContext, request: Request) -> Response:
         return self.handle(replace(request, gone=caller.deadline.gone)) or Response(404)
@@ -362,7 +412,7 @@ class Gateway:
                 continue
             component = self.manifest.components.get(trigger.component or "")
             route = "/" + trigger.route.lstrip("/")
-            entry = (self._entries or {}).get(trigger.component or "")
+            entry = (self._entries or {}).get(self._entry_ids[trigger.id]) if trigger.component else None
             rows.append(
                 {
                     "id": trigger.component or trigger.id,
@@ -435,6 +485,18 @@ def _remove(folder: Path, owner: int) -> None:
     """Remove the work folder of a gateway that has been made in process `owner`."""
     if owner == os.getpid():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Noted:
+    """A Begin that knows whether it has been called."""
+
+    def __init__(self, begin: Begin) -> None:
+        self._begin = begin
+        self.begun = False
+
+    def __call__(self, head: Response) -> Callable[[bytes | None], object]:
+        self.begun = True
+        return self._begin(head)
 
 
 def _failure(error: GatewayError, component_id: str, what: str) -> Response:

@@ -8,12 +8,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,19 @@ from .executors import Executor, MessageExecutor, Provider, load_guest
 from .host.application import Hosts
 from .host.base import Grants
 from .host.outbound import AllowedHosts, validate
-from .manifest import INHERITABLE, Component, ComponentOptions, error_in
+from .manifest import (
+    INHERITABLE,
+    Component,
+    ComponentOptions,
+    Dependency,
+    HttpTrigger,
+    Manifest,
+    error_in,
+)
+from .policy import Failure
 from .variables import Variables
+
+log = logging.getLogger("wasm_gateway")
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -59,14 +70,72 @@ class Statistics:
     last_us: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A component as some of its triggers have it: `http` is the last of those, None for none.
+
+    `id` is the component's, or one of its own (Spin: manifest, 2.3).
+    """
+
+    id: str
+    component: Component
+    http: HttpTrigger | None = None
+    messages: bool = False
+
+
+def entry_ids(manifest: Manifest) -> dict[str, str]:
+    """The id of what serves each HTTP trigger, by its own.
+
+    Of a component it is the component's, but for triggers that have other middleware than another one of it.
+    """
+    kinds: dict[str | None, set[tuple[Dependency, ...]]] = {}
+    for http in manifest.http_triggers:
+        kinds.setdefault(http.component, set()).add(http.middleware)
+    for redis in manifest.redis_triggers:
+        kinds.setdefault(redis.component, set()).add(())
+    apart: dict[tuple[str, tuple[Dependency, ...]], str] = {}
+    ids: dict[str, str] = {}
+    for http in manifest.http_triggers:
+        if http.component is None:
+            continue
+        ids[http.id] = http.component
+        if http.middleware and len(kinds[http.component]) > 1:
+            key = http.component, http.middleware
+            ids[http.id] = apart.setdefault(key, f"{http.component}-for-{http.id}")
+    return ids
+
+
+def served(manifest: Manifest) -> list[Served]:
+    """What there is to be served, in the order of triggers; ManifestError for no component."""
+    found: dict[str, Served] = {}
+
+    def of(id: str, component_id: str) -> Served:
+        component = manifest.components.get(component_id)
+        if component is None:
+            raise ManifestError(
+                f"missing component {component_id!r} configured for a trigger", path=manifest.path
+            )
+        return found.get(id) or Served(id, component)
+
+    ids = entry_ids(manifest)
+    for http in manifest.http_triggers:
+        if http.component is not None:
+            found[ids[http.id]] = replace(of(ids[http.id], http.component), http=http)
+    for redis in manifest.redis_triggers:
+        found[redis.component] = replace(of(redis.component, redis.component), messages=True)
+    return list(found.values())
+
+
 class Entry:
     """A component that is being served: its executors, its places, its counters."""
 
-    def __init__(self, component: Component, options: ComponentOptions) -> None:
+    def __init__(self, id: str, component: Component, options: ComponentOptions) -> None:
+        self.id = id
         self.component = component
         self.options = options
         self.http: Executor | None = None
         self.messages: MessageExecutor | None = None
+        self.problem: ComponentError | None = None  # why it has neither, where the site answers instead
         self.start_over()
 
     def start_over(self) -> None:
@@ -104,7 +173,7 @@ class Entry:
         executor = self.http or self.messages
         dialect = "none" if executor is None else executor.dialect
         with self._lock:
-            return Statistics(self.component.id, dialect, self._started, self._failed, list(self._durations))
+            return Statistics(self.id, dialect, self._started, self._failed, list(self._durations))
 
 
 class Loader:
@@ -131,23 +200,33 @@ class Loader:
             )
         self.hosts = gateway.hosts
 
-    def load(self, component: Component) -> Entry:
+    def load(self, served: Served) -> Entry:
+        limits = self._limits(served.component)
         try:
-            return self._load(component)
+            return self._load(served, limits)
         except ComponentError as error:
-            error.component = component.id
-            raise
+            error.component = served.component.id
+            if Failure.LINK not in limits.rule.fallback:
+                raise
+            log.error("%s; the site answers instead", error)
+            entry = Entry(served.id, served.component, limits)
+            entry.problem = error
+            return entry
 
-    def check(self, component: Component) -> None:
+    def check(self, served: Served) -> None:
         """Load it; DecodeError also for a component that runs here, but is not valid by itself.
 
         What a component imports twice is the same here, whatever it says: other engines refuse that.
         """
-        self.load(component)
+        entry = self.load(served)
+        if entry.problem is not None:
+            raise entry.problem
+        component = served.component
+        others = {**component.dependencies, **dict(_named(served.http))}
         try:
             for wasm in (
                 self._wasm(component, "source"),
-                *map(partial(self._dependency, component), component.dependencies),
+                *(self._dependency(component, name, each) for name, each in others.items()),
             ):
                 if preamble(wasm) == "component":
                     validate_component(parse_component(wasm))
@@ -155,7 +234,7 @@ class Loader:
             error.component = component.id
             raise
 
-    def _load(self, component: Component) -> Entry:
+    def _limits(self, component: Component) -> ComponentOptions:
         gateway, options = self.gateway, self.gateway.options
         # What is nearer to the command wins: manifest, runtime configuration, options.
         limits = component.options
@@ -163,6 +242,11 @@ class Loader:
             limits = replace(limits, max_memory=gateway.runtime_config.max_instance_memory)
         if options.limits:
             limits = limits.updated(options.limits)
+        return self._ruled(component, limits)
+
+    def _load(self, served: Served, limits: ComponentOptions) -> Entry:
+        gateway, options = self.gateway, self.gateway.options
+        component, trigger = served.component, served.http
         grants = Grants(
             id=component.id,
             key_value_stores=frozenset(component.key_value_stores),
@@ -179,9 +263,7 @@ class Loader:
             ),
         )
         self._check_templated_hosts(component)
-        self._refuse_middleware(component)
         wasm = self._wasm(component, "source")
-        trigger = gateway.triggers.get(component.id)
         loaded = load_guest(
             wasm,
             engine=self.engine,
@@ -193,12 +275,25 @@ class Loader:
             services=gateway,
             wagi_argv=trigger.executor.argv if trigger and trigger.executor.type == "wagi" else None,
             wants_http=trigger is not None,
-            wants_messages=any(t.component == component.id for t in gateway.manifest.redis_triggers),
-            providers=self._providers(component, grants),
+            wants_messages=served.messages,
+            providers=self._providers(component, component.dependencies.items(), grants),
+            chain=self._chain(component, trigger, grants),
         )
-        entry = Entry(component, limits)
+        entry = Entry(served.id, component, limits)
         entry.http, entry.messages = loaded
         return entry
+
+    def _ruled(self, component: Component, limits: ComponentOptions) -> ComponentOptions:
+        """`limits` with what the site says about who answers for this component and its routes."""
+        rules = self.gateway.options.rules
+        try:
+            if component.id in rules:
+                limits = limits.updated(rules[component.id])
+            routes = [t.route for t in self.gateway.manifest.http_triggers if t.component == component.id]
+            tables = {route: rules[route] for route in routes if route is not None and route in rules}
+            return limits.updated({"routes": {**limits.routes, **tables}}) if tables else limits
+        except ManifestError as error:
+            raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
 
     def _check_templated_hosts(self, component: Component) -> None:
         """Entries whose variables all have defaults have to be right with them (Spin: manifest, 8)."""
@@ -225,36 +320,42 @@ class Loader:
         except OSError as error:
             raise error_in(path, f"cannot be read: {error}", "component", component.id, *place) from error
 
-    def _providers(self, component: Component, grants: Grants) -> list[Provider]:
+    def _chain(self, component: Component, trigger: HttpTrigger | None, grants: Grants) -> list[Provider]:
+        """The middleware of a trigger, with what it inherits of `component` (Spin: manifest, 2.3)."""
+        if trigger is None or not trigger.middleware:
+            return []
+        if trigger.executor.type == "wagi":
+            raise UnsupportedError(
+                "its trigger has `middleware`, which stands before handlers of wasi:http, and the executor "
+                "wagi calls none",
+                "middleware of wagi",
+            )
+        return self._providers(component, _named(trigger), grants)
+
+    def _providers(
+        self, component: Component, dependencies: Iterable[tuple[str, Dependency]], grants: Grants
+    ) -> list[Provider]:
         """What meets imports of `component`, with what it inherits (Spin: manifest, 9)."""
         narrowed: dict[tuple[str, ...], Grants] = {}
         providers = []
-        for name, dependency in component.dependencies.items():
-            source = dependency.source
-            if source is None:
-                raise ManifestError(
-                    f"the dependency {name} comes from a package registry, which this gateway does not read: "
-                    "give a `path`, a `component`, or a `url` with its `digest`",
-                    path=self.gateway.manifest.path,
-                    key=f"component.{component.id}.dependencies.{name}",
-                )
+        for name, dependency in dependencies:
             inherit = dependency.inherit
             if inherit not in narrowed:
                 narrowed[inherit] = inherited(grants, inherit)
-            wasm = self._dependency(component, name)
+            wasm = self._dependency(component, name, dependency)
             providers.append(Provider(name, wasm, dependency.export, narrowed[inherit], "files" in inherit))
         return providers
 
-    def _dependency(self, component: Component, name: str) -> bytes:
-        source = component.dependencies[name].source
-        assert source is not None
-        return self._wasm(replace(component, source=source, build=None), "dependencies", name)
-
-    def _refuse_middleware(self, component: Component) -> None:
-        if any(t.middleware for t in self.gateway.manifest.http_triggers if t.component == component.id):
-            raise UnsupportedError(
-                "its trigger has `middleware`, and this version does not compose components", "middleware"
+    def _dependency(self, component: Component, name: str, dependency: Dependency) -> bytes:
+        source = dependency.source
+        if source is None:
+            raise ManifestError(
+                f"the dependency {name} comes from a package registry, which this gateway does not read: "
+                "give a `path`, a `component`, or a `url` with its `digest`",
+                path=self.gateway.manifest.path,
+                key=f"component.{component.id}.dependencies.{name}",
             )
+        return self._wasm(replace(component, source=source, build=None), "dependencies", name)
 
     def _mounts(self, component: Component) -> Any:
         if not component.files:
@@ -269,6 +370,15 @@ class Loader:
             in_place=True,
             manifest_path=gateway.manifest.path,
         )
+
+
+def _named(trigger: HttpTrigger | None) -> list[tuple[str, Dependency]]:
+    """The middleware of a trigger, with names for people."""
+    named = []
+    for number, each in enumerate(() if trigger is None else trigger.middleware, 1):
+        place = each.component or each.package or getattr(each.source, "path", None)
+        named.append((f"middleware {number} ({place or getattr(each.source, 'url', 'unknown')})", each))
+    return named
 
 
 def inherited(grants: Grants, keys: Collection[str]) -> Grants:

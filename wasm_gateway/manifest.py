@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeVar
 from . import manifest_v1
 from .errors import ManifestError
 from .manifest_ids import check_id, id_error
+from .policy import PLAIN, READERS, BadValue, Rule
 from .toml import Document, Table, dotted
 
 MANIFEST_NAME: Final = "spin.toml"
@@ -139,7 +140,11 @@ class ComponentOptions:
     max_concurrency: int = 64
     stream: bool = True
     inline: bool = False
-    mode: Literal["wasm"] = "wasm"
+    rule: Rule = PLAIN  # who answers: its fields are options of their own
+    routes: Mapping[str, Mapping[str, object]] = field(default_factory=nothing)  # the same, route by route
+    max_kept_body: int = 1 << 20  # of a request that the site may have to answer instead, or beside the guest
+    breaker_failures: int = 5  # in a row, after which the site answers for a while
+    breaker_pause: float = 10.0
     host_interfaces: tuple[str, ...] = ()  # of the site, lent to this component
     # Requests that an instance of wasi:http 0.3 answers: from the first number up to the second.
     max_instance_reuse_count: tuple[int, int] = (1, 2)
@@ -152,16 +157,31 @@ class ComponentOptions:
         Raises ManifestError, whose `key` is the name of the option.
         """
         changed: dict[str, Any] = {}
+        rule: dict[str, object] = {}
         for name, value in values.items():
+            if name in READERS:
+                rule[name] = value
+                continue
             reader = _OPTIONS.get(name)
             if reader is None:
-                known = ", ".join(f"`{option}`" for option in _OPTIONS)
+                known = ", ".join(f"`{option}`" for option in OPTIONS)
                 raise ManifestError(f"unknown field `{name}`, expected one of {known}", key=name)
             try:
                 changed[name] = reader(value)
+            except BadValue as error:
+                raise ManifestError(str(error), key=f"{name}.{error.key}") from None
             except ValueError as error:
                 raise ManifestError(str(error), key=name) from None
+        try:
+            changed["rule"] = self.rule.updated(rule)
+        except BadValue as error:
+            raise ManifestError(str(error), key=error.key) from None
         return dataclasses.replace(self, **changed)
+
+    @property
+    def governed(self) -> bool:
+        """Whether anybody but the guest may ever answer for it."""
+        return not self.rule.plain or bool(self.routes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,10 +476,18 @@ def _flag(value: object) -> bool:
     return value
 
 
-def _mode(value: object) -> str:
-    if value != "wasm":
-        raise ValueError(f"{value!r} is not a mode this version knows, expected 'wasm'")
-    return "wasm"
+def _routes(value: object) -> Mapping[str, Mapping[str, object]]:
+    """Tables of rules by the pattern of their route."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is not a table of routes")
+    for pattern, table in value.items():
+        if not isinstance(table, Mapping):
+            raise BadValue(f"{table!r} is not a table", pattern)
+        try:
+            PLAIN.updated(table)
+        except BadValue as error:
+            raise BadValue(str(error), f"{pattern}.{error.key}") from None
+    return frozen({pattern: frozen(dict(table)) for pattern, table in value.items()})
 
 
 def _interfaces(value: object) -> tuple[str, ...]:
@@ -477,11 +505,16 @@ _OPTIONS: Final = {
     "max_concurrency": _count,
     "stream": _flag,
     "inline": _flag,
-    "mode": _mode,
+    "routes": _routes,
+    "max_kept_body": parse_size,
+    "breaker_failures": _count,
+    "breaker_pause": parse_duration,
     "host_interfaces": _interfaces,
     "max_instance_reuse_count": parse_count_range,
     "idle_instance_timeout": parse_duration,
 }
+# Every key of a [tool.wasm-gateway] table.
+OPTIONS: Final = (*_OPTIONS, *READERS)
 
 
 # -- the reader --------------------------------------------------------------------------------------

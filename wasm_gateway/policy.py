@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -135,6 +135,9 @@ class Rule:
         return dataclasses.replace(self, **changed)
 
 
+PLAIN = Rule()
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Who answers, and why; `shadow` has the guest answer beside the site.
@@ -159,7 +162,7 @@ def choose(rule: Rule, name: str, facts: Facts) -> Choice:
     if any(switch.is_set(facts) for switch in rule.opt_in):
         return _OPTED_IN
     if rule.mode is Mode.SHADOW:
-        return Choice(False, "shadow", shadow=secrets.randbelow(1_000_000) < rule.percent * 10_000)
+        return Choice(False, "shadow", shadow=_by_chance(rule.percent))
     if (rule.staff or rule.groups) and _is_chosen(rule, facts.visitor()):
         return _CHOSEN
     return _canary(rule, name, facts)
@@ -180,7 +183,7 @@ def _is_chosen(rule: Rule, visitor: Visitor) -> bool:
 def _canary(rule: Rule, name: str, facts: Facts) -> Choice:
     kind, _, header = rule.sticky.partition(":")
     if kind == "none":
-        return Choice(secrets.randbelow(1_000_000) < rule.percent * 10_000, "canary")
+        return Choice(_by_chance(rule.percent), "canary")
     key: str | None = None
     if kind == "header":
         key = facts.header(header)
@@ -193,8 +196,12 @@ def _canary(rule: Rule, name: str, facts: Facts) -> Choice:
     if key is None:
         key = facts.cookie(COOKIE)
         if key is None or _COOKIE_VALUE(key) is None:
-            key = cookie = secrets.token_hex(8)
+            key = cookie = os.urandom(8).hex()
     return Choice(share(name, key) * 100 < rule.percent, "canary", cookie=cookie)
+
+
+def _by_chance(percent: float) -> bool:
+    return int.from_bytes(os.urandom(7), "big") * 100 < percent * (1 << 56)
 
 
 def share(name: str, key: str) -> float:

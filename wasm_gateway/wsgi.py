@@ -15,18 +15,23 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
 from .errors import GatewayError, GuestError, RequestError
 from .messages import NOT_TRAILERS, STREAMED, Headers, Request, Response, Trailers
+from .migration.requests import RequestFacts, set_cookie
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from .gateway import Gateway
+    from .migration.pilot import Turn
+    from .policy import Visitor
+    from .router import RouteMatch
 
 log = logging.getLogger("wasm_gateway")
 
@@ -43,6 +48,9 @@ NOT_HEADERS = frozenset(
     )
 )
 
+# Headers whose keys have no HTTP_ before them.
+BARE_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")
+
 Host = Callable[["WSGIEnvironment"], str | None]
 
 
@@ -51,39 +59,96 @@ class WsgiGateway:
 
     A path that no route of the manifest answers goes to `app`; without one it is a 404. Routes lie below
     SCRIPT_NAME. `host` gives the authority of a request where the Host header alone is not trusted, and
-    raises RequestError for one that is refused.
+    raises RequestError for one that is refused. `visitor` says who asks, for rules that depend on it.
     """
 
     def __init__(
-        self, gateway: Gateway, app: WSGIApplication | None = None, *, host: Host | None = None
+        self,
+        gateway: Gateway,
+        app: WSGIApplication | None = None,
+        *,
+        host: Host | None = None,
+        visitor: Callable[[WSGIEnvironment], Visitor] | None = None,
     ) -> None:
         self.gateway = gateway
         self.app = app
         self.host = host
+        self.visitor = visitor
         self._match = gateway.match
         self._writes = True  # whether the server's start_response gives a `write`, as PEP 3333 wants
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = raw_path(environ)
         match = None if path is None else self._match(path)
-        push: Push | None = None
-        if match is None:
-            response = None
-        else:
+        if match is not None:
             assert path is not None
+            if self.app is None:
+                answer = self._guest(environ, start_response, path, match)
+            else:
+                turn = self.gateway.choose(match, _Facts(environ, self.visitor))
+                if turn is not None:
+                    return self._shared(self.app, environ, start_response, path, match, turn)
+                answer = self._guest(environ, start_response, path, match)
+            if answer is not None:
+                return answer
+        if self.app is not None:
+            return self.app(environ, start_response)
+        return self._send(environ, start_response, Response(404), None)
+
+    def _shared(
+        self,
+        app: WSGIApplication,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        path: str,
+        match: RouteMatch,
+        turn: Turn,
+    ) -> Iterable[bytes]:
+        """A request that the guest answers, or the app, or first the one and then the other."""
+        if turn.choice.cookie is not None:
+            start_response = _with_cookie(environ, start_response, turn.choice.cookie)
+        if turn.keeps_body:
             try:
-                authority = None if self.host is None else self.host(environ)
-                request = to_request(environ, path, authority=authority)
-                if self._writes:
-                    push = Push(start_response, request.method)
-                response = self.gateway.handle(request, match, push)
+                turn.kept = keep_body(environ, turn.limit)
             except RequestError as error:
                 log.info("%s %r: %s", environ["REQUEST_METHOD"], path, error)
-                response = Response(error.status)
-        if response is None:
-            if self.app is not None:
-                return self.app(environ, start_response)
-            response = Response(404)
+                return self._send(environ, start_response, Response(error.status), None)
+        if turn.choice.guest:
+            answer = self._guest(environ, start_response, path, match, turn)
+            if answer is not None:
+                return answer
+            if turn.kept:
+                environ["wsgi.input"] = BytesIO(turn.kept)
+        return app(environ, start_response)
+
+    def _guest(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        path: str,
+        match: RouteMatch,
+        turn: Turn | None = None,
+    ) -> Iterable[bytes] | None:
+        """What the guest answers; None where the app is to."""
+        push: Push | None = None
+        try:
+            authority = None if self.host is None else self.host(environ)
+            request = to_request(environ, path, authority=authority)
+            if self._writes:
+                push = Push(start_response, request.method)
+            response = self.gateway.handle(request, match, push, turn)
+        except RequestError as error:
+            log.info("%s %r: %s", environ["REQUEST_METHOD"], path, error)
+            response = Response(error.status)
+        return None if response is None else self._send(environ, start_response, response, push)
+
+    def _send(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        response: Response,
+        push: Push | None,
+    ) -> Iterable[bytes]:
         if push is not None and push.begun:
             if push.kept is not None:
                 self._writes = False
@@ -95,6 +160,49 @@ class WsgiGateway:
             _send_trailers(environ, response.trailers)
         start_response(status_line(status), headers)
         return body
+
+
+# Requests that are shared out
+
+
+class _Facts(RequestFacts):
+    """policy.Facts of an environ."""
+
+    def __init__(
+        self, environ: WSGIEnvironment, visitor: Callable[[WSGIEnvironment], Visitor] | None
+    ) -> None:
+        super().__init__(environ.get("QUERY_STRING", ""), partial(visitor, environ) if visitor else None)
+        self._environ = environ
+
+    def header(self, name: str) -> str | None:
+        key = name.upper().replace("-", "_")
+        value: str | None = self._environ.get(key if key in BARE_HEADERS else f"HTTP_{key}")
+        return value
+
+
+def _with_cookie(environ: WSGIEnvironment, start_response: StartResponse, value: str) -> StartResponse:
+    secure = environ["wsgi.url_scheme"] == "https"
+    field = "Set-Cookie", set_cookie(value, secure, environ.get("SCRIPT_NAME", "") or "/")
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        return start_response(status, [*headers, field], exc_info)
+
+    return start
+
+
+def keep_body(environ: WSGIEnvironment, limit: int) -> bytes | None:
+    """The request body, which can be read from the start again; None when it is longer, or nobody knows.
+
+    RequestError when the client leaves before its end.
+    """
+    length = content_length(environ.get("CONTENT_LENGTH")) or 0
+    if length > limit or "HTTP_TRANSFER_ENCODING" in environ:
+        return None
+    if not length:
+        return b""
+    body = b"".join(InputBody(environ["wsgi.input"].read, length))
+    environ["wsgi.input"] = BytesIO(body)
+    return body
 
 
 # From the server

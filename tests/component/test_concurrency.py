@@ -685,6 +685,8 @@ class Owner:
     class deadline:
         remaining = staticmethod(lambda: 1.0)
 
+    role = None
+
 
 def test_a_coroutine_that_finds_no_place_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concurrency, "MAX_WAITING", 1)

@@ -277,14 +277,6 @@ def test_units_take_no_room() -> None:
             ),
             "synchronous copy of an end that is in a waitable set",
         ),
-        (
-            (
-                "(call $join (local.get $r) (call $set-new)) "
-                "(drop (call $s.read (local.get $r) (i32.const 0) (i32.const 1))) "
-                "(call $s.cancel-read (local.get $r))"
-            ),
-            "synchronous cancellation of an end that is in a waitable set",
-        ),
         ("(call $s.read-sync (local.get $r) (i32.const 0) (i32.const 1))", "deadlock detected"),
         ("(call $f.drop-writable (call $high (call $f.new))) (i32.const 0)", "without first writing a value"),
         ("(call $s.drop-readable (local.get $w)) (i32.const 0)", "is not a ReadableStreamEnd"),
@@ -294,6 +286,13 @@ def test_units_take_no_room() -> None:
 def test_what_may_not_be_done(code: str, message: str) -> None:
     with pytest.raises(Trap, match=message):
         said(run(f"{S} (drop {code}) (i32.const 0)"))
+
+
+def test_a_cancellation_in_a_waitable_set() -> None:
+    """wit-bindgen before 0.59 does so, other than the specification says."""
+    code = """(call $join (local.get $r) (call $set-new))
+      (drop (call $s.read (local.get $r) (i32.const 0) (i32.const 1)))"""
+    assert said(run(f"{S} {code} (call $s.cancel-read (local.get $r))")) == [copied(CANCELLED, 0)]
 
 
 # Futures.

@@ -9,13 +9,8 @@ from typing import Any
 import pytest
 
 from wasm_gateway import Gateway, HostInterface
-from wasm_gateway.component.concurrency import Condition, wait
 from wasm_gateway.engine import wat2wasm
 from wasm_gateway.errors import GatewayError
-from wasm_gateway.executors.component import _narrowing
-from wasm_gateway.executors.guest import Provider
-from wasm_gateway.host.base import Deadline, Grants, HostContext
-from wasm_gateway.host.wasi_state import WasiTemplate
 from wasm_gateway.messages import Headers, Request
 
 
@@ -169,34 +164,6 @@ def test_what_does_not_fit(compose: Compose, dependencies: Any, wasm: bytes, rea
     with pytest.raises(GatewayError) as caught:
         compose(dependencies, wasm)
     assert reason in str(caught.value)
-
-
-def test_a_host_function_that_waits_sees_what_the_dependency_inherits() -> None:
-    """At each of its steps; whoever goes on meanwhile sees what is granted to him."""
-    seen = []
-
-    async def function(ctx: HostContext) -> str:
-        for _ in range(2):
-            seen.append((ctx.component.id, dict(ctx.wasi.environment)))
-            await wait(Condition(lambda: len(ready) == len(seen)))
-        try:
-            await wait(Condition(bool))
-        finally:
-            seen.append((ctx.component.id, dict(ctx.wasi.environment)))
-        return "never"
-
-    ready: list[int] = []
-    ctx = HostContext(Grants("outer"), Deadline(20))
-    ctx.wasi = WasiTemplate({"A": "1", "B": "2"}).state()
-    provider = Provider("a:b/c", b"", None, Grants("inner", environment={"B": "2"}))
-    coroutine = _narrowing(provider)("x:y/z", function)(ctx)
-    for _ in range(3):
-        coroutine.send(None)
-        assert ctx.component.id == "outer"
-        assert len(ctx.wasi.environment) == 2
-        ready.append(1)
-    coroutine.close()
-    assert seen == [("inner", {"B": "2"})] * 3
 
 
 def test_core_modules_are_not_composed(application: Any, wat: Any, tmp_path: Any) -> None:

@@ -209,6 +209,7 @@ def test_no_link_leads_out(sandbox: Directory, path: bytes) -> None:
     assert failure(sandbox.set_times, path, 1, 1, True) == EPERM
     assert failure(sandbox.open, path, os.O_WRONLY | os.O_CREAT) == EPERM
     assert failure(sandbox.open, path, os.O_RDWR | os.O_TRUNC) == EPERM
+    assert failure(sandbox.remove_directory, path + b"/") == EPERM
     assert failure(sandbox.open, path, follow=False) == ELOOP
     assert failure(sandbox.open, path, follow=False, directory=True) in (ELOOP, ENOTDIR)
     assert failure(sandbox.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) == EEXIST
@@ -632,6 +633,7 @@ def test_renaming(sandbox: Directory, tree: Path) -> None:
     assert failure(sandbox.rename, b"empty", sandbox, b"dir") == errno.ENOTEMPTY
     assert failure(sandbox.remove_directory, b"dir") == errno.ENOTEMPTY
     assert failure(sandbox.remove_directory, b"ld") == ENOTDIR
+    assert failure(sandbox.remove_directory, b"ld/") == ENOTDIR
 
 
 def test_exclusive_creation_follows_nothing(sandbox: Directory, tree: Path) -> None:

@@ -115,6 +115,56 @@ def test_a_thing_is_used_by_one_call_at_a_time(workers: Workers, context: Callab
     assert turns.ready()
 
 
+def test_the_order_stays_where_threads_are_few(workers: Workers, context: Callable[..., Any]) -> None:
+    ctx, turns, order = context(), Turns(), list[int]()
+
+    def short(deadline: Deadline) -> None:
+        time.sleep(0.0005)
+
+    others = [workers.run(ctx, short) for _ in range(2 * MAX_OF_INSTANCE)]
+    ctx.run(*others, *(workers.run(ctx, lambda _, i: order.append(i), i, turns=turns) for i in range(30)))
+    assert order == list(range(30))
+
+
+def test_nobody_holds_a_turn_who_waits_for_a_thread(workers: Workers, context: Callable[..., Any]) -> None:
+    """So that a call in the guest's own thread, meanwhile, does not wait in vain."""
+    ctx, turns, go_on = context(), Turns(), threading.Event()
+    used: list[int] = []
+
+    def wait_for_it(deadline: Deadline) -> None:
+        assert go_on.wait(SOON)
+
+    for _ in range(MAX_OF_INSTANCE):
+        ctx.loop.spawn(workers.run(ctx, wait_for_it))
+    ctx.loop.spawn(ctx.patient())
+    ctx.loop.spawn(workers.run(ctx, lambda deadline: used.append(1), turns=turns))
+    while ctx.loop.step():
+        pass
+    turns.settle(ctx)
+    assert used == []
+    go_on.set()
+    ctx.loop.run_until(lambda: bool(used))
+    turns.settle(ctx)
+
+
+def test_who_is_cancelled_leaves_the_queue(workers: Workers, context: Callable[..., Any]) -> None:
+    ctx, turns, go_on = context(), Turns(), threading.Event()
+    used: list[int] = []
+
+    def use(deadline: Deadline, number: int) -> None:
+        used.append(number)
+        assert go_on.wait(SOON)
+
+    ctx.loop.spawn(ctx.patient())
+    calls = [ctx.loop.spawn(workers.run(ctx, use, i, turns=turns)) for i in range(3)]
+    while ctx.loop.step():
+        pass
+    calls[1].close()
+    go_on.set()
+    ctx.loop.run_until(lambda: calls[2].over)
+    assert used == [0, 2]
+
+
 def test_a_thing_ends_with_its_last_call(workers: Workers, context: Callable[..., Any]) -> None:
     ctx, turns = context(), Turns()
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()

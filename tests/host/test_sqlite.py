@@ -15,6 +15,7 @@ from wasm_gateway.component.values import Err
 from wasm_gateway.component.wit import parse_interface
 from wasm_gateway.errors import DeadlineExceeded, HostError, Trap
 from wasm_gateway.host import sqlite
+from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.sqlite import INTERFACES, Connection, Database, SqlError, Sqlite
 
 INTERFACE = "fermyon:spin/sqlite"
@@ -763,3 +764,17 @@ def test_errors_name_no_path(tmp_path: Path) -> None:
     with pytest.raises(SqlError) as error:
         Connection(tmp_path)
     assert os.fspath(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["", "-async"])
+def test_a_connection_serves_a_later_request(
+    family: Sqlite, context: Callable[..., Any], suffix: str
+) -> None:
+    """Of an instance that is used again: its deadline is that of the call."""
+    call = family.functions("spin:sqlite/sqlite@3")
+    ctx = context(sqlite_databases=frozenset({"default"}), seconds=0.01)
+    db = call["[static]connection.open"](ctx, "default")
+    time.sleep(0.02)
+    ctx.deadline = Deadline(20)
+    answer = ctx.settle(call[f"[method]connection.execute{suffix}"](ctx, db, "SELECT 1 AS a", []))
+    assert answer == (["a"], [([integer(1)],)])

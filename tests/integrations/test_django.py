@@ -325,7 +325,9 @@ class Streams:
     def streams(self, match: object) -> bool:
         return False
 
-    def handle(self, request: messages.Request, match: object, begin: object = None) -> messages.Response:
+    def handle(
+        self, request: messages.Request, match: object, begin: object = None, turn: object = None
+    ) -> messages.Response:
         return messages.Response(200, messages.Headers([("x", "y")]), self)
 
     def __iter__(self) -> Iterator[bytes]:

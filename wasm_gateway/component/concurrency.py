@@ -11,7 +11,8 @@
 # is closed when nobody waits for it any more, with the instance at the latest.
 #
 # What is asked of an instance: parts, handles, wait_any(pollables), which returns when one of
-# them is ready, or raises DeadlineExceeded, and deadline.remaining(), which only raises it.
+# them is ready, or raises DeadlineExceeded, deadline.remaining(), which only raises it, and
+# role: on whose behalf the host acts, which is for a coroutine whoever it was begun for.
 
 from __future__ import annotations
 
@@ -449,6 +450,7 @@ class Hosted:
         self, loop: Loop, coroutine: Coroutine[Any, None, Any], on_done: Callable[[Any], object] | None
     ) -> None:
         self._loop = loop
+        self._role = loop.inst.role
         self._coroutine = coroutine
         self._on_done = on_done
         self.pollable: Pollable | None = None
@@ -456,21 +458,29 @@ class Hosted:
 
     def step(self) -> None:
         """As far as it goes without waiting."""
+        inst = self._loop.inst
+        role, inst.role = inst.role, self._role
         try:
             self.pollable = self._coroutine.send(None)
         except StopIteration as done:
             self.over = True
             if self._on_done is not None:
                 self._on_done(done.value)
-            return
-        self._loop.hosted[self] = None
+        else:
+            self._loop.hosted[self] = None
+        inst.role = role  # where it raised something else, the instance is at its end
 
     def close(self) -> None:
         """Nobody waits for it any more."""
         if not self.over:
             self.over = True
             self._loop.hosted.pop(self, None)
-            self._coroutine.close()
+            inst = self._loop.inst
+            role, inst.role = inst.role, self._role
+            try:
+                self._coroutine.close()
+            finally:
+                inst.role = role
 
 
 class Loop:
@@ -632,9 +642,11 @@ class Loop:
         states = [self.inst, *self.inst.parts[1:]]
         entered = [state.entered for state in states]
         stack, self.stack = self.stack, []
+        role = self.inst.role
         for state in states:
             state.entered = False
         yield
+        self.inst.role = role
         for state, before in zip(states, entered, strict=True):
             state.entered = before
         self.stack = stack

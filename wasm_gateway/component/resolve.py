@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ..errors import DecodeError, LinkError, UnsupportedError
 from . import syntax as s
@@ -61,6 +62,21 @@ Supply = Callable[[str, Item, list[ResourceType], int], Item]
 Provided = Mapping[str, tuple[s.ComponentDef, "str | None"]]
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Components that stand before another one, outermost first, each with a name for errors.
+
+    Each imports and exports one of `interfaces` (canonical names): it is handed the export of the next one.
+    Each is instantiated as often as it stands here. In Plan.owners they come behind those of `provided`.
+    """
+
+    components: Sequence[tuple[str, s.ComponentDef]] = ()
+    interfaces: frozenset[str] = frozenset()
+
+
+NO_CHAIN = Chain()
+
+
 @contextmanager
 def stack_is_deep_enough() -> Iterator[None]:
     """What may be nested takes most of Python's 1,000 frames; a site may have used up some before."""
@@ -105,17 +121,23 @@ def _described(items: Mapping[str, Item], budget: Budget) -> dict[str, Interface
     return found
 
 
-def resolve(component: s.ComponentDef, offered: Offered, provided: Provided | None = None) -> Plan:
+def resolve(
+    component: s.ComponentDef,
+    offered: Offered,
+    provided: Provided | None = None,
+    chain: Chain = NO_CHAIN,
+) -> Plan:
     """The link plan of `component`, its imports met by what the host offers.
 
     `offered(name)` gives the type of the interface or function that the host has under an imported name,
-    None for none. `provided` meets imports with exports of other components, as `compose` says.
+    None for none. `provided` meets imports with exports of other components, as `compose` says; `chain`
+    stands before it, and then what the outermost of the chain exports is what the plan exports.
 
     Raises DecodeError where `component` is not valid, LinkError where an import is not met, or with
     another type, UnsupportedError for what is not implemented.
     """
     with stack_is_deep_enough():
-        return Resolver(offered).plan(component, provided or {})
+        return Resolver(offered).plan(component, provided or {}, chain)
 
 
 def compose(main: s.ComponentDef, provided: Provided, offered: Offered) -> Plan:
@@ -157,10 +179,14 @@ class Resolver(Evaluator):
         evaluator.budget, evaluator.facts, evaluator.depth = self.budget, self.facts, self.depth
         return evaluator
 
-    def plan(self, component: s.ComponentDef, provided: Provided) -> Plan:
+    def plan(self, component: s.ComponentDef, provided: Provided, chain: Chain = NO_CHAIN) -> Plan:
         supply = self.dependencies(component, provided) if provided else self.host
+        first = self.owner + 1
         self.owner = 0
         instance = self.instantiated(component, None, supply)
+        for number, (name, outer) in reversed(list(enumerate(chain.components, first))):
+            self.owner = number
+            instance = self.before(instance, name, outer, chain.interfaces)
         functions: dict[str, Lifted] = {}
         exports: dict[str, dict[str, Lifted | HostFunction]] = {}
         interfaces: dict[str, InterfaceType] = {}
@@ -342,6 +368,45 @@ class Resolver(Evaluator):
             return matching.view(found, expected)
 
         return supply
+
+    # Components that stand before main.
+
+    def before(
+        self, inner: Instance, title: str, outer: s.ComponentDef, interfaces: frozenset[str]
+    ) -> Instance:
+        """An instance of `outer`, which imports what `inner` exports of `interfaces`."""
+        handed = [
+            d.name.name
+            for d in outer.definitions
+            if isinstance(d, s.Import) and canonical_name(d.name.name) in interfaces
+        ]
+        if not handed:
+            raise LinkError(
+                f"{title} imports none of {', '.join(sorted(interfaces))} to hand requests on to", title
+            )
+
+        def supply(name: str, expected: Item, variables: list[ResourceType], offset: int) -> Item:
+            if name not in handed:
+                return self.host(name, expected, variables, offset)
+            found = find_export(inner, name)
+            if found is None:
+                has = ", ".join(inner.exports) or "nothing"
+                raise LinkError(f"{title} imports {name}, and what it stands before exports {has}", name)
+            matching = self.matching(variables)
+            try:
+                matching.match(found, expected)
+            except Mismatch as mismatch:
+                raise LinkError(
+                    f"{title} imports {name}, and what it stands before exports it with another type: "
+                    f"{mismatch}",
+                    name,
+                ) from None
+            return matching.view(found, expected)
+
+        instance = self.instantiated(outer, None, supply)
+        if not any(canonical_name(name) in interfaces for name in instance.exports):
+            raise LinkError(f"{title} exports none of {', '.join(sorted(interfaces))}", title)
+        return instance
 
     # Instances.
 

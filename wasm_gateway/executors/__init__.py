@@ -20,7 +20,15 @@ from ..linked import LinkedProgram
 from ..manifest import ComponentOptions
 from . import legacy_flat, spin
 from .core_module import Linkage, lift, link
-from .guest import Executor, Guest, LiftedFunction, MessageExecutor, Provider
+from .guest import (
+    HTTP_0_2_HANDLERS,
+    HTTP_P3_HANDLERS,
+    Executor,
+    Guest,
+    LiftedFunction,
+    MessageExecutor,
+    Provider,
+)
 from .spin import SpinExecutor, SpinRedisExecutor
 from .wagi import WagiExecutor
 
@@ -44,15 +52,8 @@ KNOWN = (
     "handle-http-request (a module of the older flat ABI)",
     '_start or wasi:cli/run (a WASI command, with executor = { type = "wagi" })',
 )
-# Interfaces of an HTTP handler, and of a command (Spin: http, 7).
-HTTP_HANDLERS = (
-    "wasi:http/incoming-handler@0.2",
-    "wasi:http/incoming-handler@0.2.0-rc-2023-11-10",
-    "wasi:http/incoming-handler@0.2.0-rc-2023-10-18",
-)
 WASI_HTTP_P3 = "wasi-http-p3"
-HTTP_P3_HANDLERS = ("wasi:http/handler@0.3", "wasi:http/handler@0.3.0-rc-2026-03-15")
-# What exports the one of 0.3 exports that of 0.2 for its libc only.
+# Interfaces of a command (Spin: http, 7). What exports the one of 0.3 exports that of 0.2 for its libc only.
 CLI_RUN = (
     "wasi:cli/run@0.3",
     "wasi:cli/run@0.3.0-rc-2026-03-15",
@@ -77,11 +78,12 @@ def load_guest(
     wants_http: bool = True,
     wants_messages: bool = False,
     providers: Sequence[Provider] = (),
+    chain: Sequence[Provider] = (),
 ) -> tuple[Executor | None, MessageExecutor | None]:
     """Compile and link `wasm`, and make the executors that its triggers want.
 
     `wagi_argv` is the trigger's argv pattern when its executor is WAGI, `providers` are what it is composed
-    with. Raises DecodeError,
+    with, `chain` what stands before it. Raises DecodeError,
     UnsupportedError or LinkError when the guest cannot serve its triggers.
     """
     program: Program | LinkedProgram
@@ -89,14 +91,14 @@ def load_guest(
         # imported where it is needed: a worker without such guests starts faster
         from .component import link_component
 
-        linked = link_component(wasm, engine, cache, hosts, grants, providers)
+        linked = link_component(wasm, engine, cache, hosts, grants, providers, chain)
         program = linked.program
 
         def find(interface: str, function: str) -> Any:
             return linked.functions.get((interface, function))
-    elif providers:
+    elif providers or chain:
         raise UnsupportedError(
-            "its imports are to be met by other components, and it is a core module: make it a component "
+            "it is to be composed with other components, and it is a core module: make it a component "
             "(wasm-tools component new)",
             "dependencies of core modules",
         )
@@ -136,7 +138,7 @@ def dialects(linkage: Linkage) -> list[str]:
     return [
         name
         for name, exports in (
-            ("wasi-http", [f"{interface}#handle" for interface in HTTP_HANDLERS]),
+            ("wasi-http", [f"{interface}#handle" for interface in HTTP_0_2_HANDLERS]),
             ("spin", ["#".join(spin.HTTP)]),
             ("spin-redis", ["#".join(spin.REDIS)]),
             ("legacy-flat", [legacy_flat.HTTP_EXPORT]),
@@ -154,7 +156,7 @@ def component_dialects(exports: Iterable[str]) -> list[str]:
         dialect
         for dialect, interfaces in (
             (WASI_HTTP_P3, HTTP_P3_HANDLERS),
-            ("wasi-http", HTTP_HANDLERS),
+            ("wasi-http", HTTP_0_2_HANDLERS),
             ("spin", spin.HTTP[:1]),
             ("spin-redis", (spin.REDIS[0], spin.REDIS_3[0])),
             (WagiExecutor.dialect, CLI_RUN),
@@ -182,7 +184,7 @@ def _http_executor(guest: Guest, find: Find, hosts: Hosts, wagi_argv: str | None
             return WasiHttpP3Executor(
                 guest, _checked(handler, f"{name} handle", hosts.exported(name).funcs["handle"])
             )
-    for name in HTTP_HANDLERS:
+    for name in HTTP_0_2_HANDLERS:
         handler = find(name, "handle")
         if handler is not None:
             from .wasi_http import WasiHttpExecutor

@@ -8,11 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from types import CoroutineType
 from typing import Any
 
 from ..component.assemble import HostDefinition, assemble, simplify
@@ -34,14 +31,13 @@ from ..component.names import canonical_name
 from ..component.parse import parse_component
 from ..component.plan import Builtin, CoreItem, Lifted, Lowered, Plan, ResourceBuiltin
 from ..component.plan import HostFunction as HostCall
-from ..component.resolve import resolve
+from ..component.resolve import Chain, resolve
 from ..component.syntax import ComponentDef
 from ..component.types import FuncType, InterfaceType
 from ..engine import CompileCache, Engine, HostFunction, current
 from ..errors import DecodeError, UnsupportedError
 from ..host.application import Hosts, MissingDriver
 from ..host.base import Grants
-from ..host.wasi_state import WasiState
 from ..linked import LinkedProgram, compile_all, lifted_again
 from .concurrent import (
     ConcurrentFunction,
@@ -54,7 +50,7 @@ from .concurrent import (
     waiting,
 )
 from .core_module import may_have, noting_stack, refusing, runs_guests, warn_of
-from .guest import LiftedFunction, Provider
+from .guest import HTTP_HANDLERS, LiftedFunction, Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +90,16 @@ class Offers:
 
 
 def read(
-    wasm: bytes, hosts: Hosts, grants: Grants | None = None, providers: Sequence[Provider] = ()
+    wasm: bytes,
+    hosts: Hosts,
+    grants: Grants | None = None,
+    providers: Sequence[Provider] = (),
+    chain: Sequence[Provider] = (),
 ) -> tuple[Plan, list[Provider]]:
     """The plan of a component, its imports found at this host or at `providers`, and whose each part is.
 
-    Plan.owners counts from 1 in the list. Raises DecodeError, UnsupportedError or LinkError.
+    `chain` are handlers of HTTP that stand before it, outermost first. Plan.owners counts from 1 in the
+    list. Raises DecodeError, UnsupportedError or LinkError.
     """
     components: dict[tuple[object, ...], tuple[ComponentDef, Provider]] = {}
     provided = {}
@@ -108,14 +109,16 @@ def read(
         if key not in components:
             components[key] = _parsed(provider), provider
         provided[provider.name] = components[key][0], provider.export
+    parsed = {provider.wasm: _parsed(provider) for provider in chain}
+    before = Chain([(provider.name, parsed[provider.wasm]) for provider in chain], HTTP_HANDLERS)
     main = parse_component(wasm)
     try:
-        plan = resolve(main, Offers(hosts, grants), provided)
+        plan = resolve(main, Offers(hosts, grants), provided, before)
     except DecodeError as error:
-        if not providers:
+        if not providers and not chain:
             raise
         raise DecodeError(f"it, or a dependency: {error.reason}", error.offset) from error
-    return simplify(plan), [provider for _, provider in components.values()]
+    return simplify(plan), [*(provider for _, provider in components.values()), *chain]
 
 
 def _parsed(provider: Provider) -> ComponentDef:
@@ -138,13 +141,16 @@ def link_component(
     hosts: Hosts,
     grants: Grants | None = None,
     providers: Sequence[Provider] = (),
+    chain: Sequence[Provider] = (),
 ) -> Linked:
     """Decode, compile and link the component `wasm`, composed with the `providers` of its imports.
+
+    `chain` stands before it.
 
     Raises DecodeError for malformed bytes, LinkError for an import that nobody offers, or that is offered
     with another type, UnsupportedError for features that are not there yet.
     """
-    plan, owners = read(wasm, hosts, grants, providers)
+    plan, owners = read(wasm, hosts, grants, providers, chain)
     return link_plan(plan, engine, cache, hosts, owners)
 
 
@@ -153,7 +159,7 @@ def link_plan(
 ) -> Linked:
     assembly = assemble(plan)
     modules = compile_all(assembly, engine, cache)
-    binder = _Binder(hosts, plan, [None, *map(_narrowing, owners)])
+    binder = _Binder(hosts, plan, _Roles(owners) if owners else None)
     functions = [
         HostFunction("h", str(i), params, results, binder.callback(definition, params, results))
         for i, (definition, params, results) in enumerate(assembly.hosts)
@@ -181,10 +187,10 @@ def link_plan(
 class _Binder:
     """Makes the callbacks of a component's host functions."""
 
-    def __init__(self, hosts: Hosts, plan: Plan, narrow: Sequence[Narrowing | None] = (None,)) -> None:
+    def __init__(self, hosts: Hosts, plan: Plan, roles: _Roles | None = None) -> None:
         self._offers = Offers(hosts)
         self._plan = plan
-        self._narrow = narrow
+        self._roles = roles
         self.program: LinkedProgram | None = None  # known once all callbacks are
         self._callees: dict[int, Callee] = {}
 
@@ -211,9 +217,8 @@ class _Binder:
             warn_of(callee.interface, missing)
             return raw_import(name, params, results, refusing(missing), current)
         options = lowered.options
-        narrow = self._narrow[self._plan.owners[lowered.part]]
-        if narrow is not None:
-            function = narrow(callee.interface, function)
+        if self._roles is not None:
+            function = self._roles.playing(self._plan.owners[lowered.part], function)
         where = current, options.slot, options.encoding, lowered.part
         if options.async_:
             return lower_import_async(name, type_, host_subtask(function, lowered.part), *where)
@@ -299,63 +304,34 @@ class _Binder:
         )
 
 
-Narrowing = Callable[[str, Callable[..., Any]], Callable[..., Any]]
-Within = Callable[[], AbstractContextManager[None]]
+class _Roles:
+    """On whose behalf the host acts for each component of a composition; 0 is the one that has the others.
 
+    Each sees nothing but what it inherits. The role stays until another component calls: what the host
+    begins meanwhile keeps it (component/concurrency.py).
+    """
 
-def _narrowing(provider: Provider) -> Narrowing:
-    """What makes a host function see nothing but what `provider` inherits."""
-    grants = provider.grants
+    def __init__(self, owners: Sequence[Provider]) -> None:
+        self._owners = owners
 
-    def world(ctx: Any) -> WasiState:
-        found: WasiState | None = ctx.state.get(provider)
-        if found is None:
-            found = ctx.state[provider] = ctx.wasi.narrowed(grants.environment, files=provider.files)
-        return found
+    def playing(self, owner: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same host function, for that component."""
 
-    @contextmanager
-    def within(ctx: Any) -> Iterator[None]:
-        outer, wasi = ctx.component, ctx.wasi
-        ctx.component, ctx.wasi = grants, world(ctx)
-        try:
-            yield
-        finally:
-            ctx.component, ctx.wasi = outer, wasi
+        def played(ctx: Any, *arguments: Any) -> Any:
+            roles = ctx.state.get(self)
+            if roles is None:
+                roles = ctx.state[self] = self._all(ctx)
+            ctx.role = roles[owner]
+            return function(ctx, *arguments)
 
-    def narrow(interface: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def narrowed(ctx: Any, *arguments: Any) -> Any:
-            with within(ctx):
-                result = function(ctx, *arguments)
-            return _each_step(result, partial(within, ctx)) if type(result) is CoroutineType else result
+        return played
 
-        return narrowed
-
-    return narrow
-
-
-async def _each_step(coroutine: Coroutine[Any, None, Any], within: Within) -> Any:
-    """`coroutine`, each of whose steps is taken `within()`."""
-    return await _Steps(coroutine, within)
-
-
-class _Steps:
-    def __init__(self, coroutine: Coroutine[Any, None, Any], within: Within) -> None:
-        self._coroutine = coroutine
-        self._within = within
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        while True:
-            with self._within():
-                try:
-                    pollable = self._coroutine.send(None)
-                except StopIteration as done:
-                    return done.value
-            try:
-                yield pollable
-            except GeneratorExit:
-                with self._within():
-                    self._coroutine.close()
-                raise
+    def _all(self, ctx: Any) -> list[Any]:
+        """Of an instance, before its first call."""
+        return [ctx.role] + [
+            (owner.grants, ctx.wasi.narrowed(owner.grants.environment, files=owner.files))
+            for owner in self._owners
+        ]
 
 
 def _destructor(program: LinkedProgram, definition: object) -> Callable[[Any, Any], Any]:

@@ -24,6 +24,15 @@ from ..manifest import ComponentOptions
 from ..messages import Begin, Headers, Request, Response
 from ..router import RouteMatch
 
+# Interfaces of HTTP handlers (Spin: http, 7), also of those that stand before others.
+HTTP_0_2_HANDLERS = (
+    "wasi:http/incoming-handler@0.2",
+    "wasi:http/incoming-handler@0.2.0-rc-2023-11-10",
+    "wasi:http/incoming-handler@0.2.0-rc-2023-10-18",
+)
+HTTP_P3_HANDLERS = ("wasi:http/handler@0.3", "wasi:http/handler@0.3.0-rc-2026-03-15")
+HTTP_HANDLERS = frozenset({*HTTP_0_2_HANDLERS, *HTTP_P3_HANDLERS})
+
 
 class LiftedFunction:
     """A function that a guest exports: called with an instance and Python values (component/values.py).
@@ -63,11 +72,11 @@ class LiftedFunction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Provider:
-    """A component that meets imports of another one (Spin: manifest, 9).
+    """A component that meets imports of another one (Spin: manifest, 9), or stands before it.
 
     `name` is an import of the other one, or its package; `export` what meets it, None for the export of
-    the same name. It may do nothing but what the other one may do and it inherits: `grants`, and the
-    files where `files` is true.
+    the same name. Of one that stands before another, `name` is for people. It may do nothing but what the
+    other one may do and it inherits: `grants`, and the files where `files` is true.
     """
 
     name: str

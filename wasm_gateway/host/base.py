@@ -100,6 +100,15 @@ class HostContext:
         self.before_wait: Callable[[], object] | None = None
         self._closers: list[Callable[[], object]] = []
 
+    @property
+    def role(self) -> Any:
+        """On whose behalf host functions act: of a composition each component has its own grants."""
+        return self.component, self.wasi
+
+    @role.setter
+    def role(self, role: Any) -> None:
+        self.component, self.wasi = role
+
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the instance is closed, last registered first."""
         self._closers.append(callback)

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,11 @@ MAX_OF_INSTANCE = 16
 class Turns(Pollable):
     """Places for calls; ready where one is free.
 
-    They are taken in the instance's own thread and given back in any.
+    They are taken in the instance's own thread and given back in any. `queue` are those that want one.
     """
 
     def __init__(self, places: int = 1) -> None:
+        self.queue: deque[_Ticket] = deque()
         self._lock = threading.Lock()  # guards the other two
         self._free = self._places = places
         self._ended: Callable[[], object] | None = None
@@ -67,6 +69,21 @@ class Turns(Pollable):
                 self._ended = end
                 return
         end()
+
+
+class _Ticket(Pollable):
+    """A place in the queue for `turns`; ready when it is the first, and a turn is free."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        turns.queue.append(self)
+
+    def ready(self) -> bool:
+        return self.turns.queue[0] is self and self.turns.ready()
+
+    def take(self) -> None:
+        self.turns.queue.popleft()
+        self.turns.take()
 
 
 class _Call(Pollable):
@@ -145,7 +162,7 @@ class Workers:
         with self._lock:
             threads, self._threads = self._threads, None
         if threads is not None:
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.shutdown(wait=False)  # what nobody waits for ends soon, and gives back what it has
 
     async def run(
         self,
@@ -160,11 +177,16 @@ class Workers:
         It may run in another thread, and touches nothing of the instance. It is one of the calls of `turns`.
         `undo(result)` is called, in any thread, where nobody waits for the result any more.
         """
-        await wait(Turn())
-        if turns is not None:
-            await wait(turns)
-            turns.take()
-        if not ctx.loop.has_others():
+        ticket = None if turns is None else _Ticket(turns)
+        try:
+            places = await self._admitted(ctx, ticket)
+        except BaseException:
+            if ticket is not None:
+                ticket.turns.queue.remove(ticket)
+            raise
+        if ticket is not None:
+            ticket.take()
+        if places is None:
             if ctx.before_wait is not None:
                 ctx.before_wait()
             try:
@@ -172,20 +194,11 @@ class Workers:
             finally:
                 if turns is not None:
                     turns.give()
+        places.take()
         wake = waker(ctx).wake
-        of_instance: Turns | None = ctx.state.get(self)
-        if of_instance is None:
-            of_instance = ctx.state[self] = Turns(MAX_OF_INSTANCE)
-        try:
-            await wait(of_instance)
-        except GeneratorExit:
-            if turns is not None:
-                turns.give()
-            raise
-        of_instance.take()
 
         def over() -> None:
-            of_instance.give()
+            places.give()
             if turns is not None:
                 turns.give()
             wake()
@@ -198,6 +211,23 @@ class Workers:
             call.abandon()
             raise
         return call.result()
+
+    async def _admitted(self, ctx: HostContext, ticket: _Ticket | None) -> Turns | None:
+        """Wait until a call may begin: the places of threads, one of which is free, or None for no thread."""
+        await wait(Turn())
+        if ticket is not None:
+            await wait(ticket)
+        if not ctx.loop.has_others():
+            return None
+        places: Turns | None = ctx.state.get(self)
+        if places is None:
+            places = ctx.state[self] = Turns(MAX_OF_INSTANCE)
+        # neither is held while the other one is waited for
+        while not (places.ready() and (ticket is None or ticket.ready())):
+            await wait(places)
+            if ticket is not None:
+                await wait(ticket)
+        return places
 
     def _submit(self, call: _Call) -> None:
         with self._lock:

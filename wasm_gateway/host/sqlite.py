@@ -581,6 +581,12 @@ class Opened:
         self.database = database
         self.turns = Turns()
 
+    def for_call(self, ctx: HostContext) -> Connection:
+        """The connection, for a call in this thread. It may have served an earlier request."""
+        self.turns.settle(ctx)
+        self.connection.start(ctx.deadline)
+        return self.connection
+
     def release(self) -> None:
         self.turns.end(lambda: self.database.release(self.connection))
 
@@ -660,9 +666,8 @@ class Sqlite:
         found = self.handles(ctx).items.get(conn)
         if found is None:
             return _INVALID
-        found.turns.settle(ctx)
         try:
-            return found.connection.execute(statement, parameters)
+            return found.for_call(ctx).execute(statement, parameters)
         except SqlError as error:
             return Err(("io", str(error)))
 
@@ -678,9 +683,7 @@ class Sqlite:
         return self._connection(ctx, conn).last_insert_rowid
 
     def _connection(self, ctx: HostContext, conn: int) -> Connection:
-        found = self._opened(ctx, conn)
-        found.turns.settle(ctx)
-        return found.connection
+        return self._opened(ctx, conn).for_call(ctx)
 
     def _opened(self, ctx: HostContext, conn: int) -> Opened:
         found = self.handles(ctx).items.get(conn)

@@ -1,0 +1,106 @@
+"""On whose behalf host functions act: what is begun for one component goes on for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from wasm_gateway.component.concurrency import Turn, wait
+from wasm_gateway.component.streams import HostFuture, HostStream
+from wasm_gateway.component.types import U8Type
+from wasm_gateway.component.values import End
+from wasm_gateway.host.base import Grants
+from wasm_gateway.host.wasi_io import READY
+
+ONE, OTHER = (Grants("one"), None), (Grants("other"), None)
+
+
+@pytest.fixture
+def ctx(context: Callable[..., Any]) -> Any:
+    made = context()
+    made.role = ONE
+    return made
+
+
+def test_coroutines(ctx: Any) -> None:
+    seen: list[str] = []
+
+    async def inner() -> None:
+        await wait(Turn())
+        seen.append(ctx.component.id)
+
+    async def outer() -> None:
+        seen.append(ctx.component.id)
+        await wait(Turn())
+        seen.append(ctx.component.id)
+        ctx.loop.spawn(inner())
+
+    over: list[str] = []
+    ctx.loop.spawn(outer(), lambda result: over.append(ctx.component.id))
+    ctx.role = OTHER
+    ctx.loop.run_until(lambda: len(seen) == 3)
+    assert seen == ["one"] * 3
+    assert over == ["one"]
+    assert ctx.role == OTHER
+
+
+def test_coroutines_that_nobody_waits_for(ctx: Any) -> None:
+    seen: list[str] = []
+
+    async def patient() -> None:
+        try:
+            await ctx.patient()
+        finally:
+            seen.append(ctx.component.id)
+
+    hosted = ctx.loop.spawn(patient())
+    ctx.role = OTHER
+    hosted.close()
+    assert (seen, ctx.role) == (["one"], OTHER)
+
+
+class Source:
+    def __init__(self) -> None:
+        self.readers: list[str] = []
+
+    def read(self, ctx: Any, length: int) -> bytes:
+        self.readers.append(ctx.component.id)
+        if len(self.readers) > 2:
+            raise End
+        return b"x"
+
+    def pollable(self) -> Any:
+        return READY
+
+    def close(self, ctx: Any) -> None:
+        pass
+
+
+def test_streams(ctx: Any) -> None:
+    source = Source()
+    stream = HostStream(ctx.loop, U8Type(), source)
+    ctx.role = OTHER
+    for expected in (b"x", b"x", b""):
+        [(_, found)] = ctx.run(stream.take(1))
+        assert bytes(found) == expected
+    assert source.readers == ["one"] * 3
+    assert ctx.role == OTHER
+
+
+def test_futures(ctx: Any) -> None:
+    async def result() -> str:
+        await wait(Turn())
+        name: str = ctx.component.id
+        return name
+
+    future = HostFuture(ctx.loop, None, result())
+    ctx.role = OTHER
+    assert ctx.run(future.value()) == [(0, "one")]
+
+
+def test_who_waits_goes_on_as_it_was(ctx: Any) -> None:
+    with ctx.loop._aside():
+        ctx.role = OTHER
+    assert ctx.role == ONE

@@ -1,0 +1,230 @@
+# Who answers what, in force now: the rules of the manifest and the site, as far as no dial
+# of the ledger says otherwise.
+#
+# Rule 1: a request reads what is in memory. A thread asks the ledger twice a second; when it
+# cannot be read, what was known goes on, and the log says so once.
+# Rule 2: each process has breakers of its own: what fails here may work elsewhere.
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+
+from .. import forks
+from ..errors import (
+    ComponentError,
+    DeadlineExceeded,
+    GatewayError,
+    GuestError,
+    LimitExceeded,
+    RequestError,
+    Saturated,
+)
+from ..manifest import ComponentOptions
+from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
+from .breaker import Breaker
+from .ledger import Change, Dials, Ledger
+
+log = logging.getLogger("wasm_gateway")
+
+# Seconds between two looks at the ledger.
+LOOK_SECONDS = 0.5
+
+
+class Turn:
+    """One request that is shared out: who answers it, and what becomes of it."""
+
+    __slots__ = ("_pilot", "choice", "component", "kept", "limit", "route", "rule")
+
+    def __init__(
+        self, pilot: Pilot, component: str, route: str, rule: Rule, choice: Choice, limit: int
+    ) -> None:
+        self._pilot = pilot
+        self.component = component
+        self.route = route
+        self.rule = rule
+        self.choice = choice
+        self.limit = limit  # bytes of a body that may be kept
+        self.kept: bytes | None = None  # the request's body, where the door has kept it
+
+    @property
+    def keeps_body(self) -> bool:
+        """Whether the request's body may be wanted a second time."""
+        return self.choice.shadow or (self.choice.guest and bool(self.rule.fallback))
+
+    def succeeded(self) -> None:
+        """The guest has answered."""
+        if self.rule.fallback:
+            self._pilot.breaker(self.component).succeeded()
+
+    def failed(self, error: GatewayError) -> bool:
+        """The guest has failed; whether the site answers instead."""
+        failure = failure_of(error)
+        if failure is None:
+            return False
+        if self.rule.fallback:
+            self._pilot.breaker(self.component).failed()
+        if failure not in self.rule.fallback or self.kept is None:
+            return False
+        self._pilot.count(self.component, "fallback")
+        return True
+
+
+def failure_of(error: GatewayError) -> Failure | None:
+    """What kind of failure of a guest this is; None for one that is the client's, or nobody's."""
+    match error:
+        case DeadlineExceeded():
+            return Failure.DEADLINE
+        case LimitExceeded():
+            return Failure.LIMIT
+        case GuestError():
+            return Failure.TRAP
+        case Saturated():
+            return Failure.SATURATED
+        case ComponentError():
+            return Failure.LINK
+        case RequestError():
+            return None
+    return Failure.TRAP  # a host interface that failed under it
+
+
+class Pilot:
+    """The rules of an application; `options` are those of its components. Safe for any number of threads."""
+
+    def __init__(self, options: Mapping[str, ComponentOptions], ledger: Ledger | None = None) -> None:
+        self._options = options
+        self.ledger = ledger
+        self._dials: Dials = {}
+        self._stamp: object = None
+        self._failing = False
+        self._start_over()
+        forks.watch(self)
+
+    def _start_over(self) -> None:
+        self._lock = threading.Lock()  # guards what follows
+        self._breakers: dict[str, Breaker] = {}
+        self._counts: dict[str, Counter[str]] = {}
+        self._rules: dict[tuple[str, str], Rule] = {}
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+
+    def after_fork(self) -> None:
+        self._start_over()
+
+    # Requests
+
+    def choose(self, component: str, route: str, facts: Facts) -> Turn:
+        """Who answers a request for the pattern `route`, which leads to `component`."""
+        if self.ledger is not None and self._thread is None:
+            self._watch(self.ledger)
+        rule = self.rule(component, route)
+        choice = choose(rule, component, facts)
+        if choice.guest and rule.fallback and not self.breaker(component).admits():
+            choice = _BROKEN
+        self.count(component, choice.reason)
+        return Turn(self, component, route, rule, choice, self._options[component].max_kept_body)
+
+    def rule(self, component: str, route: str) -> Rule:
+        """The rule of a route, as it is now."""
+        key = component, route
+        found = self._rules.get(key)
+        if found is None:
+            options, dials = self._options[component], self._dials
+            found = options.rule.updated(_known(component, dials))
+            if route in options.routes:
+                found = found.updated(options.routes[route])
+            found = self._rules[key] = found.updated(_known(route, dials))
+        return found
+
+    def breaker(self, component: str) -> Breaker:
+        found = self._breakers.get(component)
+        if found is None:
+            options = self._options[component]
+            with self._lock:
+                made = Breaker(options.breaker_failures, options.breaker_pause)
+                found = self._breakers.setdefault(component, made)
+        return found
+
+    def count(self, component: str, what: str) -> None:
+        with self._lock:
+            self._counts.setdefault(component, Counter())[what] += 1
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many requests of this process went which way, by component."""
+        with self._lock:
+            return {component: dict(counter) for component, counter in self._counts.items()}
+
+    # Dials
+
+    def turn(self, name: str, values: Mapping[str, object] | None, by: str) -> None:
+        """Turn the dial of a component or route, for all processes; BadValue, HostError.
+
+        `values` are the fields of a rule that shall be other than the manifest says, None for none.
+        """
+        if self.ledger is None:
+            raise BadValue("there is no ledger to turn dials in", name)
+        if values is not None:
+            PLAIN.updated(values)
+        self.ledger.turn(Change(name, values, by))
+        self.look()
+
+    def look(self) -> None:
+        """Take over what the dials say now."""
+        ledger = self.ledger
+        if ledger is None:
+            return
+        try:
+            stamp = ledger.stamp()
+            if stamp != self._stamp or self._failing:
+                self._dials = ledger.dials()
+                self._stamp = stamp
+                self._rules = {}
+            self._failing = False
+        except Exception as error:
+            if not self._failing:
+                log.error("the dials of the migration cannot be read, the last ones known go on: %s", error)
+            self._failing = True
+
+    def _watch(self, ledger: Ledger) -> None:
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._thread = threading.Thread(
+                target=_look_on, args=(weakref.ref(self), self._ended), name="wasm-dials", daemon=True
+            )
+        self.look()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread.is_alive():
+            thread.join()
+        if self.ledger is not None:
+            self.ledger.close()
+
+
+_BROKEN = Choice(False, "breaker")
+
+
+def _look_on(pilot: weakref.ref[Pilot], ended: threading.Event) -> None:
+    while not ended.wait(LOOK_SECONDS):
+        found = pilot()
+        if found is None:
+            return
+        found.look()
+        del found
+
+
+def _known(name: str, dials: Dials) -> Mapping[str, object]:
+    """What the dial `name` says; one that another version of this code has turned may say more."""
+    values = dials.get(name, {})
+    try:
+        PLAIN.updated(values)
+    except BadValue as error:
+        log.error("the dial %s is left alone: %s", name, error)
+        return {}
+    return values

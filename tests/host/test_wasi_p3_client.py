@@ -10,6 +10,15 @@ import pytest
 from tests.host.test_wasi_outgoing import Server, server
 from tests.wasi_p3_wat import CLIENT, HTTP, P3Toolkit
 from wasm_gateway import Gateway
+from wasm_gateway.component.streams import HostFuture, HostStream, Promise
+from wasm_gateway.component.values import Err, Ok
+from wasm_gateway.host.outbound_http import OutboundHttp
+from wasm_gateway.host.wasi_http import Fields
+from wasm_gateway.host.wasi_io import BytesInput
+from wasm_gateway.host.wasi_outgoing import OutgoingHandler
+from wasm_gateway.host.wasi_p3_client import Client
+from wasm_gateway.host.wasi_p3_http import BYTE, Body
+from wasm_gateway.host.wasi_p3_http import Request as Asked
 from wasm_gateway.messages import STREAMED, Headers, Request, Response
 
 __all__ = ["server"]
@@ -231,3 +240,87 @@ def test_an_answer_that_breaks_off(serve: Serve, caplog: Any) -> None:
     """The guest passes on what it gets, so its own response breaks off too."""
     assert whole(serve(ask(750, 6), uses=uses(SEND)).handle(request())) == (500, b"")
     assert "did not finish its response body" in caplog.text
+
+
+# What became of a request, by the functions themselves
+
+
+class Sent:
+    """A request of `data`, and what its guest hears."""
+
+    def __init__(self, ctx: Any, authority: str, data: bytes | None, trailers: Any, **fields: str) -> None:
+        promise = Promise()
+        body = None if data is None else HostStream(ctx.loop, BYTE, BytesInput(data))
+        pairs = [(name.replace("_", "-"), value.encode()) for name, value in fields.items()]
+        self.request = Asked(Fields(pairs), Body(body, HostFuture(ctx.loop, None, trailers), promise))
+        self.request.method, self.request.scheme = ("post", None), ("HTTP", None)
+        self.request.target, self.request.authority = "/count", authority
+        self.heard: list[Any] = []
+        promise.then(self.heard.append)
+
+
+DATA = bytes(range(256)) * 4
+LARGE = bytes(300_000)
+
+
+@pytest.fixture
+def ctx(context: Callable[..., Any]) -> Any:
+    return context(allowed=["*://*:*"])
+
+
+@pytest.fixture
+def client(network: Any) -> Iterator[Client]:
+    outbound = OutboundHttp(network)
+    handler = OutgoingHandler(outbound)
+    yield Client(handler)
+    handler.close()
+    outbound.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "length", "trailers", "code"),
+    [
+        (DATA, 1024, Ok(None), None),
+        (DATA, None, Ok(None), None),
+        (None, None, Ok(None), None),
+        (None, 0, Ok(None), None),
+        (LARGE, None, Ok(None), None),
+        (DATA, 1023, Ok(None), ("HTTP-request-body-size", 1024)),
+        (DATA, 1025, Ok(None), ("HTTP-request-body-size", 1024)),
+        (LARGE, 300_001, Ok(None), ("HTTP-request-body-size", 300_000)),
+        (None, 5, Ok(None), ("HTTP-request-body-size", 0)),
+        (DATA, None, Err(("loop-detected", None)), ("loop-detected", None)),
+        (LARGE, None, Err(("loop-detected", None)), ("loop-detected", None)),
+    ],
+)
+def test_what_became_of_a_body(
+    ctx: Any, client: Client, server: Server, data: bytes | None, length: int | None, trailers: Any, code: Any
+) -> None:
+    """A guest that breaks its word hears what it did, from `send` and from the future of its request."""
+    fields = {} if length is None else {"content_length": str(length)}
+    sent = Sent(ctx, server.authority, data, trailers, **fields)
+    [(_, found)] = ctx.run(client.send(ctx, sent.request))
+    if code is None:
+        assert (found.status, sent.heard) == (200, [Ok()])
+    else:
+        assert (found, sent.heard) == (Err(code), [Err(code)])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "authority", "code"),
+    [
+        (("other", "ftp"), "127.0.0.1:1", "HTTP-protocol-error"),
+        (("HTTP", None), "127.0.0.1:1", "connection-refused"),
+        (("HTTP", None), "nowhere.invalid:80", "DNS-error"),
+        (None, "server", "TLS-protocol-error"),  # https, if nothing is said
+    ],
+)
+def test_what_never_arrived_was_not_sent(
+    ctx: Any, client: Client, server: Server, scheme: Any, authority: str, code: str
+) -> None:
+    sent = Sent(ctx, server.authority if authority == "server" else authority, None, Ok(None))
+    sent.request.scheme = scheme
+    [(_, found)] = ctx.run(client.send(ctx, sent.request))
+    assert isinstance(found, Err)
+    assert found.value[0] == code
+    assert sent.heard == [found]

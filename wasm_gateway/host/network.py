@@ -124,7 +124,7 @@ class _Bounded(socket.socket):
             self.break_off()
 
     def break_off(self) -> None:
-        """Whoever waits for the connection fails; so does the peer, also where it waits for us to take more."""
+        """Whoever waits for the connection fails, and so does the peer, also where it waits for us."""
         try:
             self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             socket.socket.shutdown(self, socket.SHUT_RDWR)  # TLS or not

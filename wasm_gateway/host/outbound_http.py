@@ -368,6 +368,14 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
     """
 
     class Trailing(http.client.HTTPResponse):
+        def _read_status(self) -> tuple[str, int, str]:
+            """Past early hints and their like (RFC 9110, 15.2); http.client itself knows 100 alone."""
+            while True:
+                version, status, reason = super()._read_status()  # type: ignore[misc]
+                if not 102 <= status <= 199:
+                    return version, status, reason
+                http.client.parse_headers(self.fp)
+
         def _read_and_discard_trailer(self) -> None:
             current.trailers = _read_trailers(self.fp)
 

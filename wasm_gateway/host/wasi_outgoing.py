@@ -503,7 +503,7 @@ def error_code(failure: HttpFailure) -> tuple[str, Any]:
         ("reset", "connection-terminated"),
     ):
         if words in text:
-            return code, ((None, None) if code == "DNS-error" else None)
+            return code, (("address not available", None) if code == "DNS-error" else None)
     return ("HTTP-protocol-error", None) if broken else ("internal-error", "the request failed")
 
 
@@ -536,6 +536,8 @@ class OutgoingHandler:
 
     def handle(self, ctx: HostContext, request: OutgoingRequest, options: RequestOptions | None) -> Any:
         """outgoing-handler.handle."""
+        if request.scheme is not None and request.scheme[0] == "other" and request.authority:
+            return Err(("HTTP-protocol-error", None))  # as in wasmtime
         if options is not None and 0 in (options.connect, options.first_byte):
             return Err(("connection-timeout", None))
         method = request.method[1] if request.method[0] == "other" else request.method[0].upper()

@@ -200,6 +200,8 @@ class Gateway:
             if pilot is not None:
                 pilot.close()
             self._release()
+        if self.watch is not None:
+            self.watch.close()
 
     def __enter__(self) -> Gateway:
         return self.open()

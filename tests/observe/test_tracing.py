@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry import baggage, context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode, get_current_span
@@ -243,6 +243,20 @@ def test_the_option_uses_the_provider_of_the_process(application: Any, wat: Any,
     assert ask(gateway, "/hello") == (200, b"hello")
     [tracing] = gateway.watch.observers
     assert isinstance(tracing, Tracing)
+
+
+def test_spans_that_wait_go_out_when_the_gateway_is_closed(application: Any, wat: Any, ask: Any) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
+    try:
+        gateway = application("", {"observers": [Tracing(provider)]}, hello=wat.spin(say("hello")))
+        ask(gateway, "/hello")
+        assert exporter.get_finished_spans() == ()
+        gateway.close()
+        assert [span.name for span in exporter.get_finished_spans()] == ["GET /hello/..."]
+    finally:
+        provider.shutdown()
 
 
 # Guests in other threads

@@ -191,6 +191,9 @@ class Observer(Protocol):
     def passed(self, component: str, route: str, reason: str) -> object:
         """The site answered a request of this route, and the guest was not asked (policy.Choice.reason)."""
 
+    def close(self) -> object:
+        """The gateway is closed, and the process may end: pass on what is kept. There may be more later."""
+
 
 class Quiet:
     """An Observer that does nothing."""
@@ -202,6 +205,9 @@ class Quiet:
         return None
 
     def passed(self, component: str, route: str, reason: str) -> object:
+        return None
+
+    def close(self) -> object:
         return None
 
 
@@ -273,6 +279,10 @@ class Watch:
         """The site answered, and the guest was not asked."""
         for observer in self.observers:
             self._guarded(observer.passed, component, route, reason)
+
+    def close(self) -> None:
+        for observer in self.observers:
+            self._guarded(observer.close)
 
     @staticmethod
     def _guarded(tell: Callable[..., Any], *arguments: Any) -> Any:

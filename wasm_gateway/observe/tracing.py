@@ -21,6 +21,7 @@ from opentelemetry.trace import (
     TracerProvider,
     get_current_span,
     get_tracer,
+    get_tracer_provider,
     set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -37,6 +38,7 @@ _METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "P
 _W3C = ("traceparent", "tracestate")
 # Characters of a guest's message, and lines of its backtrace, in an event.
 _MESSAGE, _FRAMES = 1000, 20
+_FLUSH_MILLISECONDS = 5000
 # What is the client's doing is no error of the server (semantic conventions: HTTP server spans, status).
 _NOT_OURS = (Outcome.REFUSED, Outcome.DISCONNECTED)
 
@@ -45,6 +47,7 @@ class Tracing(Quiet):
     """The Observer that makes spans; by `provider`, or the one that is set for the process."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._provider = provider
         self._tracer = get_tracer("wasm_gateway", tracer_provider=provider, schema_url=SCHEMA)
         self._propagator = TraceContextTextMapPropagator()
 
@@ -80,6 +83,12 @@ class Tracing(Quiet):
         if span.is_recording():
             _describe(span, call)
         span.end()
+
+    def close(self) -> None:
+        # of the SDK; a worker of `wasm-gateway up` ends before the SDK's own end would come
+        flush = getattr(self._provider or get_tracer_provider(), "force_flush", None)
+        if flush is not None:
+            flush(_FLUSH_MILLISECONDS)
 
 
 def _describe(span: Span, call: Call) -> None:

@@ -934,6 +934,19 @@ def test_a_full_backlog_is_a_503() -> None:
     assert answers[2].body == b""
 
 
+def test_jobs_that_wait_have_their_turn() -> None:
+    """Many of one route do not stand before those of another."""
+    pool, go, done = Workers(1), threading.Event(), threading.Event()
+    order: list[str] = []
+    pool.submit(go.wait, SECONDS)
+    for name in ("a1", "a2", "a3", "b1", "b2", "c1"):
+        pool.submit(order.append, name, of=name[0])
+    pool.submit(done.set, of="a")
+    go.set()
+    assert done.wait(SECONDS)
+    assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
 def test_a_job_that_fails_costs_no_thread(caplog: pytest.LogCaptureFixture) -> None:
     pool = Workers(1)
 

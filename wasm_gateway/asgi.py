@@ -675,7 +675,7 @@ class Exchange:
             self._watch = watch
             watch.add(self)
         try:
-            workers.submit(copy_context().run, self._work, then=self._tell)
+            workers.submit(copy_context().run, self._work, of=self._match.route.raw, then=self._tell)
             answer = await self._head
         except BaseException:
             self.close()

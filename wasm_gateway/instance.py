@@ -202,7 +202,7 @@ class Instance(HostContext):
             MAX_MEMORIES,
         )
         self.context = capi.store_context(store)
-        capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds))
+        capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds + engine.ticker.behind()))
 
     def __enter__(self) -> Instance:
         try:
@@ -231,7 +231,8 @@ class Instance(HostContext):
         """Go on, until `deadline`, after `rest`."""
         self.deadline = deadline
         self.called_from = 0
-        capi.context_set_epoch_deadline(self.context, ticks(deadline.seconds))
+        behind = self.program.engine.ticker.behind()
+        capi.context_set_epoch_deadline(self.context, ticks(deadline.seconds + behind))
         self._begin()
 
     def __exit__(self, *_: object) -> None:
@@ -307,8 +308,8 @@ class Instance(HostContext):
         finally:
             for memory in self.memories:
                 memory.close()
-            # Both lead back here; nothing is to wait for the garbage collector.
-            self.memories, self.realloc_each = _NO_MEMORY, None
+            # All lead back here; nothing is to wait for the garbage collector.
+            self.memories, self.realloc_each, self.parts = _NO_MEMORY, None, []
             self.program.engine.ticker.running.pop(id(self), None)
             capi.store_delete(store)
         if raised:

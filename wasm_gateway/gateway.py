@@ -397,9 +397,18 @@ class Gateway:
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
+        if self.watch is None:
+            self._deliver(component_id, None, payload)
+        else:
+            call = observe.Call(component_id, observe.REDIS)
+            self.watch.deliver(call, partial(self._deliver, component_id, call, payload))
+
+    def _deliver(self, component_id: str, call: observe.Call | None, payload: bytes) -> None:
         entry = self._entry(component_id)
         if entry.messages is None:
             raise LinkError("exports no Redis message handler", "fermyon:spin/inbound-redis")
+        if call is not None:
+            call.dialect = entry.messages.dialect
         entry.run(entry.messages.deliver, payload)
 
     def _entry(self, entry_id: str) -> Entry:

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode, get_current_span
 
 from tests.host.test_trace_context import PARENT, TRACE, backend, spin_guest
+from tests.observe.test_observe import REDIS
 from tests.test_gateway import headers_of, say
 from wasm_gateway.messages import Request
 from wasm_gateway.observe import Call, Quiet
@@ -217,6 +218,38 @@ def test_components_that_call_components(application: Any, wat: Any, ask: Any, t
     outer, inner = spans["GET /a/..."], spans["wasm b"]
     assert (trace_of(inner), parent_of(inner)) == (TRACE, outer.context.span_id)
     assert seen["traceparent"] == [f"00-{TRACE}-{inner.context.span_id:016x}-01"]
+
+
+def test_a_message(application: Any, wat: Any, traces: Traces, backend: str) -> None:
+    """A trace begins with it, and goes along with the requests of its handler."""
+    guest = wat.flat(
+        say("a"),
+        f"""(func (export "handle-redis-message") (param i32 i32) (result i32)
+          (call $http_send (i32.const 0) (str "http://{backend}/") {"(i32.const 0)" * 7} (i32.const 64))
+          (call $print (i32.load (i32.const 88)) (i32.load (i32.const 92)))
+          (i32.store (i32.const 64) (i32.const 0)) (i32.const 64))""",
+    )
+    output: list[bytes] = []
+
+    class Log:
+        def write(self, stream: str, data: bytes) -> None:
+            output.append(data)
+
+        def close(self) -> None:
+            pass
+
+    part = application.part(guest, allowed_outbound_hosts=[f"http://{backend}"])
+    gateway = application(REDIS, {"observers": [traces.tracing]}, a=part)
+    gateway.open_log = lambda component: Log()
+    for _ in range(2):
+        gateway.handle_redis("a", b"hello")
+    first, second = traces.exporter.get_finished_spans()
+    assert (first.name, first.kind, first.parent) == ("process a", SpanKind.CONSUMER, None)
+    assert trace_of(first) != trace_of(second)
+    assert (first.attributes or {})["messaging.system"] == "redis"
+    assert not [name for name in first.attributes or {} if name.startswith(("http.", "url."))]
+    [sent, _] = [dict(json.loads(data)) for data in output]
+    assert names(sent["traceparent"], first)
 
 
 def test_a_trace_that_is_not_sampled(application: Any, wat: Any, ask: Any) -> None:

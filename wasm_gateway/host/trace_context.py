@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from ..observe import current as watched
 from .base import HostContext
 
 NAMES = ("traceparent", "tracestate")
@@ -21,6 +22,8 @@ _STATE = re.compile(r"[\t -~]{1,512}").fullmatch
 def traced(ctx: HostContext, headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     """`headers` (lower case) of a request of the guest, with those of its trace where it sets none itself."""
     request = ctx.request
+    if request is None and watched.call is not None:
+        request = watched.call.request  # of a message: has what an observer made it carry
     if request is None or any(name in NAMES for name, _ in headers):
         return headers
     parents = request.headers.get_all("traceparent")

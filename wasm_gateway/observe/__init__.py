@@ -4,7 +4,7 @@
 # Rule 1: an observer watches. One that raises is logged, and the request goes on.
 # Rule 2: what a metric may be labelled with is bounded by the manifest and by this file:
 # component, route pattern, outcome, role. Paths, headers and words of a guest are not.
-# Rule 3: a request that nobody watches pays for one test in the gateway, and one in the instance.
+# Rule 3: a request that nobody watches pays for one test in the gateway, and two for its instance.
 
 from __future__ import annotations
 
@@ -78,15 +78,20 @@ class Role(StrEnum):
     SHADOW = "shadow"  # nobody: the site answered beside it
 
 
-class Call:
-    """One request of a guest, as far as it has come.
+# What stands for the route of a message; that of a component which another one called is "chained".
+REDIS = "redis"
+# What stands for the request of a message, which may still carry headers.
+_MESSAGE = Request("", "")
 
-    `component` is its id, `route` the pattern of its route or "chained" for
-    one that another component called, `dialect` that of the guest.
-    `status` is what the client got from it, None for nothing yet. `seconds` is how long all of it took,
-    `start_seconds` what of this the fresh instance took, None where there was none. `response_bytes` are
-    those of the body. `error` is why there is no answer, up to the end of the call. `request` is what the
-    guest is given: `carry` adds to it.
+
+class Call:
+    """One request of a guest, or one message for it, as far as it has come.
+
+    `component` is its id, `route` the pattern of its route (RouteMatch.label) or REDIS, `dialect` that of
+    the guest. `status` is what the client got from it, None for nothing yet, and `response_bytes` are those
+    of the body. `error` is why there is no answer, up to the end of the call. `seconds` is how long all of it
+    took, `start_seconds` what of this the fresh instance took, None where there was none. `request` is what
+    the guest is given: `carry` adds to it.
     """
 
     __slots__ = (
@@ -96,6 +101,7 @@ class Call:
         "dialect",
         "error",
         "inner",
+        "is_message",
         "outcome",
         "request",
         "response_bytes",
@@ -107,10 +113,11 @@ class Call:
         "status",
     )
 
-    def __init__(self, component: str, route: str, request: Request) -> None:
+    def __init__(self, component: str, route: str, request: Request = _MESSAGE) -> None:
         self.component = component
         self.route = route
         self.request = request
+        self.is_message = request is _MESSAGE
         self.dialect = ""
         self.role = Role.ANSWER
         self.outcome = Outcome.OK
@@ -166,7 +173,7 @@ class Call:
             "component": self.component,
             "route": self.route,
             "dialect": self.dialect,
-            "method": self.request.method,
+            "method": self.request.method or None,
             "status": self.status,
             "outcome": self.outcome.value,
             "role": self.role.value,
@@ -255,9 +262,7 @@ class Watch:
 
         None where the site is to answer instead.
         """
-        outer, current.call = current.call, call
-        call.inner = outer is not None
-        begun = [self._guarded(observer.begin, call) for observer in self.observers]
+        outer, begun = self._begin(call)
         try:
             response = ask(call.request, None if begin is None else _Counted(self, call, begin))
             if response is None:
@@ -269,11 +274,30 @@ class Watch:
             call.failed(error)
             raise
         finally:
-            call.seconds = call.elapsed
-            for observer, token in zip(reversed(self.observers), reversed(begun), strict=True):
-                self._guarded(observer.end, call, token)
-            current.call = outer
-            call.error = None  # whose frames lead back here; nothing is to wait for the garbage collector
+            self._end(call, outer, begun)
+
+    def deliver(self, call: Call, deliver: Callable[[], object]) -> None:
+        """Hand over a message by `deliver()`, and raise what that raises; observed."""
+        outer, begun = self._begin(call)
+        try:
+            deliver()
+        except BaseException as error:
+            call.failed(error)
+            raise
+        finally:
+            self._end(call, outer, begun)
+
+    def _begin(self, call: Call) -> tuple[Call | None, list[Any]]:
+        outer, current.call = current.call, call
+        call.inner = outer is not None
+        return outer, [self._guarded(observer.begin, call) for observer in self.observers]
+
+    def _end(self, call: Call, outer: Call | None, begun: list[Any]) -> None:
+        call.seconds = call.elapsed
+        for observer, token in zip(reversed(self.observers), reversed(begun), strict=True):
+            self._guarded(observer.end, call, token)
+        current.call = outer
+        call.error = None  # whose frames lead back here; nothing is to wait for the garbage collector
 
     def passed(self, component: str, route: str, reason: str) -> None:
         """The site answered, and the guest was not asked."""

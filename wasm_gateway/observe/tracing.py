@@ -1,7 +1,7 @@
 # Traces, by the API of OpenTelemetry: what becomes of them is up to the SDK that the
 # site sets up; without one nothing does.
 #
-# Rule 1: one span for each request of a guest, below the framework's where there is one, else
+# Rule 1: one span for each request or message, below the framework's where there is one, else
 # the server's own, whose parent is what the client's traceparent says.
 # Rule 2: names and values are those of the semantic conventions (HTTP spans, exceptions), stable ones;
 # what they have not begins with `wasm.`.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from opentelemetry.context import attach, detach
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.propagate import extract
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import (
@@ -52,6 +52,25 @@ class Tracing(Quiet):
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, call: Call) -> tuple[Span, Any]:
+        span, context = self._message(call) if call.is_message else self._request(call)
+        context = set_span_in_context(span, context)
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, context)
+        if carrier:
+            call.carry(carrier.items(), instead=_W3C)
+        return span, attach(context)
+
+    def _message(self, call: Call) -> tuple[Span, None]:
+        attributes = {
+            "messaging.system": "redis",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "wasm.component": call.component,
+        }
+        name = f"process {call.component}"
+        return self._tracer.start_span(name, None, SpanKind.CONSUMER, attributes), None
+
+    def _request(self, call: Call) -> tuple[Span, Context | None]:
         request = call.request
         known = request.method in _METHODS
         attributes = {
@@ -69,13 +88,7 @@ class Tracing(Quiet):
             name, kind = f"wasm {call.component}", SpanKind.INTERNAL
         else:
             name, kind = f"{request.method if known else 'HTTP'} {call.route}", SpanKind.SERVER
-        span = self._tracer.start_span(name, context, kind, attributes)
-        context = set_span_in_context(span, context)
-        carrier: dict[str, str] = {}
-        self._propagator.inject(carrier, context)
-        if carrier:
-            call.carry(carrier.items(), instead=_W3C)
-        return span, attach(context)
+        return self._tracer.start_span(name, context, kind, attributes), context
 
     def end(self, call: Call, begun: tuple[Span, Any]) -> None:
         span, token = begun
@@ -97,9 +110,9 @@ def _describe(span: Span, call: Call) -> None:
         span.set_attribute("wasm.dialect", call.dialect)
     if call.start_seconds is not None:
         span.set_attribute("wasm.instance_start", call.start_seconds)
-    span.set_attribute("http.response.body.size", call.response_bytes)
     if call.status is not None:
         span.set_attribute("http.response.status_code", call.status)
+        span.set_attribute("http.response.body.size", call.response_bytes)
     error = call.error
     if error is not None:
         if call.outcome not in _NOT_OURS:

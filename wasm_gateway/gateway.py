@@ -19,7 +19,6 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ from .manifest import (
     StaticResponse,
     load_manifest,
 )
-from .messages import Begin, Headers, LateHeaders, Request, Response
+from .messages import Begin, Headers, Request, Response
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
 
@@ -447,17 +446,7 @@ _WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)
 
 
 def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Request:
-    """`request` as a guest may see it, whose headers are made when it does."""
-    headers = LateHeaders(partial(_guest_headers, request, match, executor.injects_headers))
-    return Request(
-        *(request.method, request.path, request.query, headers, request.body),
-        *(request.scheme, request.authority, request.client, request.protocol, request.trailers),
-        request.gone,
-    )
-
-
-def _guest_headers(request: Request, match: RouteMatch, injects: bool) -> tuple[tuple[str, str], ...]:
-    """Those of `request`, but no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
+    """`request` as a guest may see it: no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
 
     Spin leaves a client's own spin-* headers in front of the injected ones, where they are believed.
     """
@@ -465,7 +454,13 @@ def _guest_headers(request: Request, match: RouteMatch, injects: bool) -> tuple[
     authority = request.authority
     if authority is not None and ".spin.internal" in authority and _is_chained_host(authority):
         headers = [pair for pair in headers if pair[0] != "host"]
-    return (*headers, *spin_headers(match, request)) if injects else tuple(headers)
+    if executor.injects_headers:
+        headers += spin_headers(match, request)
+    return Request(
+        *(request.method, request.path, request.query, Headers.trusted(tuple(headers)), request.body),
+        *(request.scheme, authority, request.client, request.protocol, request.trailers),
+        request.gone,
+    )
 
 
 def _is_chained_host(authority: str) -> bool:

@@ -191,6 +191,8 @@ class Route:
             # Spin: http, 2.6: slashes around the path are no part of it, but one behind it shows
             slash = "/" if path.endswith("/") else ""
             path_info = f"/{rest}{slash}" if rest else slash
+        if not self._captures:
+            return RouteMatch(self, path_info, ())
         params = tuple(
             (name, segments[index].split(".", splits)[piece] if splits else segments[index])
             for name, index, piece, splits in self._captures
@@ -288,6 +290,8 @@ class Router:
         self._dotted = any(len(shape) > 1 for route in patterns for shape in route._shapes)
         root = self._root
         self._open = bool(root.param or root.rest or root.dotted)
+        # "/...", where it is the only pattern
+        self._every = root.rest.route if len(patterns) == 1 and root.rest else None
 
     def _insert(self, route: Route) -> None:
         if not (route.wildcard or route._captures):
@@ -309,7 +313,7 @@ class Router:
         if not self._open and bare.partition("/")[0] not in self._root.exact:
             return None
         segments = bare.split("/", self._depth) if bare else []
-        route = self._search(segments)
+        route = self._every or self._search(segments)
         return None if route is None else route._match(path, segments)
 
     def _search(self, segments: list[str]) -> Route | None:

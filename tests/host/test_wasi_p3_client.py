@@ -19,7 +19,7 @@ from wasm_gateway.host.wasi_outgoing import OutgoingHandler
 from wasm_gateway.host.wasi_p3_client import Client
 from wasm_gateway.host.wasi_p3_http import BYTE, Body
 from wasm_gateway.host.wasi_p3_http import Request as Asked
-from wasm_gateway.messages import Headers, Request, Response
+from wasm_gateway.messages import STREAMED, Headers, Request, Response
 
 __all__ = ["server"]
 
@@ -64,7 +64,8 @@ def asking(authority: str) -> dict[str, str]:
     data = f"""(data (i32.const 600) "te") (data (i32.const 602) "trailers") (data (i32.const 620) "trailer")
       (data (i32.const 630) "x-sum") (data (i32.const 700) "/meet") (data (i32.const 710) "/echo")
       (data (i32.const 720) "/steps") (data (i32.const 730) "/b") (data (i32.const 740) "/count")
-      (data (i32.const 750) "/short") (data (i32.const 760) "/large") (data (i32.const 1024) "{authority}")"""
+      (data (i32.const 750) "/short") (data (i32.const 760) "/large") (data (i32.const 770) "/while")
+      (data (i32.const 1024) "{authority}")"""
     return {"functions": functions, "data": data}
 
 
@@ -144,6 +145,42 @@ def test_trailers_are_passed_on(serve: Serve, server: Server) -> None:
     assert response is not None
     assert response.trailers is not None
     assert response.trailers() == trailers
+
+
+class Conversation:
+    """The body of a client that goes on when it has heard the answer to what it said; also its door."""
+
+    news: Callable[[], object] | None = None
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+        self.sent = 0
+        self.heard: list[bytes] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            assert self.wait(0)
+            self.sent += len(piece)
+            yield piece
+
+    def wait(self, seconds: float) -> bool:
+        return len(b"".join(self.heard)) >= self.sent
+
+    def __call__(self, head: Response) -> Callable[[bytes | None], object]:
+        def send(chunk: bytes | None) -> None:
+            self.heard.append(chunk or b"")
+            if self.news is not None:
+                self.news()
+
+        return send
+
+
+def test_a_conversation_is_passed_on(serve: Serve) -> None:
+    """Guest and server answer each piece before the next one is there."""
+    client = Conversation(b"one", b"two", b"three")
+    response = serve(proxy(770, 6), uses=uses(SEND)).handle(request(client), None, client)
+    assert response is STREAMED
+    assert b"".join(client.heard) == b"ONETWOTHREE"
 
 
 def test_two_requests_are_under_way_at_once(serve: Serve) -> None:

@@ -3,7 +3,7 @@
 # Rule 1: a request to another server is made by a thread of a bounded pool, so that
 # several are under way at once, through the client and under the rules of
 # outbound_http.py. Its body and that of the response pass through pipes of a
-# bounded size, and are never whole anywhere.
+# bounded size, and are never whole anywhere; both may be under way at once.
 # Rule 2: a request to a component of the application is made in the guest's own
 # thread, when it first waits for the answer.
 # Rule 3: whatever is under way when an instance is closed is broken off.
@@ -129,6 +129,11 @@ class Pipe:
             self._chunks.clear()
             self._size = 0
             self._turn.notify_all()
+
+    def give_up(self) -> None:
+        """Nobody reads any more, which the guest is told."""
+        self.close()
+        self._changed()
 
     def ready(self) -> bool:
         with self._turn:
@@ -323,6 +328,11 @@ class Sending:
         self._times.cut()
         self._under_way.discard(self)
 
+    def _abandon(self) -> None:
+        """The guest wants no more of the response; where it has had all, what it still sends goes on."""
+        if not self._in.at_end():
+            self.abort()
+
     def _trailers_out(self) -> Headers:
         """Those that the request's head has announced, as hyper sends them."""
         names = {
@@ -355,7 +365,7 @@ class Sending:
             times.begin()
             with self._handler.outbound.open(self._ctx, request, times, times.connected) as answer:
                 headers = Headers(answer.headers)
-                body = PipeInput(pipe, self.abort)
+                body = PipeInput(pipe, self._abandon)
                 response = IncomingResponse(answer.status, headers, body, lambda: self._trailers)
                 self.future.settle(Ok(response))
                 times.answered()
@@ -364,8 +374,10 @@ class Sending:
                         raise Broken("nobody reads the response")
                     times.answered()
                 self._trailers = answer.trailers()
-            times.done()
-            pipe.end(StreamClosed)
+                times.received()
+                if self._out is None:
+                    times.done()
+                pipe.end(StreamClosed)
         except Exception as error:  # a thread has nobody above it who would see this
             code = _code(error, times)
             self.future.settle(Err(code))
@@ -385,7 +397,7 @@ class Times(Deadline):
         self._last = whole.at
         self._options = options
         self.late = "connection-timeout"  # the error-code of being late, for now
-        self._connection: HTTPConnection | None = None
+        self._connection: Any = None  # a connection of outbound_http.Client
         self._cut = False
 
     def remaining(self) -> float:
@@ -396,9 +408,9 @@ class Times(Deadline):
     def cut(self) -> None:
         """There is no time left, also for what waits already; from another thread."""
         self._cut = True
-        sock: Any = self._connection and self._connection.sock
-        if sock is not None:
-            sock.cut(self)
+        connection = self._connection
+        if connection is not None:
+            connection.cut(self)
 
     def done(self) -> None:
         """The connection is somebody else's now."""
@@ -421,6 +433,10 @@ class Times(Deadline):
     def answered(self) -> None:
         """Some of the response is there."""
         self._within(self._options.between_bytes if self._options else None)
+
+    def received(self) -> None:
+        """The response is there; what is left of the request has all the time that there is."""
+        self._within(None)
 
 
 def under_way(ctx: HostContext) -> set[object]:

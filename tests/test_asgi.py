@@ -17,7 +17,7 @@ from asgiref.testing import ApplicationCommunicator
 
 from wasm_gateway import asgi, workers
 from wasm_gateway.asgi import AsgiGateway, Exchange, Inbox, raw_path, to_request
-from wasm_gateway.errors import ComponentError, GuestError, RequestError, Saturated
+from wasm_gateway.errors import ComponentError, Disconnected, GuestError, RequestError, Saturated
 from wasm_gateway.messages import Begin, Headers, Request, Response
 from wasm_gateway.router import RouteMatch, Router
 from wasm_gateway.workers import Workers
@@ -428,7 +428,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body() -> None:
         return server
 
     assert run(main).sent == []
-    assert isinstance(seen[0], workers.Disconnected)
+    assert isinstance(seen[0], Disconnected)
 
 
 def test_inline_a_client_that_leaves_in_the_middle_of_its_body() -> None:

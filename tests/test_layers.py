@@ -30,7 +30,7 @@ LEVELS: list[list[set[str]]] = [
         {"workers"},
         {"migration"},
     ],
-    [{"engine"}],
+    [{"engine"}, {"observe"}],
     [{"linked"}],
     [{"host"}],
     [{"instance"}],
@@ -59,6 +59,8 @@ OWNERS = {
     "django": {"integrations"},
     "flask": {"integrations"},
     "werkzeug": {"integrations"},
+    "prometheus_client": {"observe"},
+    "opentelemetry": {"observe"},
 }
 
 

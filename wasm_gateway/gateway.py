@@ -19,10 +19,11 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import forks
+from . import forks, observe
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
@@ -89,6 +90,11 @@ class GatewayOptions:
     allow_transient_write: bool = False
     direct_mounts: bool = False
     disable_cache: bool = False
+    metrics: bool = False  # by prometheus-client, in its default registry
+    tracing: bool = False  # by opentelemetry-api, and the SDK that the process has set up
+    access_log: bool = False
+    server_timing: bool = False
+    observers: Sequence[observe.Observer] = ()
     follow: Collection[str] | None = ()  # whose output is copied to stderr; None: everybody's
     engine: EngineOptions = DEFAULT_ENGINE
 
@@ -132,6 +138,13 @@ class Gateway:
         self._work_lock = threading.Lock()  # guards the making of the next
         self._work_dir: tuple[Path, Callable[[], object]] | None = None
         self.hosts: Hosts | None = None
+        self.watch = observe.watch(
+            options.observers,
+            metrics=options.metrics,
+            tracing=options.tracing,
+            access_log=options.access_log,
+            server_timing=options.server_timing,
+        )
         self.logs = GuestLogs(self.log_dir, follow=options.follow)
         forks.watch(self)
 
@@ -307,7 +320,10 @@ class Gateway:
         component = getattr(trigger, "component", None)
         if component is None or match is _WELL_KNOWN_MATCH:
             return None
-        return pilot.choose(component, match.route.raw, facts)
+        turn = pilot.choose(component, match.route.raw, facts)
+        if self.watch is not None and not turn.choice.guest:
+            self.watch.passed(component, match.route.raw, turn.choice.reason)
+        return turn
 
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""
@@ -333,12 +349,30 @@ class Gateway:
         begin: Begin | None = None,
         turn: Turn | None = None,
     ) -> Response | None:
+        if self.watch is None:
+            return self._execute(entry_id, match, turn, None, request, begin)
+        call = observe.Call(entry_id, match.label, request)
+        if turn is not None and turn.choice.shadow:
+            call.role = observe.Role.SHADOW
+        return self.watch.answer(call, begin, partial(self._execute, entry_id, match, turn, call))
+
+    def _execute(
+        self,
+        entry_id: str,
+        match: RouteMatch,
+        turn: Turn | None,
+        call: observe.Call | None,
+        request: Request,
+        begin: Begin | None,
+    ) -> Response | None:
         noted = begin if begin is None or turn is None else _Noted(begin)
         try:
             entry = self._entry(entry_id)
             executor = entry.http
             if executor is None:
                 raise entry.problem or LinkError("exports no HTTP handler")
+            if call is not None:
+                call.dialect = executor.dialect
             length = request.headers.get("content-length")
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
@@ -349,10 +383,12 @@ class Gateway:
             return response
         except GatewayError as error:
             instead = turn is not None and turn.failed(error)
-            response = _failure(error, entry_id, f"{request.method} {request.path!r}")
+            extra = observe.failure(call, entry_id, match.label, error)
+            response = _failure(error, entry_id, f"{request.method} {request.path!r}", extra)
         except Exception as error:
             what = f"{request.method!r} {request.path!r}"
-            log.exception("component %s: %s: error of the gateway", entry_id, what)
+            extra = observe.failure(call, entry_id, match.label, error)
+            log.exception("component %s: %s: error of the gateway", entry_id, what, extra=extra)
             instead = turn is not None and turn.failed(HostError(str(error)))
             response = Response(500)
         return None if instead and not getattr(noted, "begun", False) else response
@@ -494,12 +530,12 @@ class _Noted:
         return self._begin(head)
 
 
-def _failure(error: GatewayError, component_id: str, what: str) -> Response:
+def _failure(error: GatewayError, component_id: str, what: str, extra: Mapping[str, Any]) -> Response:
     lines = [f"{what}: {type(error).__name__}: {error}", *getattr(error, "frames", ())[:20]]
     # Client and guest have their words in it: no line of theirs may look like another record.
     text = "\n    ".join(printable(line.encode(errors="backslashreplace")) for line in lines)
     level = logging.INFO if error.status < 500 else logging.ERROR
-    log.log(level, "component %s: %s", component_id, text, extra={"component": component_id})
+    log.log(level, "component %s: %s", component_id, text, extra=extra)
     if isinstance(error, Saturated):
         return Response(503, Headers([("retry-after", str(error.retry_after))]))
     return Response(error.status)

@@ -37,6 +37,7 @@ from .errors import DeadlineExceeded, LimitExceeded, Saturated, Trap
 from .host.base import Deadline, Grants, HostContext, Stream
 from .linked import LinkedProgram
 from .messages import Request, Response
+from .observe import current as watched
 
 if TYPE_CHECKING:
     from .component.concurrency import Loop
@@ -211,6 +212,8 @@ class Instance(HostContext):
         except BaseException:
             self.close()
             raise
+        if watched.call is not None:
+            watched.call.has_started()
         return self
 
     def _begin(self) -> None:
@@ -223,7 +226,7 @@ class Instance(HostContext):
 
     def rest(self) -> None:
         """Nothing runs until `renew`; meanwhile no time passes for the guest."""
-        self.before_wait = None
+        self.before_wait = self.request = None
         self.deadline.gone = None
         self.program.engine.ticker.running.pop(id(self), None)
 

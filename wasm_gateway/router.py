@@ -222,6 +222,11 @@ class RouteMatch:
         """What a component sees that another one called with `path` (Spin: http, 10.3)."""
         return cls(Route("/...", target), path, (), synthetic=True)
 
+    @property
+    def label(self) -> str:
+        """What stands for this route in metrics and logs: its pattern, or "chained"."""
+        return "chained" if self.synthetic else self.route.raw
+
     def __repr__(self) -> str:
         return f"RouteMatch({self.route!r}, {self.path_info!r}, {self.params!r})"
 

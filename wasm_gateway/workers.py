@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from functools import partial
 
-from .errors import GuestError, RequestError, Saturated
+from .errors import Disconnected, GuestError, RequestError, Saturated
 from .messages import STREAMED, Begin, Response
 
 log = logging.getLogger("wasm_gateway")
@@ -38,10 +38,6 @@ OUTBOX_CHUNKS = 8
 # - nginx client_body_timeout, send_timeout: 60
 # - Django, body_receive_timeout: 60
 STALL_SECONDS = 60.0
-
-
-class Disconnected(RequestError):
-    """The client left, or nobody waits for the response any more."""
 
 
 class Stalled(RequestError):

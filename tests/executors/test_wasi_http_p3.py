@@ -14,9 +14,8 @@ from tests.executors.test_wasi_http import Door
 from tests.wasi_p3_wat import CLOCK, HTTP, P3Toolkit
 from wasm_gateway import Gateway
 from wasm_gateway.asgi import Inbox
-from wasm_gateway.errors import DeadlineExceeded
+from wasm_gateway.errors import DeadlineExceeded, Disconnected
 from wasm_gateway.messages import STREAMED, Headers, Request, Response
-from wasm_gateway.workers import Disconnected
 
 RC = "0.3.0-rc-2026-03-15"
 HELLO = """

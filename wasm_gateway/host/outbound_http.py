@@ -42,6 +42,7 @@ from .base import Deadline, HostContext
 from .limits import VALUE_OVERHEAD, Budget
 from .network import Network
 from .pools import WAIT, Places
+from .trace_context import traced
 
 _TYPES = """
 interface http-types {
@@ -586,7 +587,8 @@ class OutboundHttp:
         method, uri, headers, _params, body = request
         try:
             permit(ctx, uri)
-            response = self.follow(ctx, checked(method, uri, headers, body))
+            outgoing = checked(method, uri, headers, body)
+            response = self.follow(ctx, replace(outgoing, headers=traced(ctx, outgoing.headers)))
         except HttpFailure as failure:
             return Err(failure.case)
         # Names and values are text for the guest: those that are not ASCII are dropped, as Spin does.

@@ -39,6 +39,7 @@ from .outbound_http import (
     checked,
     permit,
 )
+from .trace_context import traced
 from .wasi_http import (
     FAILED,
     MAX_OUTGOING_BODY,
@@ -559,7 +560,7 @@ class OutgoingHandler:
             # what is left to check: the fields were when the guest set them
             outgoing = replace(
                 checked(method, target, [], None),
-                headers=tuple(kept),
+                headers=traced(ctx, tuple(kept)),
                 plain=True,
                 length=request.body.declared,
             )

@@ -37,6 +37,7 @@ from wasm_gateway import HostInterface, messages
 from wasm_gateway.integrations.django import WasmGatewayMiddleware, get_gateway, get_wsgi_application
 from wasm_gateway.integrations.django.conf import owner
 from wasm_gateway.integrations.django.convert import RawCookie, raw_path, to_request, to_response
+from wasm_gateway.router import RouteMatch
 from wasm_gateway.workers import Workers
 
 django.setup()
@@ -319,8 +320,8 @@ class Streams:
     def __init__(self) -> None:
         self.closed = threading.Event()
 
-    def match(self, path: str) -> object:
-        return path.startswith("/stream") or None
+    def match(self, path: str) -> RouteMatch | None:
+        return RouteMatch.chained(path) if path.startswith("/stream") else None
 
     def streams(self, match: object) -> bool:
         return False

@@ -84,6 +84,17 @@ REDIS = "redis"
 _MESSAGE = Request("", "")
 
 
+class GuestSpans(Protocol):
+    """Where spans go that a guest makes itself, in terms of wasi:otel/tracing."""
+
+    def outer(self) -> tuple[Any, ...]:
+        """The span-context that they belong to."""
+        ...
+
+    def export(self, data: Any) -> None:
+        """Take a span-data."""
+
+
 class Call:
     """One request of a guest, or one message for it, as far as it has come.
 
@@ -91,7 +102,7 @@ class Call:
     the guest. `status` is what the client got from it, None for nothing yet, and `response_bytes` are those
     of the body. `error` is why there is no answer, up to the end of the call. `seconds` is how long all of it
     took, `start_seconds` what of this the fresh instance took, None where there was none. `request` is what
-    the guest is given: `carry` adds to it.
+    the guest is given: `carry` adds to it. `spans` takes those that the guest makes itself, if anybody does.
     """
 
     __slots__ = (
@@ -108,6 +119,7 @@ class Call:
         "role",
         "route",
         "seconds",
+        "spans",
         "start_seconds",
         "started",
         "status",
@@ -125,6 +137,7 @@ class Call:
         self.status: int | None = None
         self.response_bytes = 0
         self.inner = False  # another guest's request
+        self.spans: GuestSpans | None = None
         self.seconds = 0.0
         self.start_seconds: float | None = None
         self.started: float | None = None

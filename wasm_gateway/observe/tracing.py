@@ -30,6 +30,7 @@ from ..errors import Trap
 from ..guest_logs import printable
 from ..messages import Headers
 from . import Call, Outcome, Quiet
+from .guest_spans import GuestSpans
 
 SCHEMA = "https://opentelemetry.io/schemas/1.37.0"
 
@@ -58,6 +59,8 @@ class Tracing(Quiet):
         self._propagator.inject(carrier, context)
         if carrier:
             call.carry(carrier.items(), instead=_W3C)
+        if span.is_recording():
+            call.spans = GuestSpans(self._provider or get_tracer_provider(), span)
         return span, attach(context)
 
     def _message(self, call: Call) -> tuple[Span, None]:

@@ -82,6 +82,7 @@ def test_the_span_of_a_request(application: Any, wat: Any, ask: Any, traces: Tra
         "wasm.component": "hello",
         "wasm.dialect": "spin",
         "wasm.outcome": "ok",
+        "wasm.role": "answer",
     }
     assert span.status.status_code is StatusCode.UNSET
     assert span.instrumentation_scope.name == "wasm_gateway"

@@ -109,6 +109,7 @@ class Tracing(Quiet):
 
 def _describe(span: Span, call: Call) -> None:
     span.set_attribute("wasm.outcome", call.outcome.value)
+    span.set_attribute("wasm.role", call.role.value)
     if call.dialect:
         span.set_attribute("wasm.dialect", call.dialect)
     if call.start_seconds is not None:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wasm_gateway import Gateway
+from wasm_gateway.stopwatch import PHASES, Stopwatch
 
 from . import guests, measure, processes, wasi_http, wasi_http_p3
 from .report import Cell, Table
 from .servers import compare
-from .stopwatch import PHASES, Stopwatch
 from .wasmtime_serve import NO_PROGRAM, ours, program, theirs
 
 # The variable that names a folder with guests of any language; they are measured too when it is set.
@@ -132,7 +132,7 @@ def in_process(found: list[Subject], quick: bool, notes: str) -> Table:
     with stopwatch.watching(), opened(found) as made:
         for gateway in made.values():
             stopwatch.watch(gateway)
-        splits = stopwatch.split(functions(made), effort)
+        splits = stopwatch.split(functions(made), effort.rounds, effort.calls, effort.warmup)
         entered = {what: stopwatch.entries("host", function) for what, function in functions(made).items()}
     columns = (
         *("guest", "KiB", "host calls", "median us", "p95 us", "CPU us", "spread %"),

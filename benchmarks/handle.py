@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wasm_gateway import Gateway
+from wasm_gateway.stopwatch import PHASES, Stopwatch
 
 from . import guests, measure, wasi_http
 from .report import Cell, Table
-from .stopwatch import PHASES, Stopwatch
 
 ROUND = "0123456789abcdef0123456789abcdef"
 UNTIL = 4_000_000_000_000  # ms since 1970: a round that never ends
@@ -126,7 +126,7 @@ def run(quick: bool) -> list[Table]:
     with stopwatch.watching(), gateways() as made:
         for gateway in made.values():
             stopwatch.watch(gateway)
-        splits = stopwatch.split(functions(made), effort)
+        splits = stopwatch.split(functions(made), effort.rounds, effort.calls, effort.warmup)
     rows: list[tuple[Cell, ...]] = []
     for key, total in totals.items():
         what, headers = key

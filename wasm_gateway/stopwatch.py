@@ -15,15 +15,17 @@ from time import perf_counter_ns
 from types import FunctionType, SimpleNamespace
 from typing import Any, TypeVar
 
-from wasm_gateway import Gateway, capi
-from wasm_gateway.executors.guest import Guest
-from wasm_gateway.instance import Instance
+from . import capi
+from .executors.guest import Guest
+from .gateway import Gateway
+from .instance import Instance
 
-from .measure import Effort
-
-# See NOTES of handle.py.
 Key = TypeVar("Key")
 
+# store: store, limits, instances, their start functions. guest: guest code, entering it, its allocators.
+# abi: arguments and answer, to and from its memory. host: host functions, with their arguments and
+# results. drop: the end of the store, and of what the guest had not dropped. rest: routing, headers, checks,
+# counters.
 PHASES = ("store", "guest", "abi", "host", "drop", "rest")
 
 
@@ -96,13 +98,13 @@ class Stopwatch:
         }
 
     def split(
-        self, functions: Mapping[Key, Callable[[], object]], effort: Effort
+        self, functions: Mapping[Key, Callable[[], object]], rounds: int, calls: int, warmup: int
     ) -> dict[Key, dict[str, float]]:
-        """The median of each phase of each function, interleaved."""
+        """The median of each phase of each function, in interleaved `rounds` of `calls`, after a warmup."""
         laps: dict[Key, list[dict[str, float]]] = {key: [] for key in functions}
-        for turn in range(effort.rounds + 1):
+        for turn in range(rounds + 1):
             for key, function in functions.items():
-                found = [self.lap(function) for _ in range(effort.calls if turn else effort.warmup)]
+                found = [self.lap(function) for _ in range(calls if turn else warmup)]
                 laps[key] += found if turn else []
         return {
             key: {phase: statistics.median(lap[phase] for lap in found) for phase in PHASES}
@@ -118,7 +120,7 @@ class Stopwatch:
         """Count what the canonical ABI does with arguments and answers of this gateway's guests."""
         for entry in (gateway._entries or {}).values():
             executor: Any = entry.http
-            handler = getattr(executor, "handler", None)
+            handler: Any = getattr(executor, "handler", None)
             if hasattr(handler, "begin"):
                 executor.handler = SimpleNamespace(begin=self.wrap("abi", handler.begin))
             elif handler is not None:

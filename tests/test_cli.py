@@ -403,3 +403,25 @@ def test_inspect_what_is_no_wasm(app: Path) -> None:
     result = run("inspect", "spin.toml")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
+
+
+# Completion
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("wasm-gateway check -c ", ["hello", "inner", "reader"]),
+        ("wasm-gateway up --component-id he", ["hello"]),
+        ("wasm-gateway routes -f {app} -c i", ["inner"]),
+        ("wasm-gateway check -f nowhere -c ", []),
+        ("wasm-gateway sch", ["schema"]),
+    ],
+)
+def test_completion(app: Path, monkeypatch: pytest.MonkeyPatch, words: str, expected: list[str]) -> None:
+    typed = words.format(app=app).split(" ")
+    monkeypatch.setenv("COMP_WORDS", " ".join(typed))
+    monkeypatch.setenv("COMP_CWORD", str(len(typed) - 1))
+    monkeypatch.setenv("_WASM_GATEWAY_COMPLETE", "bash_complete")
+    result = CliRunner().invoke(cli, [], prog_name="wasm-gateway")
+    assert [line.partition(",")[2] for line in result.stdout.split()] == expected

@@ -29,6 +29,8 @@ LEVELS: list[list[set[str]]] = [
         {"guest_logs"},
         {"workers"},
         {"migration"},
+        {"schema"},
+        {"sites"},
     ],
     [{"engine"}, {"observe"}],
     [{"linked"}],
@@ -36,7 +38,7 @@ LEVELS: list[list[set[str]]] = [
     [{"instance"}],
     [{"executors"}],
     [{"gateway", "loader"}, {"inspection"}],
-    [{"wsgi", "asgi"}, {"redis_trigger"}],
+    [{"wsgi", "asgi"}, {"redis_trigger"}, {"stopwatch", "bench"}, {"doctor"}, {"export"}],
     [{"__init__"}],
     [{"integrations"}, {"cli", "__main__", "serve", "announce", "report"}],
 ]

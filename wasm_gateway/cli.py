@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from .errors import GatewayError, ManifestError
 from .report import as_json, who_acts
@@ -59,10 +60,30 @@ _from = click.option(
     "Default: ./spin.toml, or that of a folder above.",
 )
 _profile = click.option("--profile", metavar="NAME", help="The build profile to use.")
+
+
+def _complete_component(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Ids of the manifest's components, for the completion of a shell; none where it cannot be read."""
+    from .manifest import find_manifest, load_manifest
+
+    try:
+        ids = load_manifest(find_manifest(ctx.params.get("source"))).components
+    except (GatewayError, OSError):
+        return []
+    return [id for id in ids if id.startswith(incomplete)]
+
+
+def _complete_guest(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids of components, and files."""
+    ids = map(CompletionItem, _complete_component(ctx, param, incomplete))
+    return [*ids, CompletionItem(incomplete, type="file")]
+
+
 _components = click.option(
     *("-c", "--component-id", "components"),
     multiple=True,
     metavar="ID",
+    shell_complete=_complete_component,
     help="Only this component and its triggers. Repeatable.",
 )
 _format = click.option(
@@ -575,7 +596,7 @@ def _progress(
 
 
 @cli.command()
-@click.argument("guest", metavar="FILE|COMPONENT")
+@click.argument("guest", metavar="FILE|COMPONENT", shell_complete=_complete_guest)
 @_options(_from, _profile, _cache_dir)
 @click.option("--types", is_flag=True, help="Show the signatures of interfaces.")
 @_options(_format)
@@ -616,6 +637,86 @@ def _guest(guest: str, source: str | None, profile: str | None, cache_dir: str |
 
     folder = Path(cache_dir) if cache_dir else default_cache_dir()
     return load_source(component, folder, manifest_path=manifest.path).read_bytes(), component
+
+
+# doctor
+
+
+@cli.command()
+@_options(_from, _runtime_config, _state_dir, _cache_dir, _variables)
+@click.option("--fix", is_flag=True, help="Repair the manifest, after showing what changes.")
+@click.option("-y", "--yes", is_flag=True, help="With --fix: do not ask.")
+@_options(_format)
+def doctor(
+    source: str | None,
+    runtime_config_file: str | None,
+    state_dir: str | None,
+    cache_dir: str | None,
+    variables: tuple[str, ...],
+    fix: bool,
+    yes: bool,
+    output: str,
+) -> None:
+    """Say what of a Spin application runs here, what does not and why, and repair its manifest.
+
+    Exit code: 0 when nothing is wrong (hints are not), 1 otherwise.
+    """
+    from . import doctor as room
+    from .manifest import find_manifest
+    from .variables import parse_variable_options
+
+    options: dict[str, Any] = {"variables": parse_variable_options(variables)}
+    options |= {"runtime_config": runtime_config_file} if runtime_config_file else {}
+    options |= {"state_dir": state_dir} if state_dir else {}
+    options |= {"cache_dir": cache_dir} if cache_dir else {}
+    path = find_manifest(source)
+    if path.suffix in (".wasm", ".wat"):
+        raise click.UsageError(
+            "it is a manifest that is examined; for a guest there is `wasm-gateway inspect`"
+        )
+    with _quiet():
+        report = room.examine(path, options)
+    if output == "plain":
+        _print("\n".join(report.lines()))
+    diff = report.diff()
+    if diff and fix and output == "plain":
+        _print(f"\n{diff}")
+    if diff and fix and (yes or _agrees(f"Write this to {path}?")):
+        try:
+            kept = room.repair(report)
+        except OSError as error:
+            raise click.ClickException(f"nothing was repaired: {error}") from error
+        with _quiet():
+            report = room.examine(path, options)
+        if output == "plain":
+            _print(f"{path} is repaired" + (f"; the old one is {kept}" if kept else ""))
+            _print("\n".join(["Afterwards:", *report.lines()]))
+    elif diff and output == "plain":
+        _print(
+            "\nNothing was changed" if fix else "\n`wasm-gateway doctor --fix` shows and makes the repairs"
+        )
+    if output == "json":
+        _print_json(report.as_json())
+    sys.exit(0 if report.ok else 1)
+
+
+def _agrees(question: str) -> bool:
+    """Whether somebody at a terminal says yes; where nobody is, no."""
+    return sys.stdin.isatty() and click.confirm(question, err=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without log lines about what the report says itself."""
+    import logging
+
+    log = logging.getLogger("wasm_gateway")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 # Output

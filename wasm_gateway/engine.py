@@ -424,6 +424,17 @@ class CompileCache:
                 Path(temporary).unlink(missing_ok=True)
             log.warning("compiled code could not be kept in %s: %s", path, error)
 
+    def stale(self, engine: Engine, paths: Iterable[Path]) -> list[Path]:
+        """Those of `paths`, files of this cache, that another version of wasmtime has compiled."""
+        found = []
+        for path in paths:
+            try:
+                wasmtime.Module.deserialize_file(engine.wasmtime_engine, str(path))
+            except wasmtime.WasmtimeError as error:
+                if "incompatible version" in str(error):
+                    found.append(path)
+        return found
+
 
 def foreign(path: Path) -> str | None:
     """Why `path` is not ours alone, None when it is."""

@@ -242,6 +242,13 @@ def find_line(text: str, key: Key) -> int | None:
     return None
 
 
+def spans(text: str) -> dict[Key, tuple[int, int, int]]:
+    """Of every `key = value` of a valid TOML text: where the key begins, where its value begins and ends."""
+    scanner = _Scanner(text)
+    scanner.scan()
+    return scanner.values
+
+
 class _Scanner:
     """The offset of every key and array element of a valid TOML text, in one pass."""
 
@@ -249,6 +256,7 @@ class _Scanner:
         self.text = text
         self.pos = 0
         self.offsets: dict[Key, int] = {}
+        self.values: dict[Key, tuple[int, int, int]] = {}
         self.lengths: dict[Key, int] = {}  # of the arrays of tables met so far
 
     def scan(self) -> dict[Key, int]:
@@ -326,7 +334,10 @@ class _Scanner:
             self.offsets.setdefault(prefix, start)
         self.pos += 1  # the "="
         self.skip(" \t")
+        begin = self.pos
         self.value(prefix)
+        end = begin + len(self.text[begin : self.pos].rstrip())
+        self.values[prefix] = (start, begin, end)
 
     def value(self, key: Key) -> None:
         char = self.text[self.pos]

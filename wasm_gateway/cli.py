@@ -719,6 +719,79 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
+# export
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["spinapp", "spin", "container"]))
+@_options(_from, _profile, _components)
+@click.option(
+    *("-o", "--output", "folder"),
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write files there, instead of to stdout.",
+)
+@click.option("--force", is_flag=True, help="Write over files that are there.")
+@click.option("--image", metavar="REF", help="Where the application is pushed to, as ghcr.io/me/app:1.0.")
+@click.option(
+    "--replicas", type=click.IntRange(0, 10_000), default=2, show_default=True, help="spinapp: pods to run."
+)
+@click.option("--executor", metavar="NAME", help="spinapp: what runs it.  [default: containerd-shim-spin]")
+@_options(_runtime_config)
+def export(
+    what: str,
+    source: str | None,
+    profile: str | None,
+    components: tuple[str, ...],
+    folder: Path | None,
+    force: bool,
+    image: str | None,
+    replicas: int,
+    executor: str | None,
+    runtime_config_file: str | None,
+) -> None:
+    """Go past one machine: to SpinKube (spinapp), to Spin (spin), or into a container (container).
+
+    spinapp is a SpinApp resource, spin a script that pushes the same folder with Spin, container a
+    Containerfile for the Django or Flask site around the manifest.
+    """
+    from . import export as room
+    from .sites import find_site
+
+    manifest = _manifest(source, profile, components)
+    reference = image or room.default_image(manifest)
+    files: dict[str, str] = {}
+    match what:
+        case "spinapp":
+            files["spinapp.yaml"] = room.spinapp(
+                manifest,
+                reference,
+                replicas=replicas,
+                executor=executor or room.EXECUTOR,
+                components=components,
+                runtime_config=runtime_config_file,
+            )
+        case "spin":
+            files["push.sh"] = room.spin_commands(manifest, reference)
+        case _:
+            files["Containerfile"] = room.containerfile(manifest, find_site(manifest.folder))
+            files[".containerignore"] = room.containerignore(manifest)
+    if what != "container" and image is None:
+        click.echo(f"Note: --image REF is not given: {reference} is yours to replace", err=True)
+    if folder is None:
+        _print(next(iter(files.values())).removesuffix("\n"))
+        return
+    for name in files:
+        if (folder / name).exists() and not force:
+            raise click.ClickException(f"{folder / name} is there already; --force writes over it")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        if name.endswith(".sh"):
+            (folder / name).chmod(0o755)
+        _print(str(folder / name))
+
+
 # Output
 
 

@@ -792,6 +792,89 @@ def export(
         _print(str(folder / name))
 
 
+# bench
+
+
+def _headers(_: click.Context, __: click.Parameter, values: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = []
+    for value in values:
+        name, colon, text = value.partition(":")
+        if not colon or not name.strip():
+            raise click.BadParameter(f"{value!r} must be of the form `name: value`")
+        pairs.append((name.strip().lower(), text.strip()))
+    return pairs
+
+
+@cli.command()
+@click.argument("route", metavar="ROUTE")
+@_options(_from, _profile)
+@click.option(
+    *("-n", "--requests", "count"), type=click.IntRange(1, 10_000_000), default=1000, show_default=True
+)
+@click.option("--method", metavar="NAME", help="The method.  [default: GET, or POST with --body]")
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME:VALUE",
+    callback=_headers,
+    help="A header. Repeatable.",
+)
+@click.option("--body", metavar="TEXT", help="The body, or @file.")
+@_options(_runtime_config, _state_dir, _cache_dir, _disable_pooling, _variables, _format)
+def bench(
+    route: str,
+    source: str | None,
+    profile: str | None,
+    count: int,
+    method: str | None,
+    headers: list[tuple[str, str]],
+    body: str | None,
+    runtime_config_file: str | None,
+    state_dir: str | None,
+    cache_dir: str | None,
+    disable_pooling: bool,
+    variables: tuple[str, ...],
+    output: str,
+) -> None:
+    """Measure the requests of a route (a path, as /hello?name=x): how long, and where the time goes.
+
+    They go one after the other, without a server in between. Stores are fresh and forgotten afterwards,
+    but for those of a --state-dir.
+    """
+    from . import bench as room
+    from .messages import Headers, Request
+
+    if not route.startswith("/"):
+        raise click.BadParameter("a path begins with /", param_hint="ROUTE")
+    data = b""
+    if body is not None:
+        data = Path(body[1:]).read_bytes() if body.startswith("@") else body.encode()
+        headers = [*headers, ("content-length", str(len(data)))]
+    path, mark, query = route.partition("?")
+    authority = dict(headers).get("host", "localhost")
+    request = Request(
+        method=(method or ("GET" if body is None else "POST")).upper(),
+        path=path,
+        query=query if mark else None,
+        headers=Headers([("host", authority), *(pair for pair in headers if pair[0] != "host")]),
+        body=(data,) if data else (),
+        authority=authority,
+        client=("127.0.0.1", 50_000),
+    )
+    with tempfile.TemporaryDirectory(prefix="wasm-gateway-") as fresh:
+        kept = fresh if state_dir is None else state_dir
+        application = _gateway_application(
+            *(source, profile, (), runtime_config_file, kept, cache_dir, variables),
+            engine=_engine(disable_pooling),
+        )
+        result = room.run(application.gateway, request, count)
+    if output == "json":
+        _print_json(result.as_json())
+    else:
+        _print("\n".join(result.lines()))
+
+
 # Output
 
 

@@ -875,6 +875,18 @@ def bench(
         _print("\n".join(result.lines()))
 
 
+# schema
+
+
+@cli.command()
+@click.option("--with-spin", is_flag=True, help="Refer to Spin's own schema for the rest of the manifest.")
+def schema(with_spin: bool) -> None:
+    """Print the JSON schema of the tool.wasm-gateway tables, for editors (taplo, VS Code)."""
+    from .schema import schema as made
+
+    _print(json.dumps(made(with_spin=with_spin), indent=2))
+
+
 # Output
 
 

@@ -162,7 +162,7 @@ class ComponentOptions:
             if name in READERS:
                 rule[name] = value
                 continue
-            reader = _OPTIONS.get(name)
+            reader = OPTION_READERS.get(name)
             if reader is None:
                 known = ", ".join(f"`{option}`" for option in OPTIONS)
                 raise ManifestError(f"unknown field `{name}`, expected one of {known}", key=name)
@@ -407,13 +407,13 @@ def error_in(path: Path | None, message: str, *key: str | int) -> ManifestError:
 
 # -- options -----------------------------------------------------------------------------------------
 
-_SIZE_UNITS: Final = {
+SIZE_UNITS: Final = {
     "": 1, "b": 1,
     "kb": 10**3, "mb": 10**6, "gb": 10**9,
     "k": 2**10, "m": 2**20, "g": 2**30,
     "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
-_TIME_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+TIME_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _QUANTITY: Final = r"(?a)\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*"
 
 
@@ -423,7 +423,7 @@ def parse_size(value: object) -> int:
         size = value
     else:
         match = re.fullmatch(_QUANTITY, value) if isinstance(value, str) else None
-        unit = _SIZE_UNITS.get(match[2].lower()) if match else None
+        unit = SIZE_UNITS.get(match[2].lower()) if match else None
         if match is None or unit is None:
             raise ValueError(f'{value!r} is not a size, expected bytes or a text like "64MiB"')
         size = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
@@ -438,7 +438,7 @@ def parse_duration(value: object) -> float:
         seconds = float(value)
     else:
         match = re.fullmatch(_QUANTITY, value) if isinstance(value, str) else None
-        unit = _TIME_UNITS.get(match[2]) if match else None
+        unit = TIME_UNITS.get(match[2]) if match else None
         if match is None or unit is None:
             raise ValueError(f'{value!r} is not a duration, expected seconds or a text like "100ms"')
         seconds = float(match[1]) * unit
@@ -496,7 +496,7 @@ def _interfaces(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-_OPTIONS: Final = {
+OPTION_READERS: Final = {
     "timeout": parse_duration,
     "max_memory": parse_size,
     "max_table_elements": _count,
@@ -514,7 +514,7 @@ _OPTIONS: Final = {
     "idle_instance_timeout": parse_duration,
 }
 # Every key of a [tool.wasm-gateway] table.
-OPTIONS: Final = (*_OPTIONS, *READERS)
+OPTIONS: Final = (*OPTION_READERS, *READERS)
 
 
 # -- the reader --------------------------------------------------------------------------------------

@@ -157,6 +157,7 @@ source = "b.wasm"
 """
     manifest = parse_manifest(text, tmp_path / "spin.toml")
     rows, (finding,) = diagnose(manifest, {"cache_dir": tmp_path / "cache"})
+    assert [row.runs for row in rows] == [False, True]
     assert rows[0].routes == ("timer (not served here)",)
     assert (finding.component, finding.level, finding.what) == ("b", Level.HINT, "no trigger leads to it")
 

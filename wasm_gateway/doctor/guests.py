@@ -47,6 +47,8 @@ EXTRAS = (
 # import all there is.
 TOLD = ("key_value_stores", "sqlite_databases")
 WHOLE_WORLD = 5
+# What is said of a trigger that only a plugin of Spin serves.
+ELSEWHERE = " (not served here)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,9 @@ def diagnose(manifest: Manifest, options: Mapping[str, Any]) -> tuple[list[Row],
     for id, guest in guests.items():
         if id not in broken:
             findings += _warnings(manifest.components[id], guest)
+    elsewhere = {id for id, of in routes.items() if all(route.endswith(ELSEWHERE) for route in of)}
     rows = [
-        Row(id, whole and id not in broken, _dialect(guests.get(id)), tuple(routes.get(id, ())))
+        Row(id, whole and id not in broken | elsewhere, _dialect(guests.get(id)), tuple(routes.get(id, ())))
         for id in manifest.components
     ]
     return rows, findings
@@ -105,7 +108,7 @@ def _routes(manifest: Manifest) -> dict[str, list[str]]:
             case OtherTrigger():
                 called = trigger.table.get("component")
                 if isinstance(called, str):
-                    routes.setdefault(called, []).append(f"{trigger.type} (not served here)")
+                    routes.setdefault(called, []).append(f"{trigger.type}{ELSEWHERE}")
     return routes
 
 

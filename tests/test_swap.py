@@ -619,6 +619,17 @@ def test_a_manifest_waits_for_its_guests(wat: Any, steps: Any, application: Any,
     assert gateway.describe()[0]["refused"] is None
 
 
+def test_a_route_may_move_whatever_lies_there(wat: Any, steps: Any, application: Any, ask: Any) -> None:
+    wasm = wat.flat(say("a"))
+    gateway = steps(a=wasm)
+    entry = gateway._entries["a"]
+    application.manifest({"a": application.part(b"garbage", route="/moved")})
+    look(gateway)
+    assert ask(gateway, "/moved") == (200, b"a")
+    assert gateway._entries["a"] is entry
+    assert entry.refused
+
+
 def test_what_a_manifest_forbids_does_not_come_back(wat: Any, steps: Any, application: Any) -> None:
     wasm = wat.flat(say("a"))
     gateway = steps(a=application.part(wasm, environment={"SECRET": "x"}), b=wat.flat(say("b")))
@@ -773,5 +784,29 @@ for _ in range(4):
 stop.set()
 thread.join()
 """,
+        **names,
+    )
+
+
+@needs_fork
+def test_of_several_processes_one_compiles(names: dict[str, str], tmp_path: Path) -> None:
+    python(
+        """
+from wasm_gateway.engine import CompileCache, Engine
+store = CompileCache.store
+def slowly(*arguments):
+    os.write(write, b"x")
+    time.sleep(0.3)  # the others have seen the new guest by now
+    store(*arguments)
+CompileCache.store = slowly
+read, write = os.pipe()
+gateway.close()
+gateway = Gateway.from_manifest(gateway.manifest.path, cache_dir=CACHE, watch=True).open()
+assert os.read(read, 100) == b"x"
+pids = [in_child(lambda: until(b"new")) for _ in range(3)]
+path.write_bytes(new)
+assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+assert os.read(read, 100) == b"x"
+""".replace("CACHE", repr(str(tmp_path / "cache"))),
         **names,
     )

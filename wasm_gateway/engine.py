@@ -23,8 +23,10 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,10 @@ from .errors import ComponentError, HostError, LinkError, UnsupportedError
 log = logging.getLogger("wasm_gateway.engine")
 
 TICK_SECONDS = 0.01
+
+# Seconds that one process waits for another that compiles, the largest guests taking 10; how often it looks.
+MAX_TURN_SECONDS = 30.0
+TURN_CHECK_SECONDS = 0.02
 
 # A pool slot reserves address space, not memory: 4 GiB and its guard each, so that
 # bounds checks cost nothing. 256 slots are 1 TiB of the 128 TiB that there are.
@@ -353,6 +359,27 @@ class CompileCache:
         if reason:
             log.warning("compiled guests are not cached in %s: %s", self.folder, reason)
         return not reason
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Meanwhile no other process is in here: of several that want the same code one compiles it.
+
+        Somebody who stays in here for too long is not waited for.
+        """
+        if sys.platform == "win32" or not self.usable():
+            yield
+            return
+        import fcntl
+
+        with (self.folder / ".lock").open("ab") as file:
+            end = time.monotonic() + MAX_TURN_SECONDS
+            while time.monotonic() < end:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    time.sleep(TURN_CHECK_SECONDS)
+            yield
 
     def path(self, engine: Engine, wasm: bytes | memoryview, variant: str = "") -> Path:
         """Where the compiled code of `wasm` is kept, for this engine's settings."""

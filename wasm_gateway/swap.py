@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,14 +103,14 @@ class Swaps:
 
     def _guest_changed(self, one: Served, entry: Entry) -> None:
         try:
-            with forks.postponed():
-                loader = Loader(self._gateway, apart=True)
-                binaries = loader.read(one)
-                if binaries.digest in (entry.digest, entry.rejected):
-                    entry.refused = None
-                    return
+            loader = Loader(self._gateway, apart=True)
+            binaries = loader.read(one)
+            if binaries.digest in (entry.digest, entry.rejected):
+                entry.refused = None
+                return
+            with _compiling(loader):
                 loaded = loader.load_guest(one, binaries)
-                self._install(self._gateway.manifest, {one.id: loaded})
+            self._install(self._gateway.manifest, {one.id: loaded})
         except Exception as error:
             entry.refused = str(error)
             _say(error, f"component {one.id}: its changed guest is not taken, the one before goes on")
@@ -119,7 +120,7 @@ class Swaps:
     # By hand
 
     def reload(self, component_id: str | None) -> None:
-        """Gateway.reload"""
+        """Gateway.reload."""
         gateway = self._gateway
         if gateway._entries is None:
             gateway.open()
@@ -135,7 +136,7 @@ class Swaps:
             self._take(manifest, ids)
 
     def rollback(self, component_id: str) -> None:
-        """Gateway.rollback"""
+        """Gateway.rollback."""
         gateway = self._gateway
         with self.lock, gateway._lock:
             entries = gateway._entries or {}
@@ -164,15 +165,16 @@ class Swaps:
         if gateway._entries is None:
             gateway._take(manifest)
             return
-        known = {one.id: (one, _around(one, gateway.manifest)) for one in served(gateway.manifest)}
-        with forks.postponed():
-            loader = Loader(gateway, manifest, apart=True)
-            loaded = {}
+        rules = gateway.options.rules
+        known = {one.id: _inside(one, gateway.manifest, rules) for one in served(gateway.manifest)}
+        loader = Loader(gateway, manifest, apart=True)
+        loaded = {}
+        with _compiling(loader):
             for one in served(manifest):
-                if one.id in ids or known.get(one.id) != (one, _around(one, manifest)):
+                if one.id in ids or known.get(one.id) != _inside(one, manifest, rules):
                     self._files.take(one.id, sources(one))
                     loaded[one.id] = loader.load_guest(one)
-            self._install(manifest, loaded)
+        self._install(manifest, loaded)
 
     def _install(self, manifest: Manifest, loaded: Mapping[str, Entry]) -> None:
         gateway = self._gateway
@@ -198,11 +200,21 @@ class Swaps:
             entry.close()
 
 
-def _around(one: Served, manifest: Manifest) -> object:
-    """What else of the manifest there is in an entry: variables, whom it may call, its routes."""
-    callable_ = list(manifest.components) if one.component.allowed_outbound_hosts else []
-    routes = [http.route for http in manifest.http_triggers if http.component == one.component.id]
-    return manifest.variables, callable_, routes
+@contextmanager
+def _compiling(loader: Loader) -> Iterator[None]:
+    """In turn with other processes, and not while this one is forked."""
+    with nullcontext() if loader.cache is None else loader.cache.exclusively(), forks.postponed():
+        yield
+
+
+def _inside(one: Served, manifest: Manifest, rules: Collection[str]) -> object:
+    """What of a manifest there is in an entry; the site has `rules` for some components and routes."""
+    component, http = one.component, one.http
+    callable_ = list(manifest.components) if component.allowed_outbound_hosts else []
+    routes = [each.route for each in manifest.http_triggers if each.component == component.id]
+    ruled = [route for route in routes if route in rules]
+    called = http and (http.executor, http.middleware)
+    return component, called, one.messages, manifest.variables, callable_, ruled
 
 
 def _say(error: Exception, what: str) -> None:

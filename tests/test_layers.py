@@ -31,7 +31,7 @@ LEVELS: list[list[set[str]]] = [
         {"watch"},
         {"migration"},
     ],
-    [{"engine"}],
+    [{"engine"}, {"observe"}],
     [{"linked"}],
     [{"host"}],
     [{"instance"}],
@@ -60,6 +60,8 @@ OWNERS = {
     "django": {"integrations"},
     "flask": {"integrations"},
     "werkzeug": {"integrations"},
+    "prometheus_client": {"observe"},
+    "opentelemetry": {"observe"},
 }
 
 

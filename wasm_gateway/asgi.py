@@ -26,10 +26,10 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from .errors import GuestError, RequestError, Saturated
+from .errors import Disconnected, GuestError, RequestError, Saturated
 from .messages import STREAMED, Headers, Request, Response, Trailers
 from .migration.requests import RequestFacts, set_cookie
-from .workers import OUTBOX_CHUNKS, STALL_SECONDS, Disconnected, Stalled, Workers, post
+from .workers import OUTBOX_CHUNKS, STALL_SECONDS, Stalled, Workers, post
 from .wsgi import (
     Meter,
     Outgoing,
@@ -675,7 +675,7 @@ class Exchange:
             self._watch = watch
             watch.add(self)
         try:
-            workers.submit(copy_context().run, self._work, then=self._tell)
+            workers.submit(copy_context().run, self._work, of=self._match.route.raw, then=self._tell)
             answer = await self._head
         except BaseException:
             self.close()

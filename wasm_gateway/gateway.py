@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import forks
+from . import forks, observe
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
@@ -45,7 +45,7 @@ from .manifest import (
     StaticResponse,
     load_manifest,
 )
-from .messages import Begin, Headers, LateHeaders, Request, Response
+from .messages import Begin, Headers, Request, Response
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
 from .swap import Swaps
@@ -91,6 +91,11 @@ class GatewayOptions:
     direct_mounts: bool = False
     disable_cache: bool = False
     watch: bool = False
+    metrics: bool = False  # by prometheus-client, in its default registry
+    tracing: bool = False  # by opentelemetry-api, and the SDK that the process has set up
+    access_log: bool = False
+    server_timing: bool = False
+    observers: Sequence[observe.Observer] = ()
     follow: Collection[str] | None = ()  # whose output is copied to stderr; None: everybody's
     engine: EngineOptions = DEFAULT_ENGINE
 
@@ -117,6 +122,13 @@ class Gateway:
         self._work_lock = threading.Lock()  # guards the making of the next
         self._work_dir: tuple[Path, Callable[[], object]] | None = None
         self.hosts: Hosts | None = None
+        self.watch = observe.watch(
+            options.observers,
+            metrics=options.metrics,
+            tracing=options.tracing,
+            access_log=options.access_log,
+            server_timing=options.server_timing,
+        )
         self.logs = GuestLogs(self.log_dir, follow=options.follow)
         self.swaps = Swaps(self, watch=options.watch)
         self._watcher = self.swaps.watcher
@@ -357,7 +369,11 @@ class Gateway:
         target = match.route.target
         if not isinstance(target, Target) or target.trigger.component is None:
             return None
-        return pilot.choose(target.trigger.component, match.route.raw, facts)
+        component = target.trigger.component
+        turn = pilot.choose(component, match.route.raw, facts)
+        if self.watch is not None and not turn.choice.guest:
+            self.watch.passed(component, match.route.raw, turn.choice.reason)
+        return turn
 
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""
@@ -382,12 +398,30 @@ class Gateway:
         begin: Begin | None = None,
         turn: Turn | None = None,
     ) -> Response | None:
+        if self.watch is None:
+            return self._execute(entry_id, match, turn, None, request, begin)
+        call = observe.Call(entry_id, match.label, request)
+        if turn is not None and turn.choice.shadow:
+            call.role = observe.Role.SHADOW
+        return self.watch.answer(call, begin, partial(self._execute, entry_id, match, turn, call))
+
+    def _execute(
+        self,
+        entry_id: str,
+        match: RouteMatch,
+        turn: Turn | None,
+        call: observe.Call | None,
+        request: Request,
+        begin: Begin | None,
+    ) -> Response | None:
         noted = begin if begin is None or turn is None else _Noted(begin)
         try:
             entry = self._entry(entry_id)
             executor = entry.http
             if executor is None:
                 raise entry.problem or LinkError("exports no HTTP handler")
+            if call is not None:
+                call.dialect = executor.dialect
             length = request.headers.get("content-length")
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
@@ -398,10 +432,12 @@ class Gateway:
             return response
         except GatewayError as error:
             instead = turn is not None and turn.failed(error)
-            response = _failure(error, entry_id, f"{request.method} {request.path!r}")
+            extra = observe.failure(call, entry_id, match.label, error)
+            response = _failure(error, entry_id, f"{request.method} {request.path!r}", extra)
         except Exception as error:
             what = f"{request.method!r} {request.path!r}"
-            log.exception("component %s: %s: error of the gateway", entry_id, what)
+            extra = observe.failure(call, entry_id, match.label, error)
+            log.exception("component %s: %s: error of the gateway", entry_id, what, extra=extra)
             instead = turn is not None and turn.failed(HostError(str(error)))
             response = Response(500)
         return None if instead and not getattr(noted, "begun", False) else response
@@ -518,17 +554,7 @@ _WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)
 
 
 def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Request:
-    """`request` as a guest may see it, whose headers are made when it does."""
-    headers = LateHeaders(partial(_guest_headers, request, match, executor.injects_headers))
-    return Request(
-        *(request.method, request.path, request.query, headers, request.body),
-        *(request.scheme, request.authority, request.client, request.protocol, request.trailers),
-        request.gone,
-    )
-
-
-def _guest_headers(request: Request, match: RouteMatch, injects: bool) -> tuple[tuple[str, str], ...]:
-    """Those of `request`, but no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
+    """`request` as a guest may see it: no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
 
     Spin leaves a client's own spin-* headers in front of the injected ones, where they are believed.
     """
@@ -536,7 +562,13 @@ def _guest_headers(request: Request, match: RouteMatch, injects: bool) -> tuple[
     authority = request.authority
     if authority is not None and ".spin.internal" in authority and _is_chained_host(authority):
         headers = [pair for pair in headers if pair[0] != "host"]
-    return (*headers, *spin_headers(match, request)) if injects else tuple(headers)
+    if executor.injects_headers:
+        headers += spin_headers(match, request)
+    return Request(
+        *(request.method, request.path, request.query, Headers.trusted(tuple(headers)), request.body),
+        *(request.scheme, authority, request.client, request.protocol, request.trailers),
+        request.gone,
+    )
 
 
 def _is_chained_host(authority: str) -> bool:
@@ -564,12 +596,12 @@ class _Noted:
         return self._begin(head)
 
 
-def _failure(error: GatewayError, component_id: str, what: str) -> Response:
+def _failure(error: GatewayError, component_id: str, what: str, extra: Mapping[str, Any]) -> Response:
     lines = [f"{what}: {type(error).__name__}: {error}", *getattr(error, "frames", ())[:20]]
     # Client and guest have their words in it: no line of theirs may look like another record.
     text = "\n    ".join(printable(line.encode(errors="backslashreplace")) for line in lines)
     level = logging.INFO if error.status < 500 else logging.ERROR
-    log.log(level, "component %s: %s", component_id, text, extra={"component": component_id})
+    log.log(level, "component %s: %s", component_id, text, extra=extra)
     if isinstance(error, Saturated):
         return Response(503, Headers([("retry-after", str(error.retry_after))]))
     return Response(error.status)

@@ -21,7 +21,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from .errors import GatewayError, GuestError, RequestError
+from .errors import Disconnected, GatewayError, GuestError, RequestError
 from .messages import NOT_TRAILERS, STREAMED, Headers, Request, Response, Trailers
 from .migration.requests import RequestFacts, set_cookie
 
@@ -398,7 +398,7 @@ class InputBody:
         if left is not None:
             if not chunk:
                 self._left = 0
-                raise RequestError("client disconnected")
+                raise Disconnected("client disconnected")
             self._left = left - len(chunk)
         elif not chunk:
             self._left = 0
@@ -612,7 +612,7 @@ class Push:
             self._write(chunk)
         except Exception as error:
             # Every server has its own exceptions for a client that left.
-            raise RequestError(f"the response could not be sent: {error!r}") from error
+            raise Disconnected(f"the response could not be sent: {error!r}") from error
 
     def end(self, response: Response) -> Iterable[bytes]:
         """What is left for the server; GuestError, at which it breaks the connection, for a failure."""

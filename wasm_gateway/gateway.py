@@ -444,7 +444,7 @@ class Gateway:
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
-        if self._watcher is not None:
+        if self._watcher is not None and not self._watcher.running:
             self._watcher.start()
         entry = self._entry(component_id)
         if entry.messages is None:

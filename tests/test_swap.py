@@ -158,11 +158,12 @@ def test_a_changed_guest_answers_soon(
     }
     assert ask(gateway, "/a") == (200, b"old")
     put(application.folder / "a.wasm", wat.spin(say("new")))
-    until(lambda: ask(gateway, "/a") == (200, b"new"))
+    until(lambda: messages(caplog, logging.WARNING))
+    assert messages(caplog, logging.WARNING) == ["component a: its changed guest answers from now on"]
+    assert ask(gateway, "/a") == (200, b"new")
     a, b = gateway.stats()
     assert (a.swaps, a.refused, b.swaps) == (1, None, 0)
-    assert a.started > 1  # those of before count too
-    assert messages(caplog, logging.WARNING) == ["component a: its changed guest answers from now on"]
+    assert a.started == 2  # those of before count too
     gateway.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "wasm-watch"]
 
@@ -204,6 +205,15 @@ def test_the_same_content_is_no_change(
     look(gateway)
     assert gateway.stats()[0].swaps == 0
     assert caplog.records == []
+
+
+def test_what_has_not_changed_is_not_read(
+    wat: Any, steps: Any, application: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = application(options={"watch": True}, a=wat.flat(say("old")))
+    monkeypatch.setattr(Loader, "read", None)
+    look(gateway)
+    assert gateway.stats()[0].refused is None
 
 
 def test_what_is_half_written_is_not_taken(
@@ -508,16 +518,23 @@ def test_rollback_without_watching(wat: Any, application: Any, ask: Any) -> None
 # Files of guests
 
 
-def test_each_guest_sees_the_files_of_when_it_was_loaded(wat: Any, application: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["by hand", "watching"])
+def test_each_guest_sees_the_files_of_when_it_was_loaded(
+    wat: Any, steps: Any, application: Any, tmp_path: Path, how: str
+) -> None:
     (tmp_path / "page.txt").write_text("old")
-    gateway = application(a=application.part(wat.flat(say("a")), files=["page.txt"]))
+    gateway = steps(a=application.part(wat.flat(say("a")), files=["page.txt"]))
 
     def copies() -> list[str]:
         return sorted(path.read_text() for path in gateway.work_dir.rglob("page.txt"))
 
     (tmp_path / "page.txt").write_text("new")
-    for expected in (["new", "old"], ["new", "new", "old"], ["new", "new", "old"]):
-        gateway.reload("a")
+    for number, expected in enumerate((["new", "old"], ["new", "new", "old"], ["new", "new", "old"])):
+        if how == "watching":
+            put(tmp_path / "a.wasm", wat.flat(say(str(number))))
+            look(gateway)
+        else:
+            gateway.reload("a")
         gc.collect()
         assert copies() == expected  # the first one belongs to the gateway, two to guests
     folder = gateway.work_dir
@@ -573,6 +590,18 @@ def test_a_request_that_was_matched_before_is_answered_as_it_was(
     assert gateway.streams(matches["/a"]) in (True, False)
     assert gateway.choose(matches["/a"], None) is None
     assert answer("/a") in (b"a", b"b")
+
+
+def test_a_request_that_was_matched_with_what_is_gone_now(wat: Any, steps: Any, application: Any) -> None:
+    gateway = steps(a=wat.flat(say("a")), b=wat.flat(say("b")))
+    match = gateway.match("/b")
+    for times in (1, 2):
+        application.manifest({"a": application.part(wat.flat(say("a")), route=f"/{times}")})
+        look(gateway)
+        assert gateway.match("/b") is None
+        assert set(gateway._entries) == ({"a", "b"} if times == 1 else {"a"})
+        if times == 1:
+            assert b"".join(gateway.handle(Request("GET", "/b"), match).body) == b"b"
 
 
 @pytest.mark.parametrize("text", ["not toml", "spin_manifest_version = 2\n[application]\nname = 'x'", None])

@@ -22,6 +22,7 @@ from tests.test_gateway import say
 from tests.wasi_p3_wat import P3Toolkit
 from wasm_gateway import Gateway, watch
 from wasm_gateway.errors import ComponentError, HostError, ManifestError
+from wasm_gateway.loader import Loader
 from wasm_gateway.messages import Request
 
 PATIENCE = 60.0
@@ -208,7 +209,7 @@ def test_the_same_content_is_no_change(
 
 
 def test_what_has_not_changed_is_not_read(
-    wat: Any, steps: Any, application: Any, monkeypatch: pytest.MonkeyPatch
+    wat: Any, application: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = application(options={"watch": True}, a=wat.flat(say("old")))
     monkeypatch.setattr(Loader, "read", None)

@@ -195,8 +195,8 @@ def test_it_ends_with_what_it_looks_for(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_bug_does_not_end_it(looker: Looker, caplog: pytest.LogCaptureFixture) -> None:
-    looker.watcher.start()
     looker.fails = True
+    looker.watcher.start()
     until(lambda: len(looker.looks) > 3)
     looker.watcher.stop()
     assert "a bug" in caplog.text

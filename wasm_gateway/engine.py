@@ -393,20 +393,36 @@ class CompileCache:
 
         Somebody who stays in here for too long is not waited for.
         """
-        if sys.platform == "win32" or not self.usable():
+        file = self._turn() if sys.platform != "win32" and self.usable() else None
+        try:
             yield
-            return
+        finally:
+            if file is not None:
+                import fcntl
+
+                # closing alone does not, where a forked child has it too
+                fcntl.flock(file, fcntl.LOCK_UN)
+                os.close(file)
+
+    def _turn(self) -> int | None:
+        """A file that is locked; None where it is somebody else's for too long, or no lock is to be had."""
         import fcntl
 
-        with (self.folder / ".lock").open("ab") as file:
-            end = time.monotonic() + MAX_TURN_SECONDS
-            while time.monotonic() < end:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    time.sleep(TURN_CHECK_SECONDS)
-            yield
+        try:
+            file = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return None
+        end = time.monotonic() + MAX_TURN_SECONDS
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+            except BlockingIOError:
+                time.sleep(TURN_CHECK_SECONDS)
+            except OSError:
+                break  # a file system without locks
+        os.close(file)
+        return None
 
     def path(self, engine: Engine, wasm: bytes | memoryview, variant: str = "") -> Path:
         """Where the compiled code of `wasm` is kept, for this engine's settings."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from . import forks
 from .errors import GatewayError, HostError, ManifestError
+from .guest_logs import printable
 from .loader import Entry, Loader, Served, served
 from .manifest import Manifest, PathSource
 from .watch import Files, Watcher
@@ -218,5 +219,9 @@ def _inside(one: Served, manifest: Manifest, rules: Collection[str]) -> object:
 
 
 def _say(error: Exception, what: str) -> None:
+    # Names of the guest's are in it: no line of theirs may look like another record.
+    text = "\n    ".join(
+        printable(line.encode(errors="backslashreplace")) for line in str(error).splitlines()
+    )
     # a bug of ours has a trace; a guest that does not load needs none
-    log.error("%s: %s", what, error, exc_info=None if isinstance(error, GatewayError) else error)
+    log.error("%s: %s", what, text, exc_info=None if isinstance(error, GatewayError) else error)

@@ -108,7 +108,7 @@ class Watcher:
             look = self._look()
             if self.running or look is None:
                 return
-            look(True)
+            _call(look, True)
             stop = threading.Event()
             thread = threading.Thread(target=_run, args=(self._look, stop), name="wasm-watch", daemon=True)
             try:
@@ -133,14 +133,20 @@ def _run(method: weakref.WeakMethod[Callable[[bool], object]], stop: threading.E
         look = method()
         if look is None:
             return
-        try:
-            look(False)
-        except Exception:
-            log.exception("looking for changed guests failed")
+        _call(look, False)
         del look
 
 
+def _call(look: Callable[[bool], object], at_once: bool) -> None:
+    try:
+        look(at_once)
+    except Exception:
+        log.exception("looking for changed files failed")
+
+
 def _stop(stop: threading.Event, thread: threading.Thread, owner: int) -> None:
+    if owner != os.getpid():
+        return  # in a forked child, where nobody gives back what the thread holds
     stop.set()
-    if owner == os.getpid() and thread is not threading.current_thread():
+    if thread is not threading.current_thread():
         thread.join(LINGER_SECONDS)

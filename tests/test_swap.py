@@ -649,6 +649,18 @@ def test_a_manifest_waits_for_its_guests(wat: Any, steps: Any, application: Any,
     assert gateway.describe()[0]["refused"] is None
 
 
+def test_a_guest_is_taken_though_its_manifest_is_not(
+    wat: Any, steps: Any, application: Any, ask: Any
+) -> None:
+    gateway = steps(a=wat.flat(say("old")))
+    new = application.part(wat.flat(say("new")), environment={"A": "b"})
+    application.manifest({"a": new, "b": b"garbage"})
+    look(gateway)
+    assert ask(gateway, "/a") == (200, b"new")
+    assert ask(gateway, "/b") == (0, b"")
+    assert gateway.describe()[0]["refused"]
+
+
 def test_a_route_may_move_whatever_lies_there(wat: Any, steps: Any, application: Any, ask: Any) -> None:
     wasm = wat.flat(say("a"))
     gateway = steps(a=wasm)
@@ -692,6 +704,33 @@ def test_a_manifest_that_changes_before_it_is_open(wat: Any, application: Any, a
     assert gateway.match("/b") is None
     application.manifest({"b": wat.flat(say("b"))})
     until(lambda: gateway.match("/b"))
+    assert ask(gateway, "/b") == (200, b"b")
+
+
+def test_a_manifest_that_changes_while_it_is_opened(
+    wat: Any, application: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = application.gateway(application.manifest({"a": wat.flat(say("a"))}), watch=True)
+    gateway._watcher.running = True
+    load, loading, looked = Gateway._load, threading.Event(), threading.Event()
+
+    def slowly(self: Gateway, *arguments: Any) -> Any:
+        loaded = load(self, *arguments)
+        loading.set()
+        looked.wait(0.3)
+        return loaded
+
+    def change() -> None:
+        loading.wait(PATIENCE)
+        application.manifest({"b": wat.flat(say("b"))})
+        look(gateway)
+        looked.set()
+
+    monkeypatch.setattr(Gateway, "_load", slowly)
+    thread = threading.Thread(target=change)
+    thread.start()
+    gateway.open()
+    thread.join()
     assert ask(gateway, "/b") == (200, b"b")
 
 

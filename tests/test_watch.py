@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wasm_gateway import watch
-from wasm_gateway.watch import Files, Watcher
+from wasm_gateway.watch import Files, Watcher, prints_of
 
 PATIENCE = 30.0
 
@@ -40,7 +40,7 @@ def files(tmp_path: Path) -> tuple[Files, Path, Path]:
     one.write_text("a")
     two.write_text("a")
     files = Files()
-    files.take("key", [one, two])
+    files.take("key", prints_of([one, two]))
     return files, one, two
 
 
@@ -123,7 +123,7 @@ def test_the_clock_is_believed_at_the_first_look(files: Taken, monkeypatch: pyte
 
 def test_more_files_of_a_key(files: Taken) -> None:
     seen, one, two = files
-    seen.take("key", [one])
+    seen.take("key", prints_of([one]))
     one.write_text("longer")
     seen.take_too("key", one, [two])
     assert [seen.changed("key", [one, two]) for _ in range(3)] == [False, True, False]

@@ -20,7 +20,7 @@ from .errors import GatewayError, HostError, ManifestError
 from .guest_logs import printable
 from .loader import Entry, Loader, Served, served
 from .manifest import Manifest, PathSource
-from .watch import Files, Watcher
+from .watch import Files, Watcher, prints_of
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -66,7 +66,7 @@ class Swaps:
         if self.watcher is not None:
             with self.lock:
                 for one in served(self._gateway.manifest):
-                    self._files.take(one.id, sources(one))
+                    self._files.take(one.id, prints_of(sources(one)))
 
     def files(self) -> set[Path]:
         """The manifest, and the files of all guests that are served."""
@@ -163,23 +163,26 @@ class Swaps:
     def _take(self, manifest: Manifest, ids: Collection[str] = ()) -> None:
         """Have `manifest` in force: what it changes is loaded, and `ids` in any case."""
         gateway = self._gateway
-        if gateway._entries is None:
-            gateway._take(manifest)
-            return
+        with gateway._lock:
+            if gateway._entries is None:
+                gateway._take(manifest)
+                return
         rules = gateway.options.rules
         known = {one.id: _inside(one, gateway.manifest, rules) for one in served(gateway.manifest)}
         loader = Loader(gateway, manifest, apart=True)
-        loaded = {}
+        loaded, prints = {}, {}
         with _compiling(loader):
             for one in served(manifest):
                 if one.id in ids or known.get(one.id) != _inside(one, manifest, rules):
-                    self._files.take(one.id, sources(one))
+                    prints[one.id] = prints_of(sources(one))
                     loaded[one.id] = loader.load_guest(one)
         self._install(manifest, loaded)
+        for id in loaded:
+            self._files.take(id, prints[id])
 
     def _install(self, manifest: Manifest, loaded: Mapping[str, Entry]) -> None:
         gateway = self._gateway
-        with gateway._lock:
+        with forks.postponed(), gateway._lock:
             entries, other = gateway._entries, manifest != gateway.manifest
             assert entries is not None  # close() waits for the lock of swaps
             replaced = [entries[id] for id in loaded if id in entries]

@@ -28,6 +28,12 @@ LOOK_SECONDS = 0.5
 LINGER_SECONDS = 5.0
 
 Print = tuple[Path, int, int, int]
+Prints = tuple[Print, ...]
+
+
+def prints_of(paths: Iterable[Path]) -> Prints:
+    """What changes with these files."""
+    return tuple(map(_print, paths))
 
 
 def _print(path: Path) -> Print:
@@ -52,18 +58,18 @@ class Files:
     """What groups of files were like when somebody last took them. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._taken: dict[Hashable, tuple[Print, ...]] = {}
-        self._moving: dict[Hashable, tuple[Print, ...]] = {}
+        self._taken: dict[Hashable, Prints] = {}
+        self._moving: dict[Hashable, Prints] = {}
 
-    def take(self, key: Hashable, paths: Iterable[Path]) -> None:
-        """The files of `key` are about to be read."""
-        self._taken[key] = tuple(map(_print, paths))
+    def take(self, key: Hashable, prints: Prints) -> None:
+        """The files of `key` have been read, and had these prints before."""
+        self._taken[key] = prints
         self._moving.pop(key, None)
 
     def take_too(self, key: Hashable, first: Path, paths: Iterable[Path]) -> None:
         """Of what `key` had before only `first` counts, and now `paths`, which are about to be read."""
         had = tuple(each for each in self._taken.get(key, ()) if each[0] == first)
-        self._taken[key] = had + tuple(map(_print, paths))
+        self._taken[key] = had + prints_of(paths)
 
     def changed(self, key: Hashable, paths: Iterable[Path], *, at_once: bool = False) -> bool:
         """Whether the files of `key` are others than those taken, and stand still; they are taken then.
@@ -71,7 +77,7 @@ class Files:
         `at_once` believes the clock about standing still, where nobody has looked before.
         """
         paths = tuple(paths)
-        now = tuple(map(_print, paths))
+        now = prints_of(paths)
         if now == self._taken.get(key):
             self._moving.pop(key, None)
             return False

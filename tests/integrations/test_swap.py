@@ -160,19 +160,29 @@ def test_runserver_starts_again_where_guests_could_not_be_loaded(
     put(tmp_path / "hello.wasm", b"garbage")
     log = tmp_path / "server.log"
 
+    answers = threading.Event()
+
     def mend() -> None:
         until(lambda: log.exists() and "ImproperlyConfigured" in log.read_text())
-        put(tmp_path / "hello.wasm", good)
+        while not answers.wait(0.5):  # again and again: the reloader may not know yet what was there
+            put(tmp_path / "hello.wasm", good)
 
-    threading.Thread(target=mend).start()
-    with start("manage", "runserver", "127.0.0.1:{port}") as address:
-        assert getter(address)("/wasm/hello")[1] == b"hello from wasm"
+    thread = threading.Thread(target=mend)
+    thread.start()
+    try:
+        with start("manage", "runserver", "127.0.0.1:{port}") as address:
+            answers.set()
+            assert getter(address)("/wasm/hello")[1] == b"hello from wasm"
+    finally:
+        answers.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("how", ["flask", "script"])
 def test_flask_in_debug_mode_swaps_and_does_not_start_again(
-    start: Any, manifest: Path, cache_dir: Path, tmp_path: Path, how: str
+    start: Any, manifest: Path, cache_dir: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("FLASK_RUN_FROM_CLI", raising=False)  # which the command leaves in a process
     source = tmp_path / "site_app.py"
     source.write_text(FLASK.format(manifest=str(manifest), cache=str(cache_dir)))
     if how == "flask":

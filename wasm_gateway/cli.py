@@ -291,7 +291,7 @@ def _engine(disable_pooling: bool) -> Any:
     help="Processes that serve HTTP.",
 )
 @click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Guests that run at once in each process.  [default: 32]"
+    "--threads", type=click.IntRange(1, 1024), help="Guests that run at once in each process.  [default: 128]"
 )
 @click.option(
     "--metrics",

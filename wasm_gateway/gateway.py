@@ -214,6 +214,8 @@ class Gateway:
             if pilot is not None:
                 pilot.close()
             self._release()
+        if self.watch is not None:
+            self.watch.close()
 
     def __enter__(self) -> Gateway:
         return self.open()
@@ -446,9 +448,18 @@ class Gateway:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
         if self._watcher is not None and not self._watcher.running:
             self._watcher.start()
+        if self.watch is None:
+            self._deliver(component_id, None, payload)
+        else:
+            call = observe.Call(component_id, observe.REDIS)
+            self.watch.deliver(call, partial(self._deliver, component_id, call, payload))
+
+    def _deliver(self, component_id: str, call: observe.Call | None, payload: bytes) -> None:
         entry = self._entry(component_id)
         if entry.messages is None:
             raise LinkError("exports no Redis message handler", "fermyon:spin/inbound-redis")
+        if call is not None:
+            call.dialect = entry.messages.dialect
         entry.run(entry.messages.deliver, payload)
 
     def _entry(self, entry_id: str) -> Entry:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -314,7 +315,31 @@ def to_request(
         authority=checked_authority(authority),
         client=(address, int(port) if port and str(port).isdecimal() else 0) if address else None,
         protocol=environ.get("SERVER_PROTOCOL", "HTTP/1.1"),
+        gone=hung_up(environ),
     )
+
+
+def hung_up(environ: WSGIEnvironment) -> Callable[[], bool] | None:
+    """Says whether the client has closed its side, where the server shows its socket: gunicorn, Werkzeug.
+
+    One of gevent's or eventlet's would not be asked without a switch to another greenlet.
+    """
+    sock: Any = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    if _HUNG_UP is None or type(sock).__module__ not in ("socket", "ssl"):
+        return None
+
+    def gone() -> bool:
+        if sock.fileno() < 0:
+            return True
+        asked = select.poll()
+        asked.register(sock, _HUNG_UP)
+        return bool(asked.poll(0))
+
+    return gone
+
+
+# Of Linux; elsewhere a door learns it by sending.
+_HUNG_UP: int | None = getattr(select, "POLLRDHUP", None)
 
 
 def _authority(raw: str, host: str | None) -> str | None:

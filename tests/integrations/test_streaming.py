@@ -106,8 +106,7 @@ def gate() -> Iterator[Gate]:
 
 
 class Server:
-    def __init__(self, name: str, process: subprocess.Popen[bytes], port: int) -> None:
-        self.name = name
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process = process
         self.port = port
 
@@ -173,7 +172,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path, gate: Gate) -> Iterat
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < end, log.read_text()
                 time.sleep(0.02)
-        yield Server(request.param, process, port)
+        yield Server(process, port)
     finally:
         process.terminate()
         try:
@@ -188,8 +187,7 @@ def test_streams(server: Server, gate: Gate) -> None:
     check_events(server, gate)
     check_long_bodies(server)
     check_a_slow_reader(server)
-    # PEP 3333 has no way to ask whether a client is still there: a guest that only waits goes on
-    for path in ("/ticks", "/flood", *(("/idle",) if server.name != "gunicorn" else ())):
+    for path in ("/ticks", "/flood", "/idle"):
         check_a_client_that_leaves(server, path)
 
 

@@ -47,6 +47,7 @@ def put(path: Path, data: bytes | str) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "FIRST_LOOK_SECONDS", PATIENCE)
 
 
 @pytest.fixture
@@ -516,6 +517,16 @@ def test_rollback_without_watching(wat: Any, application: Any, ask: Any) -> None
     assert ask(gateway, "/a") == (200, b"two")
 
 
+def test_a_new_guest_begins_with_a_closed_breaker(wat: Any, application: Any) -> None:
+    tool = {"fallback": True, "breaker_failures": 1}
+    parts = {name: application.part(wat.flat(say(name)), tool=tool) for name in "ab"}
+    gateway = application(**parts)
+    for name in "ab":
+        gateway.pilot.breaker(name).failed()
+    gateway.reload("a")
+    assert [gateway.pilot.breaker(name).admits() for name in "ab"] == [True, False]
+
+
 # Files of guests
 
 
@@ -757,7 +768,7 @@ warnings.simplefilter("ignore", DeprecationWarning)
 signal.alarm(60)  # a hang is a failure
 from wasm_gateway import Gateway, watch
 from wasm_gateway.messages import Request
-watch.LOOK_SECONDS = 0.02
+watch.LOOK_SECONDS, watch.FIRST_LOOK_SECONDS = 0.02, 60
 path, new = Path({path!r}), Path({new!r}).read_bytes()
 gateway = Gateway.from_manifest({manifest!r}, disable_cache=True, watch=True).open()
 def ask():

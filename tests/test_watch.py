@@ -139,11 +139,14 @@ class Looker:
         self.looks: list[bool] = []
         self.threads: set[threading.Thread] = set()
         self.fails = False
+        self.busy = threading.Event()
+        self.busy.set()
         self.watcher = Watcher(self.look)
 
     def look(self, at_once: bool) -> None:
         self.looks.append(at_once)
         self.threads.add(threading.current_thread())
+        self.busy.wait(PATIENCE)
         if self.fails:
             raise ValueError("a bug")
 
@@ -165,13 +168,25 @@ def test_it_looks_at_once_and_goes_on_in_one_thread(looker: Looker) -> None:
     until(lambda: len(looker.looks) > 3)
     looker.watcher.start()
     assert len(watching()) == 1
-    assert looker.threads == {threading.current_thread(), *watching()}
+    assert looker.threads == {*watching()}
     looker.watcher.stop()
     assert watching() == []
     assert not any(looker.looks[1:])
     looks = len(looker.looks)
     time.sleep(0.05)
     assert len(looker.looks) == looks
+
+
+def test_the_first_look_is_waited_for_but_not_for_ever(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "FIRST_LOOK_SECONDS", 0.05)
+    looker.busy.clear()
+    looker.watcher.start()
+    assert looker.looks == [True]
+    assert looker.watcher.running
+    looker.busy.set()
+    looker.watcher.stop()
 
 
 def test_it_can_start_again(looker: Looker) -> None:

@@ -29,7 +29,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-# Seconds that a fork waits for what must not be cut in two; the largest guests take 10 to compile.
+# Seconds that a fork waits for what must not be cut in two: the largest guests take 10 to compile, or 40 when
+# the machine is busy.
 MAX_POSTPONED = 60.0
 
 

@@ -24,6 +24,8 @@ log = logging.getLogger("wasm_gateway")
 # Seconds between two looks.
 # - Django's and Werkzeug's reloaders: 1
 LOOK_SECONDS = 0.5
+# Seconds that the first request of a process waits for the first look.
+FIRST_LOOK_SECONDS = 2.0
 # Seconds that the end of a process waits for a look under way.
 LINGER_SECONDS = 5.0
 
@@ -109,20 +111,24 @@ class Watcher:
     after_fork = _start_over
 
     def start(self) -> None:
-        """Look, and go on looking in a thread; nothing the second time in a process."""
+        """Look, and go on looking in a thread; nothing the second time in a process.
+
+        The first look is waited for, but not for long: it may have to compile a guest.
+        """
         with self._lock:
-            look = self._look()
-            if self.running or look is None:
+            if self.running or self._look() is None:
                 return
-            _call(look, True)
-            stop = threading.Event()
-            thread = threading.Thread(target=_run, args=(self._look, stop), name="wasm-watch", daemon=True)
+            looked, stop = threading.Event(), threading.Event()
+            thread = threading.Thread(
+                target=_run, args=(self._look, looked, stop), name="wasm-watch", daemon=True
+            )
             try:
                 thread.start()
             except RuntimeError as error:
                 log.warning("changed guests are not noticed: no thread can be started: %s", error)
                 return
             self._end = weakref.finalize(self, _stop, stop, thread, os.getpid())
+            looked.wait(FIRST_LOOK_SECONDS)
             self.running = True
 
     def stop(self) -> None:
@@ -134,20 +140,21 @@ class Watcher:
             end()
 
 
-def _run(method: weakref.WeakMethod[Callable[[bool], object]], stop: threading.Event) -> None:
-    while not stop.wait(LOOK_SECONDS):
+def _run(
+    method: weakref.WeakMethod[Callable[[bool], object]], looked: threading.Event, stop: threading.Event
+) -> None:
+    while True:
         look = method()
         if look is None:
             return
-        _call(look, False)
+        try:
+            look(not looked.is_set())
+        except Exception:
+            log.exception("looking for changed files failed")
         del look
-
-
-def _call(look: Callable[[bool], object], at_once: bool) -> None:
-    try:
-        look(at_once)
-    except Exception:
-        log.exception("looking for changed files failed")
+        looked.set()
+        if stop.wait(LOOK_SECONDS):
+            return
 
 
 def _stop(stop: threading.Event, thread: threading.Thread, owner: int) -> None:

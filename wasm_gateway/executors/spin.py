@@ -76,6 +76,9 @@ class SpinExecutor:
     def close(self) -> None:
         pass  # nothing is kept between requests
 
+    def reopen(self) -> None:
+        pass
+
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options

@@ -43,6 +43,9 @@ class WasiHttpExecutor:
     def close(self) -> None:
         pass  # nothing is kept between requests
 
+    def reopen(self) -> None:
+        pass
+
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options

@@ -45,6 +45,10 @@ class WasiHttpP3Executor:
         if self._reuse is not None:
             self._reuse.close()
 
+    def reopen(self) -> None:
+        if self._reuse is not None:
+            self._reuse.reopen()
+
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options

@@ -308,7 +308,11 @@ class Gateway:
         component = getattr(trigger, "component", None)
         if component is None or match is _WELL_KNOWN_MATCH:
             return None
-        return pilot.choose(component, match.route.raw, facts)
+        turn = pilot.choose(component, match.route.raw, facts)
+        if turn.choice.shadow:
+            assert isinstance(trigger, HttpTrigger)
+            turn.answer = partial(self._beside, self._entry_ids[trigger.id], match)
+        return turn
 
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""
@@ -358,6 +362,29 @@ class Gateway:
             response = Response(500)
         return None if instead and not getattr(noted, "begun", False) else response
 
+    def _beside(self, entry_id: str, match: RouteMatch, request: Request) -> Response:
+        """What the guest answers while the site does: whole, and nothing is seen of it; GatewayError."""
+        entry = self._entry(entry_id)
+        executor = entry.beside
+        try:
+            return executor.execute(_for_guest(request, match, executor), match)
+        except GatewayError:
+            raise
+        except Exception as error:
+            log.exception("component %s, beside the site: error of the gateway", entry_id)
+            raise HostError(str(error)) from error
+
+    def _inside(self, caller: HostContext, entry_id: str, match: RouteMatch, request: Request) -> Response:
+        """The answer to a request of a guest to its own application."""
+        if not caller.component.scratch:
+            response = self._answer(entry_id, request, match)
+            assert response is not None
+            return response
+        try:
+            return self._beside(entry_id, match, request)
+        except GatewayError as error:
+            return _failure(error, entry_id, f"beside the site: {request.method} {request.path!r}")
+
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
         entry = self._entry(component_id)
@@ -392,12 +419,15 @@ class Gateway:
         if trigger is None:
             raise Trap(f"no HTTP trigger belongs to component {component_id!r}, which the guest called")
         request = replace(request, client=("0.0.0.0", 0), scheme="http", gone=caller.deadline.gone)
-        response = self._answer(self._entry_ids[trigger.id], request, RouteMatch.chained(request.path))
-        assert response is not None
-        return response
+        return self._inside(caller, self._entry_ids[trigger.id], RouteMatch.chained(request.path), request)
 
     def self_request(self, caller: HostContext, request: Request) -> Response:
-        return self.handle(replace(request, gone=caller.deadline.gone)) or Response(404)
+        request = replace(request, gone=caller.deadline.gone)
+        match = self.match(request.path)
+        trigger = None if match is None else match.route.target
+        if match is None or not isinstance(trigger, HttpTrigger) or trigger.component is None:
+            return self.handle(request, match) or Response(404)
+        return self._inside(caller, self._entry_ids[trigger.id], match, request)
 
     def open_log(self, component_id: str) -> InstanceLog:
         return self.logs.open(component_id)

@@ -28,7 +28,7 @@ from wasm_gateway.host.key_value import CacheStore
 from wasm_gateway.workers import Workers
 
 from .. import options
-from .connections import SiteWorkers
+from .connections import SiteWorkers, kept_fresh
 
 KEYS = frozenset(
     (
@@ -71,7 +71,7 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-        return options.make_gateway(self.manifest, self.values, cache_store=cache_store)
+        return options.make_gateway(self.manifest, self.values, cache_store=cache_store, around=kept_fresh)
 
 
 def cache_store(label: str, alias: str) -> CacheStore:

@@ -624,7 +624,7 @@ def report(
     limit: int,
     forget: bool,
 ) -> None:
-    """Say who answered, and where guests and the site differ, by what all processes of a site have recorded."""
+    """Say who answered, and where guests and the site differ, by what a site's processes have recorded."""
     from dataclasses import asdict
 
     from .migration.ledger import open_ledger

@@ -224,7 +224,8 @@ class SqliteLedger:
                 [(component, SINCE, now()) for component in counts],
             )
             connection.executemany(
-                "INSERT INTO counters VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+                "INSERT INTO counters VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET value = value + excluded.value",
                 [(component, *item) for component, values in counts.items() for item in values.items()],
             )
 

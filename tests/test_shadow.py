@@ -22,6 +22,7 @@ from werkzeug.test import Client
 from tests.test_gateway import COUNT, relay, say
 from tests.test_shared_routes import Ask, over_asgi, over_wsgi
 from wasm_gateway import Gateway, HostInterface
+from wasm_gateway.engine import wat2wasm
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.messages import Request
 from wasm_gateway.migration.compare import Answer
@@ -466,6 +467,42 @@ def test_what_the_site_lends(made: Made, components: Any, door: Door) -> None:
     assert mismatch.differences == ("guest failed: Withheld",)
     assert not unsafe.waiting.acquire(blocking=False)
     # it is lent all the same to a guest that answers
+    assert gateway.pilot is not None
+    gateway.pilot.turn("a", {"mode": "wasm"}, "me")
+    assert door(gateway, Site(b"native"))()[:2] == (200, b"3")
+
+
+DEPENDENCY = """(component
+  (import "test:site/ops@1.0.0" (instance $site (export "count" (func (param "more" u32) (result u32)))))
+  (core func $lowered (canon lower (func $site "count")))
+  (core module $main
+    (import "h" "count" (func $count (param i32) (result i32)))
+    (func (export "count") (param i32) (result i32) (call $count (local.get 0))))
+  (core instance $i (instantiate $main (with "h" (instance (export "count" (func $lowered))))))
+  (func $count (param "more" u32) (result u32) (canon lift (core func $i "count")))
+  (instance $ops (export "count" (func $count)))
+  (export "test:dep/ops@1.2.0" (instance $ops)))"""
+
+
+class Lent(Gate):
+    wit = "package test:site@1.0.0; interface ops { count: func(more: u32) -> u32; }"
+    shadow_safe = False
+
+
+def test_what_a_dependency_does_is_not_seen_either(
+    made: Made, components: Any, door: Door, tmp_path: Path
+) -> None:
+    lent = Lent()
+    lent.open.set()
+    (tmp_path / "dep.wasm").write_bytes(wat2wasm(DEPENDENCY.encode()))
+    keys = {"dependencies": {OPS: {"path": "dep.wasm", "inherit_configuration": True}}}
+    main = components.with_interfaces(Gate()).http(MAIN, {OPS: ("count",)})
+    interfaces = {"options": {"interfaces": [lent]}, "host_interfaces": ["test:site/ops@1.0.0"]}
+    gateway = made(main, keys=keys, **interfaces)
+    assert door(gateway, Site(b"native"))()[:2] == (200, b"native")
+    assert settled(gateway, 1) == {"failed": 1}
+    assert mismatches(gateway)[0].differences == ("guest failed: Withheld",)
+    assert not lent.waiting.acquire(blocking=False)
     assert gateway.pilot is not None
     gateway.pilot.turn("a", {"mode": "wasm"}, "me")
     assert door(gateway, Site(b"native"))()[:2] == (200, b"3")

@@ -31,6 +31,7 @@ from wasm_gateway.messages import Request
 from wasm_gateway.migration.compare import Answer
 from wasm_gateway.migration.ledger import Mismatch, SqliteLedger
 from wasm_gateway.migration.shadow import BACKLOG, MAX_RECORDS, OUTCOMES, THREADS
+from wasm_gateway.observe import Call, Quiet
 
 
 @dataclass
@@ -530,6 +531,24 @@ def test_logs_are_marked(made: Made, wat: Any, door: Door, caplog: Any) -> None:
     assert settled(gateway, 1) == {"equal": 1}
     [record] = [each for each in caplog.records if each.getMessage() == "from the guest"]
     assert record.name == "wasm_gateway.guest.a.shadow"
+
+
+def test_observers_see_what_it_is(made: Made, door: Door) -> None:
+    seen: list[tuple[str, str, str]] = []
+
+    class Observer(Quiet):
+        def end(self, call: Call, begun: Any) -> None:
+            seen.append((call.role.value, call.outcome.value, call.route))
+
+        def passed(self, component: str, route: str, reason: str) -> None:
+            seen.append((component, route, reason))
+
+    gateway = made("unreachable", options={"observers": [Observer()]})
+    door(gateway, Site(b"native"))()
+    assert settled(gateway, 1) == {"failed": 1}
+    assert seen[0] == ("a", "/a/...", "shadow")
+    assert seen[1][:2] == ("shadow", "trap")
+    assert len(seen) == 2
 
 
 WRITES = """

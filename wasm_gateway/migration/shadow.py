@@ -79,7 +79,8 @@ class Shadows:
             if native.body is None or turn.answer is None:
                 turn.count(UNCOMPARED)
                 return
-            self._workers.submit(self._run, turn, replace(request, gone=self._is_closed), native)
+            request = replace(request, gone=self._is_closed)
+            self._workers.submit(self._run, turn, request, native, of=turn.route)
         except Saturated:
             turn.count(DROPPED)
         except Exception:

@@ -30,6 +30,7 @@ from .errors import (
     GatewayError,
     HostError,
     LinkError,
+    ManifestError,
     Saturated,
     Trap,
 )
@@ -41,6 +42,8 @@ from .host.base import HostContext
 from .host.site import HostInterface
 from .loader import Entry, Loader, Statistics, entry_ids, served
 from .manifest import (
+    Component,
+    ComponentOptions,
     HttpTrigger,
     Manifest,
     StaticResponse,
@@ -53,7 +56,7 @@ from .runtime_config import RuntimeConfig, load_runtime_config
 if TYPE_CHECKING:
     from .migration.ledger import Ledger
     from .migration.pilot import Pilot, Turn
-    from .policy import Facts
+    from .policy import Facts, Rule
 
 log = logging.getLogger("wasm_gateway")
 
@@ -238,6 +241,26 @@ class Gateway:
         self.pilot = self._pilot(entries)
         return entries
 
+    def options_of(self, component: Component) -> ComponentOptions:
+        """The options of a component: its own, and what the site says; raises ManifestError.
+
+        What is nearer to the command wins: manifest, runtime configuration, options.
+        """
+        options = component.options
+        if self.runtime_config.max_instance_memory is not None:
+            options = replace(options, max_memory=self.runtime_config.max_instance_memory)
+        if self.options.limits:
+            options = options.updated(self.options.limits)
+        rules = self.options.rules
+        try:
+            if component.id in rules:
+                options = options.updated(rules[component.id])
+            routes = [t.route for t in self.manifest.http_triggers if t.component == component.id]
+            tables = {route: rules[route] for route in routes if route is not None and route in rules}
+            return options.updated({"routes": {**options.routes, **tables}}) if tables else options
+        except ManifestError as error:
+            raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
+
     def _pilot(self, entries: Mapping[str, Entry]) -> Pilot | None:
         ledger = self.options.ledger
         governed = {entry.component.id: entry.options for entry in entries.values()}
@@ -299,16 +322,27 @@ class Gateway:
 
         For a door that has a native answer; the turn is then given to `handle`, if the guest is to answer.
         """
+        component = self._governed(match)
+        if component is None:
+            return None
+        assert self.pilot is not None
+        return self.pilot.choose(component, match.route.raw, facts)
+
+    def rule(self, match: RouteMatch) -> Rule | None:
+        """The rule by which `choose` chooses now; None where only the guest may answer."""
+        component = self._governed(match)
+        if component is None:
+            return None
+        assert self.pilot is not None
+        return self.pilot.rule(component, match.route.raw)
+
+    def _governed(self, match: RouteMatch) -> str | None:
+        """The component that `match` leads to, if there are rules at all."""
         if self._entries is None:
             self.open()
-        pilot = self.pilot
-        if pilot is None:
+        if self.pilot is None or match is _WELL_KNOWN_MATCH:
             return None
-        trigger = match.route.target
-        component = getattr(trigger, "component", None)
-        if component is None or match is _WELL_KNOWN_MATCH:
-            return None
-        return pilot.choose(component, match.route.raw, facts)
+        return getattr(match.route.target, "component", None)
 
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""

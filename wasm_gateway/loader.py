@@ -201,7 +201,7 @@ class Loader:
         self.hosts = gateway.hosts
 
     def load(self, served: Served) -> Entry:
-        limits = self._limits(served.component)
+        limits = self.gateway.options_of(served.component)
         try:
             return self._load(served, limits)
         except ComponentError as error:
@@ -233,16 +233,6 @@ class Loader:
         except ComponentError as error:
             error.component = component.id
             raise
-
-    def _limits(self, component: Component) -> ComponentOptions:
-        gateway, options = self.gateway, self.gateway.options
-        # What is nearer to the command wins: manifest, runtime configuration, options.
-        limits = component.options
-        if gateway.runtime_config.max_instance_memory is not None:
-            limits = replace(limits, max_memory=gateway.runtime_config.max_instance_memory)
-        if options.limits:
-            limits = limits.updated(options.limits)
-        return self._ruled(component, limits)
 
     def _load(self, served: Served, limits: ComponentOptions) -> Entry:
         gateway, options = self.gateway, self.gateway.options
@@ -282,18 +272,6 @@ class Loader:
         entry = Entry(served.id, component, limits)
         entry.http, entry.messages = loaded
         return entry
-
-    def _ruled(self, component: Component, limits: ComponentOptions) -> ComponentOptions:
-        """`limits` with what the site says about who answers for this component and its routes."""
-        rules = self.gateway.options.rules
-        try:
-            if component.id in rules:
-                limits = limits.updated(rules[component.id])
-            routes = [t.route for t in self.gateway.manifest.http_triggers if t.component == component.id]
-            tables = {route: rules[route] for route in routes if route is not None and route in rules}
-            return limits.updated({"routes": {**limits.routes, **tables}}) if tables else limits
-        except ManifestError as error:
-            raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
 
     def _check_templated_hosts(self, component: Component) -> None:
         """Entries whose variables all have defaults have to be right with them (Spin: manifest, 8)."""

@@ -8,6 +8,8 @@
 #   W003  with --deploy: a guest would be compiled when the server starts
 #   W004  a setting that nobody knows
 #   W005  the app is installed, the middleware is not
+#   W006  a rule or a guest asks for the user, and the middleware stands before AuthenticationMiddleware
+#   W007  the same of another middleware: what a guest is lent is not there yet
 #   I004  a Wasm route answers a path that a view of the site answers too
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from django.urls import Resolver404, get_resolver
 from django.utils.module_loading import import_string
 
 from wasm_gateway import engine
-from wasm_gateway.errors import ComponentError, HostError
+from wasm_gateway.errors import ComponentError, HostError, ManifestError
 from wasm_gateway.gateway import Gateway
 from wasm_gateway.loader import default_cache_dir
 from wasm_gateway.manifest import PathSource
@@ -77,7 +79,7 @@ def check_process(**_: Any) -> list[CheckMessage]:
 
 
 def check_middleware(**_: Any) -> list[CheckMessage]:
-    """W001, W005."""
+    """W001, W005 to W007."""
     security = "django.middleware.security.SecurityMiddleware"
     names: Sequence[str] = settings.MIDDLEWARE
     ours = [index for index, name in enumerate(names) if _is_ours(name)]
@@ -88,11 +90,48 @@ def check_middleware(**_: Any) -> list[CheckMessage]:
             "this where wsgi.py has wasm_gateway.integrations.django.get_wsgi_application() instead."
         )
         return [Warning(text, hint=hint, id="wasm_gateway.W005")]
+    messages: list[CheckMessage] = []
     if security in names and ours[0] < names.index(security):
         text = "WasmGatewayMiddleware stands before SecurityMiddleware."
         hint = "Put it after: Wasm routes are neither redirected to HTTPS nor given its headers."
-        return [Warning(text, hint=hint, id="wasm_gateway.W001")]
-    return []
+        messages.append(Warning(text, hint=hint, id="wasm_gateway.W001"))
+    asking = _asking_for_users()
+    if asking and not _before(AUTHENTICATION, ours[0]):
+        text = f"AuthenticationMiddleware does not stand before WasmGatewayMiddleware, but {asking}."
+        hint = "Put WasmGatewayMiddleware after it; until then everybody is unknown to Wasm routes."
+        messages.append(Warning(text, hint=hint, id="wasm_gateway.W006"))
+    return messages
+
+
+AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+
+
+def _before(name: str, index: int) -> bool:
+    """Whether the middleware `name`, or one that extends it, stands before the place `index`."""
+    wanted = import_string(name)
+    for each in settings.MIDDLEWARE[:index]:
+        try:
+            found = import_string(each)
+        except ImportError:
+            continue  # Django says so when it starts
+        if found is wanted or (isinstance(found, type) and issubclass(found, wanted)):
+            return True
+    return False
+
+
+def _asking_for_users() -> str | None:
+    """Who depends on the user of a request: the rules of a component; None where nobody does."""
+    gateway = _gateway()
+    for component in gateway.manifest.components.values() if gateway else ():
+        assert gateway is not None
+        try:
+            options = gateway.options_of(component)
+        except ManifestError:
+            continue  # opening the gateway says so
+        rules = [options.rule, *(options.rule.updated(table) for table in options.routes.values())]
+        if any(rule.names_people for rule in rules):
+            return f"the rules of the component {component.id!r} depend on the user"
+    return None
 
 
 def _is_ours(name: str) -> bool:

@@ -70,8 +70,10 @@ class Workers:
     def _start_over(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()  # guards the counts
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], object], Callable[[], object] | None]]
+        # jobs, with what is called after each; None ends a thread
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], object], Callable[[], object] | None] | None]
         self._jobs = queue.SimpleQueue()
+        self._closed = False
         self._threads: set[threading.Thread] = set()
         self._busy = 0  # jobs that run or wait
 
@@ -86,6 +88,8 @@ class Workers:
         if self._pid != os.getpid():
             self._start_over()
         with self._lock:
+            if self._closed:
+                raise Saturated("the pool is closed")
             if self._busy >= self.size + self.backlog:
                 raise Saturated(f"{self.backlog} requests wait for a thread")
             if self._busy >= len(self._threads) and len(self._threads) < self.size:
@@ -116,16 +120,40 @@ class Workers:
         self.submit(job)
         await done
 
+    def close(self) -> None:
+        """Take no more jobs, forget those that wait, and wait for those that run."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            self._closed = True
+            threads = list(self._threads)
+            try:
+                while self._jobs.get_nowait() is not None:
+                    self._busy -= 1
+            except queue.Empty:
+                pass
+            for _ in threads:
+                self._jobs.put(None)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
     def _run(self) -> None:
         while True:
             try:
-                job, then = self._jobs.get(timeout=self.idle)
+                item = self._jobs.get(timeout=self.idle)
             except queue.Empty:
                 with self._lock:
                     if not self._jobs.empty():
                         continue
                     self._threads.discard(threading.current_thread())
                     return
+            if item is None:
+                with self._lock:
+                    self._threads.discard(threading.current_thread())
+                return
+            job, then = item
+            del item
             try:
                 job()
             except BaseException:

@@ -11,7 +11,7 @@ import logging
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from .. import forks
 from ..errors import (
@@ -24,9 +24,12 @@ from ..errors import (
     Saturated,
 )
 from ..manifest import ComponentOptions
+from ..messages import Request, Response
 from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
-from .ledger import Change, Dials, Ledger
+from .compare import Answer, Comparison
+from .ledger import Change, Dials, Ledger, Mismatch
+from .shadow import UNCOMPARED, Shadows
 
 log = logging.getLogger("wasm_gateway")
 
@@ -39,7 +42,7 @@ THREAD = "wasm-dials"
 class Turn:
     """One request that is shared out: who answers it, and what becomes of it."""
 
-    __slots__ = ("_pilot", "choice", "component", "kept", "limit", "route", "rule")
+    __slots__ = ("_pilot", "answer", "choice", "component", "kept", "limit", "route", "rule")
 
     def __init__(
         self, pilot: Pilot, component: str, route: str, rule: Rule, choice: Choice, limit: int
@@ -51,6 +54,8 @@ class Turn:
         self.choice = choice
         self.limit = limit  # bytes of a body that may be kept
         self.kept: bytes | None = None  # the request's body, where the door has kept it
+        # what the guest answers beside the site: whole, or a GatewayError
+        self.answer: Callable[[Request], Response] | None = None
 
     @property
     def keeps_body(self) -> bool:
@@ -74,6 +79,33 @@ class Turn:
         self._pilot.count(self.component, "fallback")
         return True
 
+    # Beside the site
+
+    def shadowed(self, request: Request, native: Answer) -> None:
+        """The site has answered `request`, and the answer is on its way: now the guest does, some time.
+
+        For a door that has `choice.shadow`. The body of `request` can be read from its start; what of
+        `native` may be longer than `limit` bytes is None. This neither waits nor raises.
+        """
+        self._pilot.shadows.submit(self, request, native)
+
+    def unseen(self) -> None:
+        """The same where the request, or the answer of the site, could not be kept."""
+        self.count(UNCOMPARED)
+
+    @property
+    def comparison(self) -> Comparison:
+        return self._pilot.comparison(self.component, self.route)
+
+    def count(self, what: str) -> None:
+        self._pilot.count(self.component, what)
+
+    def took(self, native: float, guest: float) -> None:
+        """The seconds of two answers to the same request."""
+
+    def record(self, mismatch: Mismatch) -> None:
+        self._pilot.record(mismatch)
+
 
 def failure_of(error: GatewayError) -> Failure | None:
     """What kind of failure of a guest this is; None for one that is the client's, or nobody's."""
@@ -96,9 +128,15 @@ def failure_of(error: GatewayError) -> Failure | None:
 class Pilot:
     """The rules of an application; `options` are those of its components. Safe for any number of threads."""
 
-    def __init__(self, options: Mapping[str, ComponentOptions], ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, ComponentOptions],
+        ledger: Ledger | None = None,
+        shadows: Shadows | None = None,
+    ) -> None:
         self._options = options
         self.ledger = ledger
+        self.shadows = shadows or Shadows()
         self._dials: Dials = {}
         self._stamp: object = None
         self._failing = False
@@ -115,6 +153,7 @@ class Pilot:
         self._ended = threading.Event()
 
     def after_fork(self) -> None:
+        self.shadows.start_over()
         self._start_over()
 
     # Requests
@@ -208,7 +247,22 @@ class Pilot:
             thread.start()
             self._thread = thread
 
+    # Beside the site
+
+    def comparison(self, component: str, route: str) -> Comparison:
+        return Comparison()
+
+    def record(self, mismatch: Mismatch) -> None:
+        """Keep it, if there is a ledger that can."""
+        if self.ledger is None:
+            return
+        try:
+            self.ledger.record(mismatch)
+        except Exception as error:
+            log.error("a mismatch of component %s could not be recorded: %s", mismatch.component, error)
+
     def close(self) -> None:
+        self.shadows.close()
         self._ended.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread.is_alive():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from wasm_gateway.workers import relay
 from wasm_gateway.wsgi import OutputBody, outgoing
 
 from .convert import raw_path, to_request, to_response
-from .sharing import SiteFacts, finish, keep_body, visitor_of
+from .sharing import SiteFacts, finish, keep_body, keep_for_shadow, shadow, visitor_of
 
 if TYPE_CHECKING:
     from wasm_gateway.migration.pilot import Turn
@@ -87,7 +88,11 @@ class WasmGatewayMiddleware:
         if turn.choice.guest:
             response = self.serve(request, path, match, turn)
         else:
+            kept = turn.choice.shadow and keep_for_shadow(turn, request)
+            begin = time.perf_counter()
             response = self.get_response(request)
+            if kept:
+                shadow(turn, request, path, response, time.perf_counter() - begin)
         finish(turn, request, response)
         return response
 
@@ -136,7 +141,12 @@ class WasmGatewayMiddleware:
         if turn is None or turn.choice.guest:
             response = await self.ask_async(request, path, match, turn)
         if response is None:
+            kept = turn is not None and turn.choice.shadow and keep_for_shadow(turn, request)
+            begin = time.perf_counter()
             response = await self.get_response(request)
+            if kept:
+                assert turn is not None
+                shadow(turn, request, path, response, time.perf_counter() - begin)
         if turn is not None:
             finish(turn, request, response)
         return response

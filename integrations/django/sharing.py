@@ -8,17 +8,23 @@
 from __future__ import annotations
 
 import os
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from django.conf import settings
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponseBase
 from django.http.request import RawPostDataException, UnreadablePostError
 from django.utils.cache import patch_vary_headers
 
-from wasm_gateway.errors import RequestError
+from wasm_gateway.errors import GatewayError, RequestError
+from wasm_gateway.messages import Headers
+from wasm_gateway.migration.compare import Native
 from wasm_gateway.migration.requests import RequestFacts
 from wasm_gateway.policy import COOKIE, COOKIE_SECONDS, NOBODY, Visitor
 from wasm_gateway.wsgi import BARE_HEADERS, content_length
+
+from .convert import to_request
 
 if TYPE_CHECKING:
     from wasm_gateway.migration.pilot import Turn
@@ -79,6 +85,17 @@ def keep_body(request: HttpRequest, limit: int) -> bytes | None:
     return body if len(body) <= limit else None
 
 
+def keep_for_shadow(turn: Turn, request: HttpRequest) -> bool:
+    """Whether the guest can be given the request after the view has had it."""
+    try:
+        turn.kept = keep_body(request, turn.limit)
+    except RequestError:
+        turn.kept = None  # the view will see
+    if turn.kept is None:
+        turn.unseen()
+    return turn.kept is not None
+
+
 def _length(request: HttpRequest) -> int | None:
     """How long the body is at most; None when nobody knows before it is read."""
     length = content_length(request.META.get("CONTENT_LENGTH"))
@@ -93,6 +110,34 @@ def _length(request: HttpRequest) -> int | None:
     end = file.seek(0, os.SEEK_END)
     file.seek(position)
     return int(end - position)
+
+
+def shadow(turn: Turn, request: HttpRequest, path: str, response: HttpResponseBase, seconds: float) -> None:
+    """Have the guest answer too, once the view's answer, which took `seconds`, has gone out."""
+    if response.streaming:
+        turn.unseen()
+        return
+    # as the view left it: what other middleware adds, the guest would be given too
+    native = _answer(response, turn.limit, seconds)
+    if turn.answer is not None:
+        run, answer = copy_context().run, turn.answer
+        turn.answer = lambda message: run(answer, message)  # what is lent is found in the context
+
+    def gone_out() -> None:
+        try:
+            turn.shadowed(to_request(request, path), native)
+        except (GatewayError, DisallowedHost):
+            turn.unseen()
+
+    response._resource_closers.append(gone_out)  # type: ignore[attr-defined]
+
+
+def _answer(response: HttpResponseBase, limit: int, seconds: float) -> Native:
+    content: bytes = response.content  # type: ignore[attr-defined]
+    fields = [(name.lower(), value) for name, value in response.items()]
+    fields += [("set-cookie", cookie.OutputString()) for cookie in response.cookies.values()]
+    body = content if len(content) <= limit else None
+    return Native(response.status_code, Headers.trusted(tuple(fields)), body, seconds)
 
 
 def finish(turn: Turn, request: HttpRequest, response: HttpResponseBase) -> None:

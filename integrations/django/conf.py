@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
@@ -37,6 +38,9 @@ KEYS = frozenset(
         "THREADS",  # guests that run at once in async mode
     )
 )
+
+# The LEDGER that is in the site's own database.
+DATABASE = "django"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,14 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-        return options.make_gateway(self.manifest, self.values, cache_store=cache_store)
+        values = self.values
+        if values.get("LEDGER") == DATABASE:
+            if not apps.is_installed("wasm_gateway.integrations.django"):
+                raise ManifestError(f"{DATABASE!r} needs the app in INSTALLED_APPS", key="LEDGER")
+            from .ledger import DjangoLedger
+
+            values = {**values, "LEDGER": DjangoLedger()}
+        return options.make_gateway(self.manifest, values, cache_store=cache_store)
 
 
 def cache_store(label: str, alias: str) -> CacheStore:

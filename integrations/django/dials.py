@@ -1,0 +1,85 @@
+# Routes of a site as people see and turn them: for the admin page, the commands and the toolbar.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wasm_gateway.gateway import Gateway
+from wasm_gateway.migration.ledger import Change
+from wasm_gateway.policy import Mode, Rule
+
+from .signals import dial_turned
+
+if TYPE_CHECKING:
+    from wasm_gateway.migration.pilot import Pilot
+
+
+class NoDials(Exception):
+    """There is nothing to turn; the text says what to set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A component, or one of its routes. `dial` is what is turned of it, None for nothing."""
+
+    name: str
+    component: str
+    route: str | None  # None: all routes of the component
+    rule: Rule
+    dial: Mapping[str, object] | None
+    description: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.route or self.component
+
+
+def pilot_of(gateway: Gateway) -> Pilot:
+    """Who has the rules of this site; NoDials where the guests answer everything."""
+    pilot = gateway.open().pilot
+    if pilot is None or pilot.ledger is None:
+        raise NoDials("Dials are kept in a ledger: set WASM_GATEWAY['LEDGER'] = \"django\".")
+    return pilot
+
+
+def rows(gateway: Gateway) -> list[Row]:
+    """Each component of the manifest that answers HTTP, followed by its routes; NoDials, HostError."""
+    pilot = pilot_of(gateway)
+    assert pilot.ledger is not None
+    pilot.look()
+    dials = pilot.ledger.dials()
+    found: list[Row] = []
+    triggers = [t for t in gateway.manifest.http_triggers if t.component and t.route is not None]
+    for id_ in dict.fromkeys(t.component for t in triggers):
+        assert id_ is not None
+        description = gateway.manifest.components[id_].description
+        found.append(Row(id_, id_, None, pilot.rule(id_, id_), dials.get(id_), description))
+        for trigger in triggers:
+            if trigger.component == id_ and trigger.route is not None:
+                route = trigger.route
+                found.append(Row(route, id_, route, pilot.rule(id_, route), dials.get(route)))
+    return found
+
+
+def turn(gateway: Gateway, name: str, values: Mapping[str, object] | None, by: str) -> Change:
+    """Turn the dial `name` for all processes, and tell everybody; NoDials, BadValue, HostError.
+
+    `values` replace what was turned before, None gives the dial back to the manifest.
+    """
+    pilot = pilot_of(gateway)
+    pilot.turn(name, values, by)
+    change = Change(name, values, by)
+    dial_turned.send_robust(sender=gateway, change=change)
+    return change
+
+
+def kill(gateway: Gateway, component: str, by: str) -> list[str]:
+    """Have the site answer for every route of a component; the names of the dials that had to be turned."""
+    turned = []
+    for row in rows(gateway):
+        if row.component == component and row.rule.mode is not Mode.NATIVE:
+            turn(gateway, row.name, {**(row.dial or {}), "mode": Mode.NATIVE.value}, by)
+            turned.append(row.name)
+    return turned

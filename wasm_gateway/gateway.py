@@ -326,7 +326,12 @@ class Gateway:
         if component is None:
             return None
         assert self.pilot is not None
-        return self.pilot.choose(component, match.route.raw, facts)
+        turn = self.pilot.choose(component, match.route.raw, facts)
+        if turn.choice.shadow:
+            trigger = match.route.target
+            assert isinstance(trigger, HttpTrigger)
+            turn.answer = partial(self._beside, self._entry_ids[trigger.id], match)
+        return turn
 
     def rule(self, match: RouteMatch) -> Rule | None:
         """The rule by which `choose` chooses now; None where only the guest may answer."""
@@ -392,6 +397,29 @@ class Gateway:
             response = Response(500)
         return None if instead and not getattr(noted, "begun", False) else response
 
+    def _beside(self, entry_id: str, match: RouteMatch, request: Request) -> Response:
+        """What the guest answers while the site does: whole, and nothing is seen of it; GatewayError."""
+        entry = self._entry(entry_id)
+        executor = entry.beside
+        try:
+            return executor.execute(_for_guest(request, match, executor), match)
+        except GatewayError:
+            raise
+        except Exception as error:
+            log.exception("component %s, beside the site: error of the gateway", entry_id)
+            raise HostError(str(error)) from error
+
+    def _inside(self, caller: HostContext, entry_id: str, match: RouteMatch, request: Request) -> Response:
+        """The answer to a request of a guest to its own application."""
+        if not caller.component.scratch:
+            response = self._answer(entry_id, request, match)
+            assert response is not None
+            return response
+        try:
+            return self._beside(entry_id, match, request)
+        except GatewayError as error:
+            return _failure(error, entry_id, f"beside the site: {request.method} {request.path!r}")
+
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
         entry = self._entry(component_id)
@@ -426,12 +454,15 @@ class Gateway:
         if trigger is None:
             raise Trap(f"no HTTP trigger belongs to component {component_id!r}, which the guest called")
         request = replace(request, client=("0.0.0.0", 0), scheme="http", gone=caller.deadline.gone)
-        response = self._answer(self._entry_ids[trigger.id], request, RouteMatch.chained(request.path))
-        assert response is not None
-        return response
+        return self._inside(caller, self._entry_ids[trigger.id], RouteMatch.chained(request.path), request)
 
     def self_request(self, caller: HostContext, request: Request) -> Response:
-        return self.handle(replace(request, gone=caller.deadline.gone)) or Response(404)
+        request = replace(request, gone=caller.deadline.gone)
+        match = self.match(request.path)
+        trigger = None if match is None else match.route.target
+        if match is None or not isinstance(trigger, HttpTrigger) or trigger.component is None:
+            return self.handle(request, match) or Response(404)
+        return self._inside(caller, self._entry_ids[trigger.id], match, request)
 
     def open_log(self, component_id: str) -> InstanceLog:
         return self.logs.open(component_id)

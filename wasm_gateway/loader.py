@@ -23,11 +23,11 @@ from .component.names import canonical_name
 from .component.parse import parse_component
 from .component.resolve import validate as validate_component
 from .engine import CompileCache, Engine, wat2wasm
-from .errors import ComponentError, ManifestError, Saturated, UnsupportedError
+from .errors import ComponentError, LinkError, ManifestError, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
 from .host.application import Hosts
 from .host.base import Grants
-from .host.outbound import AllowedHosts, validate
+from .host.outbound import AllowedHosts, Both, SafeHosts, validate
 from .manifest import (
     INHERITABLE,
     Component,
@@ -136,6 +136,8 @@ class Entry:
         self.http: Executor | None = None
         self.messages: MessageExecutor | None = None
         self.problem: ComponentError | None = None  # why it has neither, where the site answers instead
+        self.outside: Both | None = None  # where `http` may go beside the site
+        self._beside: Executor | None = None
         self.start_over()
 
     def start_over(self) -> None:
@@ -146,8 +148,18 @@ class Entry:
         self._durations: deque[float] = deque(maxlen=KEPT_DURATIONS)
 
     def close(self) -> None:
-        if self.http is not None:
-            self.http.close()
+        for executor in (self.http, self._beside):
+            if executor is not None:
+                executor.close()
+
+    @property
+    def beside(self) -> Executor:
+        """`http` for requests that the site answers; LinkError where it has none."""
+        if self.http is None or self.outside is None:
+            raise self.problem or LinkError("exports no HTTP handler")
+        if self._beside is None:
+            self._beside = self.http.beside(self.outside)
+        return self._beside
 
     def run(self, execute: Callable[..., Any], *arguments: Any) -> Any:
         """`execute(*arguments)` in one of the places, counted and timed; Saturated when none is free."""
@@ -237,6 +249,12 @@ class Loader:
     def _load(self, served: Served, limits: ComponentOptions) -> Entry:
         gateway, options = self.gateway, self.gateway.options
         component, trigger = served.component, served.http
+        outbound = AllowedHosts.for_component(
+            component.allowed_outbound_hosts,
+            resolve=self.variables.resolve_template,
+            components=tuple(gateway.manifest.components),
+            component=component.id,
+        )
         grants = Grants(
             id=component.id,
             key_value_stores=frozenset(component.key_value_stores),
@@ -245,12 +263,7 @@ class Loader:
             host_interfaces=frozenset(map(canonical_name, limits.host_interfaces)),
             environment={**component.environment, **options.environment},
             variables=self.variables.of(component),
-            outbound=AllowedHosts.for_component(
-                component.allowed_outbound_hosts,
-                resolve=self.variables.resolve_template,
-                components=tuple(gateway.manifest.components),
-                component=component.id,
-            ),
+            outbound=outbound,
         )
         self._check_templated_hosts(component)
         wasm = self._wasm(component, "source")
@@ -271,7 +284,20 @@ class Loader:
         )
         entry = Entry(served.id, component, limits)
         entry.http, entry.messages = loaded
+        entry.outside = Both(outbound, self._safe_hosts(component, limits))
         return entry
+
+    def _safe_hosts(self, component: Component, limits: ComponentOptions) -> SafeHosts:
+        try:
+            return SafeHosts(
+                limits.shadow_allowed_hosts,
+                resolve=self.variables.resolve_template,
+                components=tuple(self.gateway.manifest.components),
+                component=component.id,
+            )
+        except ManifestError as error:
+            key = f"component.{component.id}.shadow_allowed_hosts"
+            raise ManifestError(error.message, path=self.gateway.manifest.path, key=key) from error
 
     def _check_templated_hosts(self, component: Component) -> None:
         """Entries whose variables all have defaults have to be right with them (Spin: manifest, 8)."""

@@ -351,3 +351,24 @@ def test_where_the_middleware_stands(
     with override_settings(MIDDLEWARE=middleware):
         found = [str(message.id).partition(".")[2] for message in run_checks(tags=["wasm_gateway"])]
     assert [each for each in found if each.startswith("W")] == expected
+
+
+# Beside the view
+
+
+def test_the_guest_answers_beside_the_view(ruled: Ruled, ask: Ask) -> None:
+    ruled(hello={"mode": "shadow"}, echo={"mode": "shadow", "max_kept_body": 10}, trap={"mode": "shadow"})
+    pilot = owner.gateway().open().pilot
+    assert pilot is not None
+    response = ask("post", "/wasm/hello", data=b" body", content_type="text/plain")
+    assert (response.content, COOKIE in response.cookies) == (b"native body", False)
+    assert ask("get", "/wasm/trap").content == NATIVE
+    assert ask("post", "/wasm/echo", data=b"0123456789a", content_type="text/plain").status_code == 200
+    outcomes: Any = {}
+    end = time.monotonic() + 30
+    while len(outcomes) < 3 and time.monotonic() < end:
+        counts = pilot.counts()
+        outcomes = {k: word for k, v in counts.items() for word in v if word.startswith("shadow ")}
+        time.sleep(0.01)
+    assert outcomes.pop("hello") in ("shadow equal", "shadow different")
+    assert outcomes == {"trap": "shadow failed", "echo": "shadow uncompared"}

@@ -35,6 +35,14 @@ class Row:
     def title(self) -> str:
         return self.route or self.component
 
+    @property
+    def share(self) -> str:
+        return f"{self.rule.percent:g}"
+
+    @property
+    def slide(self) -> int:
+        return round(self.rule.percent)
+
 
 def pilot_of(gateway: Gateway) -> Pilot:
     """Who has the rules of this site; NoDials where the guests answer everything."""
@@ -78,8 +86,21 @@ def turn(gateway: Gateway, name: str, values: Mapping[str, object] | None, by: s
 def kill(gateway: Gateway, component: str, by: str) -> list[str]:
     """Have the site answer for every route of a component; the names of the dials that had to be turned."""
     turned = []
+    pilot = pilot_of(gateway)
     for row in rows(gateway):
-        if row.component == component and row.rule.mode is not Mode.NATIVE:
+        # its own rule, as it is after what has been turned so far
+        if row.component == component and pilot.rule(component, row.name).mode is not Mode.NATIVE:
             turn(gateway, row.name, {**(row.dial or {}), "mode": Mode.NATIVE.value}, by)
             turned.append(row.name)
     return turned
+
+
+def latencies(gateway: Gateway) -> dict[str, str]:
+    """The time in the guests of each component, in this process, in words."""
+    found: dict[str, str] = {}
+    for each in gateway.stats():
+        times = sorted(each.last_us)
+        if times:
+            last = times[min(len(times) - 1, len(times) * 95 // 100)]
+            found[each.component] = f"median {times[len(times) // 2] / 1e3:.2f} ms, 95% {last / 1e3:.2f} ms"
+    return found

@@ -37,6 +37,7 @@ from .errors import (
 from .executors import Executor
 from .executors.guest import checked_headers
 from .guest_logs import GuestLogs, InstanceLog, printable
+from .host import identity
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
@@ -356,14 +357,14 @@ class Gateway:
             return False
         entry = self._entry(self._entry_ids[trigger.id])
         # what the site lends may belong to the request's own thread, as Django's connections do
-        return entry.http is not None and entry.http.streams and not entry.options.host_interfaces
+        return entry.http is not None and entry.http.streams and not entry.options.calls_site
 
     def runs_inline(self, match: RouteMatch) -> bool:
         """Whether the component of this route is said to answer quickly enough for an event loop."""
         trigger_id = getattr(match.route.target, "id", "")
         entry = (self._entries or {}).get(self._entry_ids.get(trigger_id, ""))
         # what the site lends may refuse to run on a loop, as Django's models do
-        return entry is not None and entry.options.inline and not entry.options.host_interfaces
+        return entry is not None and entry.options.inline and not entry.options.calls_site
 
     def _answer(
         self,
@@ -382,7 +383,7 @@ class Gateway:
             length = request.headers.get("content-length")
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
-            request_ = _for_guest(request, match, executor)
+            request_ = _for_guest(request, match, executor, entry)
             response: Response = entry.run(executor.execute, request_, match, noted)
             if turn is not None:
                 turn.succeeded()
@@ -402,7 +403,7 @@ class Gateway:
         entry = self._entry(entry_id)
         executor = entry.beside
         try:
-            return executor.execute(_for_guest(request, match, executor), match)
+            return executor.execute(_for_guest(request, match, executor, entry), match)
         except GatewayError:
             raise
         except Exception as error:
@@ -511,9 +512,9 @@ class Gateway:
 _WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)
 
 
-def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Request:
+def _for_guest(request: Request, match: RouteMatch, executor: Executor, entry: Entry) -> Request:
     """`request` as a guest may see it, whose headers are made when it does."""
-    headers = LateHeaders(partial(_guest_headers, request, match, executor.injects_headers))
+    headers = LateHeaders(partial(_guest_headers, request, match, executor.injects_headers, entry))
     return Request(
         *(request.method, request.path, request.query, headers, request.body),
         *(request.scheme, request.authority, request.client, request.protocol, request.trailers),
@@ -521,16 +522,26 @@ def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Reque
     )
 
 
-def _guest_headers(request: Request, match: RouteMatch, injects: bool) -> tuple[tuple[str, str], ...]:
+def _guest_headers(
+    request: Request, match: RouteMatch, injects: bool, entry: Entry
+) -> tuple[tuple[str, str], ...]:
     """Those of `request`, but no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
 
     Spin leaves a client's own spin-* headers in front of the injected ones, where they are believed.
     """
-    headers = [pair for pair in request.headers.pairs if pair[0][:5] != "spin-" and pair[0] != "connection"]
+    hidden = _HIDDEN if entry.options.cookies else _HIDDEN_TOO
+    headers = [pair for pair in request.headers.pairs if pair[0][:5] != "spin-" and pair[0] not in hidden]
     authority = request.authority
     if authority is not None and ".spin.internal" in authority and _is_chained_host(authority):
         headers = [pair for pair in headers if pair[0] != "host"]
+    if entry.identity is not None:
+        headers.append((identity.HEADER, entry.identity()))
     return (*headers, *spin_headers(match, request)) if injects else tuple(headers)
+
+
+# Headers of a client that no guest sees, and those that one without `cookies` does not.
+_HIDDEN = frozenset(("connection", identity.HEADER))
+_HIDDEN_TOO = _HIDDEN | {"cookie"}
 
 
 def _is_chained_host(authority: str) -> bool:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from .component.resolve import validate as validate_component
 from .engine import CompileCache, Engine, wat2wasm
 from .errors import ComponentError, LinkError, ManifestError, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
+from .host import identity
 from .host.application import Hosts
 from .host.base import Grants
 from .host.outbound import AllowedHosts, Both, SafeHosts, validate
@@ -138,6 +140,7 @@ class Entry:
         self.problem: ComponentError | None = None  # why it has neither, where the site answers instead
         self.outside: Both | None = None  # where `http` may go beside the site
         self._beside: Executor | None = None
+        self.identity: Callable[[], str] | None = None  # the header that says who asks, where it wants one
         self.start_over()
 
     def start_over(self) -> None:
@@ -260,7 +263,8 @@ class Loader:
             key_value_stores=frozenset(component.key_value_stores),
             sqlite_databases=frozenset(component.sqlite_databases),
             ai_models=frozenset(component.ai_models),
-            host_interfaces=frozenset(map(canonical_name, limits.host_interfaces)),
+            host_interfaces=frozenset(map(canonical_name, _lent(limits))),
+            lend=frozenset(limits.lend),
             environment={**component.environment, **options.environment},
             variables=self.variables.of(component),
             outbound=outbound,
@@ -284,8 +288,17 @@ class Loader:
         )
         entry = Entry(served.id, component, limits)
         entry.http, entry.messages = loaded
+        if limits.identity_headers:
+            entry.identity = self._identity(component, limits)
         entry.outside = Both(outbound, self._safe_hosts(component, limits))
         return entry
+
+    def _identity(self, component: Component, limits: ComponentOptions) -> Callable[[], str] | None:
+        """What makes the header that says who asks; None where nobody can tell."""
+        for each in self.gateway.options.interfaces:
+            if isinstance(each, identity.Identity):
+                return partial(each.header, component.id, limits.lend)
+        return None
 
     def _safe_hosts(self, component: Component, limits: ComponentOptions) -> SafeHosts:
         try:
@@ -376,6 +389,10 @@ class Loader:
         )
 
 
+def _lent(options: ComponentOptions) -> tuple[str, ...]:
+    return (*options.host_interfaces, identity.INTERFACE) if options.lend else options.host_interfaces
+
+
 def _named(trigger: HttpTrigger | None) -> list[tuple[str, Dependency]]:
     """The middleware of a trigger, with names for people."""
     named = []
@@ -388,8 +405,9 @@ def _named(trigger: HttpTrigger | None) -> list[tuple[str, Dependency]]:
 def inherited(grants: Grants, keys: Collection[str]) -> Grants:
     """What is left of `grants` for a dependency that inherits `keys` of the configuration."""
     whole = {key: getattr(grants, INHERITED[key]) for key in keys if key in INHERITED}
-    lent = grants.host_interfaces if set(keys) >= set(INHERITABLE) else frozenset()
-    return Grants(grants.id, host_interfaces=lent, **{INHERITED[key]: value for key, value in whole.items()})
+    if set(keys) >= set(INHERITABLE):
+        whole |= {"host_interfaces": grants.host_interfaces, "lend": grants.lend}
+    return Grants(grants.id, **{INHERITED.get(key, key): value for key, value in whole.items()})
 
 
 def default_cache_dir() -> Path:

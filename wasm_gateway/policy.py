@@ -36,11 +36,12 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who asks, as the site knows it; `id` is None for somebody unknown."""
+    """Who asks, as the site knows it; `id` is None for somebody unknown, `name` is for guests only."""
 
     id: str | None = None
     groups: frozenset[str] = frozenset()
     staff: bool = False
+    name: str = ""
 
 
 NOBODY = Visitor()

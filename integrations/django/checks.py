@@ -95,33 +95,47 @@ def check_middleware(**_: Any) -> list[CheckMessage]:
         text = "WasmGatewayMiddleware stands before SecurityMiddleware."
         hint = "Put it after: Wasm routes are neither redirected to HTTPS nor given its headers."
         messages.append(Warning(text, hint=hint, id="wasm_gateway.W001"))
-    asking = _asking_for_users()
-    if asking and not _before(AUTHENTICATION, ours[0]):
-        text = f"AuthenticationMiddleware does not stand before WasmGatewayMiddleware, but {asking}."
-        hint = "Put WasmGatewayMiddleware after it; until then everybody is unknown to Wasm routes."
-        messages.append(Warning(text, hint=hint, id="wasm_gateway.W006"))
+    for id_, name, why, wrong in _needs():
+        stands, before = _stands(name)
+        if stands and before < ours[0]:
+            continue
+        if stands or name != LOCALE:  # a site may well have one language
+            title = name.rpartition(".")[2]
+            text = f"{title} does not stand before WasmGatewayMiddleware, but {why}."
+            hint = f"Put WasmGatewayMiddleware after it; until then {wrong}."
+            messages.append(Warning(text, hint=hint, id=f"wasm_gateway.{id_}"))
     return messages
 
 
 AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+LOCALE = "django.middleware.locale.LocaleMiddleware"
+CSRF = "django.middleware.csrf.CsrfViewMiddleware"
+
+# What may be lent to a guest -> the check, who has to have seen the request before, what happens else.
+LENDERS = {
+    "user": ("W006", AUTHENTICATION, "everybody is unknown to Wasm routes"),
+    "locale": ("W007", LOCALE, "the language is that of the settings"),
+    "csrf": ("W007", CSRF, "a token is worth nothing, for nobody sends its cookie"),
+}
 
 
-def _before(name: str, index: int) -> bool:
-    """Whether the middleware `name`, or one that extends it, stands before the place `index`."""
+def _stands(name: str) -> tuple[bool, int]:
+    """Whether the middleware `name`, or one that extends it, is there, and where."""
     wanted = import_string(name)
-    for each in settings.MIDDLEWARE[:index]:
+    for index, each in enumerate(settings.MIDDLEWARE):
         try:
             found = import_string(each)
         except ImportError:
             continue  # Django says so when it starts
         if found is wanted or (isinstance(found, type) and issubclass(found, wanted)):
-            return True
-    return False
+            return True, index
+    return False, -1
 
 
-def _asking_for_users() -> str | None:
-    """Who depends on the user of a request: the rules of a component; None where nobody does."""
+def _needs() -> list[tuple[str, str, str, str]]:
+    """Each middleware that some component depends on: a check, its name, why, and what happens else."""
     gateway = _gateway()
+    found: dict[str, tuple[str, str, str, str]] = {}
     for component in gateway.manifest.components.values() if gateway else ():
         assert gateway is not None
         try:
@@ -129,9 +143,13 @@ def _asking_for_users() -> str | None:
         except ManifestError:
             continue  # opening the gateway says so
         rules = [options.rule, *(options.rule.updated(table) for table in options.routes.values())]
+        reasons = {what: f"the component {component.id!r} is lent the {what}" for what in options.lend}
         if any(rule.names_people for rule in rules):
-            return f"the rules of the component {component.id!r} depend on the user"
-    return None
+            reasons["user"] = f"the rules of the component {component.id!r} depend on the user"
+        for what, why in reasons.items():
+            id_, name, wrong = LENDERS[what]
+            found.setdefault(name, (id_, name, why, wrong))
+    return sorted(found.values())
 
 
 def _is_ours(name: str) -> bool:

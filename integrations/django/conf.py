@@ -25,11 +25,13 @@ from django.utils.connection import ConnectionProxy
 from wasm_gateway.asgi import THREADS
 from wasm_gateway.errors import GatewayError, ManifestError
 from wasm_gateway.gateway import Gateway
+from wasm_gateway.host.identity import Identity
 from wasm_gateway.host.key_value import CacheStore
 from wasm_gateway.workers import Workers
 
 from .. import options
 from .connections import SiteWorkers
+from .identity import DjangoSite
 
 KEYS = frozenset(
     (
@@ -82,7 +84,8 @@ class Settings:
             from .ledger import DjangoLedger
 
             values = {**values, "LEDGER": DjangoLedger()}
-        return options.make_gateway(self.manifest, values, cache_store=cache_store)
+        identity = Identity(DjangoSite(), settings.SECRET_KEY)
+        return options.make_gateway(self.manifest, values, cache_store=cache_store, identity=identity)
 
 
 def cache_store(label: str, alias: str) -> CacheStore:

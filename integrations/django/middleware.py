@@ -18,6 +18,7 @@ from wasm_gateway.workers import relay
 from wasm_gateway.wsgi import OutputBody, outgoing
 
 from .convert import raw_path, to_request, to_response
+from .identity import current
 from .sharing import SiteFacts, finish, keep_body, keep_for_shadow, shadow, visitor_of
 
 if TYPE_CHECKING:
@@ -105,7 +106,11 @@ class WasmGatewayMiddleware:
             return refused
         message = self.to_message(request, path, turn)
         if isinstance(message, Request):
-            response = self.answer(request, message, match, turn)
+            token = current.set(request)
+            try:
+                response = self.answer(request, message, match, turn)
+            finally:
+                current.reset(token)
         else:
             response = message
         if response is None:
@@ -177,11 +182,14 @@ class WasmGatewayMiddleware:
         if isinstance(message, Response):
             return to_response(outgoing(message, method))
         exchange = Exchange(self.owner.gateway(), message, match, turn=turn)
+        token = current.set(request)
         try:
             answer = await exchange.run(self.owner.workers())
         except Saturated as error:
             response = self.saturated(request, path, error, turn)
             return None if response is None else to_response(outgoing(response, method))
+        finally:
+            current.reset(token)
         return None if answer is None else to_response(answer)
 
     def saturated(

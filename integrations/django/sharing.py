@@ -25,6 +25,7 @@ from wasm_gateway.policy import COOKIE, COOKIE_SECONDS, NOBODY, Visitor
 from wasm_gateway.wsgi import BARE_HEADERS, content_length
 
 from .convert import to_request
+from .identity import current
 
 if TYPE_CHECKING:
     from wasm_gateway.migration.pilot import Turn
@@ -121,7 +122,8 @@ def shadow(turn: Turn, request: HttpRequest, path: str, response: HttpResponseBa
     native = _answer(response, turn.limit, seconds)
     if turn.answer is not None:
         run, answer = copy_context().run, turn.answer
-        turn.answer = lambda message: run(answer, message)  # what is lent is found in the context
+        run(current.set, request)
+        turn.answer = lambda message: run(answer, message)
 
     def gone_out() -> None:
         try:

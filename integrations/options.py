@@ -20,7 +20,7 @@ from wasm_gateway.host.site import HostInterface
 from wasm_gateway.runtime_config import RuntimeConfig, StoreConfig, load_runtime_config
 
 # Fields of GatewayOptions that are set otherwise.
-_NO_SETTING = {"engine", "stores"}
+_NO_SETTING = {"around", "engine", "stores"}
 
 _FIELDS = {f.name.upper(): f.name for f in fields(GatewayOptions) if f.name not in _NO_SETTING}
 
@@ -53,10 +53,12 @@ def make_gateway(
     *,
     cache_store: CacheStore | None = None,
     identity: HostInterface | None = None,
+    **more: Any,
 ) -> Gateway:
     """A gateway for `manifest` with the settings `values`, whose keys are of KEYS; ManifestError.
 
-    `cache_store(label, alias)` makes the stores of type django_cache; `identity` is lent besides INTERFACES.
+    `cache_store(label, alias)` makes the stores of type django_cache; `identity` is lent besides INTERFACES;
+    `more` are fields of GatewayOptions.
     """
     options = {field: values[key] for key, field in _FIELDS.items() if values.get(key) is not None}
     if "interfaces" in options:
@@ -84,6 +86,7 @@ def make_gateway(
         components=values.get("COMPONENTS"),
         profile=values.get("PROFILE"),
         stores=made,
+        **more,
         **options,
     )
 

@@ -18,8 +18,10 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +77,9 @@ class GatewayOptions:
     fields of every component's options. `stores` are key-value stores made by the site, by label;
     `interfaces` are what it lends to guests (HostInterface). `rules` say who answers for a component or a
     route (policy.Rule), by its id or pattern; `ledger` is where processes share what is turned at run time,
-    or the path of a SQLite file for it.
+    or the path of a SQLite file for it, or the URL of a Redis. `compare` are functions of the site's own that
+    compare two answers (migration/compare.py, Function), or their dotted names, by component or pattern;
+    `around` is entered in threads of the gateway's own around each guest.
     """
 
     runtime_config: RuntimeConfig | str | Path | None = None
@@ -91,6 +95,8 @@ class GatewayOptions:
     limits: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ledger: Ledger | str | Path | None = None
+    compare: Mapping[str, Any] = field(default_factory=dict)
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
     allow_transient_write: bool = False
     direct_mounts: bool = False
     disable_cache: bool = False
@@ -268,12 +274,16 @@ class Gateway:
         if ledger is None and not any(options.governed for options in governed.values()):
             return None
         # imported where it is needed: most applications have guests that answer everything
-        from .migration.ledger import SqliteLedger
+        from .migration.ledger import open_ledger
         from .migration.pilot import Pilot
+        from .migration.shadow import Shadows
 
         if isinstance(ledger, str | Path):
-            ledger = SqliteLedger(ledger)
-        return Pilot(governed, ledger)
+            ledger = open_ledger(ledger)
+        functions = {
+            name: _imported(value, f"COMPARE.{name}") for name, value in self.options.compare.items()
+        }
+        return Pilot(governed, ledger, Shadows(self.options.around), functions)
 
     @property
     def work_dir(self) -> Path:
@@ -595,6 +605,19 @@ def _runtime_config(value: RuntimeConfig | str | Path | None) -> RuntimeConfig:
     if value is None:
         return RuntimeConfig()
     return value if isinstance(value, RuntimeConfig) else load_runtime_config(value)
+
+
+def _imported(value: Any, key: str) -> Any:
+    """A function, or the one that a dotted name stands for; ManifestError."""
+    if isinstance(value, str):
+        module, _, name = value.rpartition(".")
+        try:
+            value = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ManifestError(f"{value!r} cannot be imported: {error}", key=key) from error
+    if not callable(value):
+        raise ManifestError(f"{value!r} is no function", key=key)
+    return value
 
 
 def _directory(flag: str | Path | None, configured: str | Path | None, default: Path | None) -> Path | None:

@@ -30,7 +30,7 @@ from wasm_gateway.host.key_value import CacheStore
 from wasm_gateway.workers import Workers
 
 from .. import options
-from .connections import SiteWorkers
+from .connections import SiteWorkers, kept_fresh
 from .identity import DjangoSite
 
 KEYS = frozenset(
@@ -85,7 +85,9 @@ class Settings:
 
             values = {**values, "LEDGER": DjangoLedger()}
         identity = Identity(DjangoSite(), settings.SECRET_KEY)
-        return options.make_gateway(self.manifest, values, cache_store=cache_store, identity=identity)
+        return options.make_gateway(
+            self.manifest, values, cache_store=cache_store, identity=identity, around=kept_fresh
+        )
 
 
 def cache_store(label: str, alias: str) -> CacheStore:

@@ -8,18 +8,20 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from django.db import DatabaseError, connections, router, transaction
 from django.db.models import F
 
 from wasm_gateway.errors import HostError
-from wasm_gateway.migration import ledger, pilot
-from wasm_gateway.migration.ledger import MAX_CHANGES, MAX_MISMATCHES
+from wasm_gateway.migration import ledger
+from wasm_gateway.migration.counters import Counts
+from wasm_gateway.migration.ledger import MAX_CHANGES, MAX_MISMATCHES, SINCE, now
 
 from . import models
 from .connections import kept_fresh
@@ -30,26 +32,50 @@ R = TypeVar("R")
 # What the names of all threads of the gateway's own begin with.
 OWN_THREADS = "wasm-"
 
+# Writes that wait for a thread that may.
+MOST_WAITING = 1000
+
 
 @contextmanager
-def _in_its_thread() -> Iterator[None]:
+def _reported() -> Iterator[None]:
     try:
-        if threading.current_thread().name.startswith(OWN_THREADS):
-            with kept_fresh():
-                yield
-        else:
-            yield
+        yield
     except DatabaseError as error:
         raise HostError(f"the ledger in the site's database: {error}") from error
 
 
-def _translated(function: Callable[P, R]) -> Callable[P, R]:
-    @wraps(function)
-    def translated(*arguments: P.args, **options: P.kwargs) -> R:
-        with _in_its_thread():
-            return function(*arguments, **options)
+def _is_own_thread() -> bool:
+    return threading.current_thread().name.startswith(OWN_THREADS)
 
-    return translated
+
+def _in_its_thread(function: Callable[Concatenate[DjangoLedger, P], R]) -> Callable[..., R]:
+    """`function` by rule 1, and after what had to wait; HostError."""
+
+    @wraps(function)
+    def run(self: DjangoLedger, *arguments: P.args, **options: P.kwargs) -> R:
+        with _reported():
+            if _is_own_thread():
+                with kept_fresh():
+                    return function(self, *arguments, **options)
+            while self._waiting:
+                self._waiting.popleft()()
+            return function(self, *arguments, **options)
+
+    return run
+
+
+def _whenever(function: Callable[Concatenate[DjangoLedger, P], None]) -> Callable[..., None]:
+    """The same for what is only written, which can wait where a thread of the gateway's may not write."""
+    now = _in_its_thread(function)
+
+    @wraps(function)
+    def run(self: DjangoLedger, *arguments: P.args, **options: P.kwargs) -> None:
+        if _is_in_memory():
+            self._waiting.append(partial(function, self, *arguments, **options))
+        else:
+            now(self, *arguments, **options)
+
+    return run
 
 
 class DjangoLedger:
@@ -57,20 +83,21 @@ class DjangoLedger:
 
     def __init__(self) -> None:
         self._seen: object = None
+        self._waiting: deque[Callable[[], None]] = deque(maxlen=MOST_WAITING)
 
-    @_translated
+    @_in_its_thread
     def stamp(self) -> object:
-        if threading.current_thread().name == pilot.THREAD and _is_this_process_own():
+        if _is_own_thread() and _is_in_memory():
             return self._seen
         found = models.Stamp.objects.filter(pk=models.Stamp.ONLY).values_list("version", flat=True).first()
         self._seen = found
         return found
 
-    @_translated
+    @_in_its_thread
     def dials(self) -> ledger.Dials:
         return dict(models.Dial.objects.values_list("name", "fields"))
 
-    @_translated
+    @_in_its_thread
     def turn(self, change: ledger.Change) -> None:
         fields = None if change.values is None else dict(change.values)
         using = router.db_for_write(models.Stamp)
@@ -89,11 +116,11 @@ class DjangoLedger:
             made = changes.create(name=change.name, fields=fields, by=change.by[:255], at=change.at)
             changes.filter(pk__lte=made.pk - MAX_CHANGES).delete()
 
-    @_translated
+    @_in_its_thread
     def changes(self, limit: int = 50) -> list[ledger.Change]:
         return [ledger.Change(c.name, c.fields, c.by, c.at) for c in models.Change.objects.all()[:limit]]
 
-    @_translated
+    @_whenever
     def record(self, mismatch: ledger.Mismatch) -> None:
         mismatches = models.Mismatch.objects.using(router.db_for_write(models.Mismatch))
         mismatches.create(component=mismatch.component, record=asdict(mismatch))
@@ -102,19 +129,46 @@ class DjangoLedger:
         for pk in last:
             of_it.filter(pk__lte=pk).delete()
 
-    @_translated
+    @_in_its_thread
     def mismatches(self, component: str | None = None, limit: int = 50) -> list[ledger.Mismatch]:
         found = models.Mismatch.objects.all()
         if component is not None:
             found = found.filter(component=component)
         return [ledger.mismatch_of(each.record) for each in found[:limit]]
 
+    @_whenever
+    def add(self, counts: Counts) -> None:
+        using = router.db_for_write(models.Counter)
+        with transaction.atomic(using=using):
+            # in order, so that two processes do not wait for each other
+            for component, values in sorted(counts.items()):
+                counters = models.Counter.objects.using(using).filter(component=component)
+                counters.get_or_create(component=component, name=SINCE, defaults={"value": now()})
+                for name, value in sorted(values.items()):
+                    counter = counters.filter(name=name)
+                    if not counter.update(value=F("value") + value):
+                        counters.get_or_create(component=component, name=name)
+                        counter.update(value=F("value") + value)
+
+    @_in_its_thread
+    def counters(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for component, name, value in models.Counter.objects.values_list("component", "name", "value"):
+            found.setdefault(component, {})[name] = value
+        return found
+
+    @_in_its_thread
+    def forget(self, component: str | None = None) -> None:
+        for model in (models.Counter, models.Mismatch):
+            found = model._default_manager.using(router.db_for_write(model))
+            (found.all() if component is None else found.filter(component=component)).delete()
+
     def close(self) -> None:
         """Connections are Django's, and those of its threads."""
 
 
-def _is_this_process_own() -> bool:
-    """Whether the database is in memory, as tests have it: nobody else turns anything in it, and a second
-    connection to it locks out the first."""
+def _is_in_memory() -> bool:
+    """Whether the database is this process' own, as that of tests is: nobody else turns anything in it, and
+    a second connection to it locks out the first."""
     connection: Any = connections[router.db_for_read(models.Stamp)]
     return connection.vendor == "sqlite" and bool(connection.is_in_memory_db())

@@ -71,3 +71,20 @@ class Mismatch(models.Model):
     def __str__(self) -> str:
         record = self.record
         return f"{record['method']} {record['target']} ({self.component})"
+
+
+class Counter(models.Model):
+    """What all processes have counted of a component: migration.counters."""
+
+    component: models.CharField[str, str] = models.CharField(max_length=NAME_CHARACTERS)
+    name: models.CharField[str, str] = models.CharField(max_length=100)
+    value: models.BigIntegerField[int, int] = models.BigIntegerField(default=0)
+
+    class Meta:
+        default_permissions = ()
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["component", "name"], name="wasm_gateway_counters_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.component}: {self.name}"

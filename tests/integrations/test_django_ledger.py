@@ -27,7 +27,7 @@ def test_the_migrations_make_the_models() -> None:
 
 # What a ledger promises, in each kind of database; the file is Django's own, since the tests' is in memory.
 PROMISES = """
-import json, sys, threading
+import json, sys, threading, time
 database = json.loads(sys.argv[1])
 if database["ENGINE"].endswith("mysql"):
     import pymysql
@@ -95,6 +95,29 @@ ledger.record(mismatch("b", "/"))
 assert [each.target for each in ledger.mismatches("a")] == ["/7", "/6", "/5", "/4", "/3"]
 assert ledger.mismatches("a", 1) == [mismatch("a", "/7")]
 assert [each.component for each in ledger.mismatches(limit=2)] == ["b", "a"]
+
+# counters, from many threads too
+failures.clear()
+def count(number):
+    try:
+        for each in range(5):
+            ledger.add({"a": {"wasm": 1, "native": number}, "b": {"wasm": 2}})
+    except Exception as error:
+        failures.append(error)
+
+threads = [threading.Thread(target=count, args=(number,), name=f"wasm-{number}") for number in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+counters = ledger.counters()
+if not failures:  # a database may give up on one of two that wait for each other; the pilot tries again
+    since = counters["a"].pop("since")
+    assert abs(since - time.time()) < 600
+    assert counters["a"] == {"wasm": 15, "native": 15}, counters
+    assert counters["b"]["wasm"] == 30
+ledger.forget("a")
+assert (set(ledger.counters()), ledger.mismatches("a")) == ({"b"}, [])
+ledger.forget()
+assert (ledger.counters(), ledger.mismatches()) == ({}, [])
 
 # a thread of the gateway's keeps no connection, one of the site's does
 def look():

@@ -787,16 +787,14 @@ def _io(error: StoreError) -> Err:
 
 
 class ScratchStore:
-    """The store `below` as one instance would have changed it, whose writes are kept here and end with it.
-
-    For one thread.
-    """
+    """The store `below` as one instance would have changed it, whose writes are kept here and end with it."""
 
     def __init__(self, below: Store, max_bytes: int = MAX_HOST_BUFFERED_BYTES) -> None:
         self._below = below
         self._max = max_bytes
         self._size = 0
         self._changed: dict[str, bytes | None] = {}  # None: deleted
+        self._lock = threading.RLock()  # guards what changes
 
     @classmethod
     def of(cls, ctx: HostContext, label: str, below: Store) -> ScratchStore:
@@ -810,13 +808,14 @@ class ScratchStore:
         return found
 
     def _put(self, key: str, value: bytes | None) -> None:
-        size = VALUE_OVERHEAD + len(key) + len(value or b"")
-        if key in self._changed:
-            size -= VALUE_OVERHEAD + len(key) + len(self._changed[key] or b"")
-        if self._size + size > self._max:
-            raise StoreError(f"more than {self._max} bytes were written beside the site")
-        self._size += size
-        self._changed[key] = value
+        with self._lock:
+            size = VALUE_OVERHEAD + len(key) + len(value or b"")
+            if key in self._changed:
+                size -= VALUE_OVERHEAD + len(key) + len(self._changed[key] or b"")
+            if self._size + size > self._max:
+                raise StoreError(f"more than {self._max} bytes were written beside the site")
+            self._size += size
+            self._changed[key] = value
 
     def get(self, key: str, deadline: Deadline | None = None) -> bytes | None:
         return self._changed[key] if key in self._changed else self._below.get(key, deadline)
@@ -849,30 +848,33 @@ class ScratchStore:
         return _within_limit([*found, *((key, value) for key, value in own if value is not None)])
 
     def set_many(self, pairs: Iterable[tuple[str, bytes]], deadline: Deadline | None = None) -> None:
-        before = dict(self._changed), self._size
-        try:
-            for key, value in pairs:
-                self._put(key, value)
-        except StoreError:
-            self._changed, self._size = before
-            raise
+        with self._lock:
+            before = dict(self._changed), self._size
+            try:
+                for key, value in pairs:
+                    self._put(key, value)
+            except StoreError:
+                self._changed, self._size = before
+                raise
 
     def delete_many(self, keys: list[str], deadline: Deadline | None = None) -> None:
         for key in keys:
             self._put(key, None)
 
     def increment(self, key: str, delta: int, deadline: Deadline | None = None) -> int:
-        value, total = _add(self.get(key, deadline), delta)
-        self._put(key, value)
-        return total
+        with self._lock:
+            value, total = _add(self.get(key, deadline), delta)
+            self._put(key, value)
+            return total
 
     def compare_and_set(
         self, key: str, expected: bytes | None, value: bytes, deadline: Deadline | None = None
     ) -> bool:
-        if self.get(key, deadline) != expected:
-            return False
-        self._put(key, value)
-        return True
+        with self._lock:
+            if self.get(key, deadline) != expected:
+                return False
+            self._put(key, value)
+            return True
 
     def close(self) -> None:
         """Forget what was written; the store below belongs to the application."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from .. import forks
 from ..errors import (
@@ -27,7 +27,8 @@ from ..manifest import ComponentOptions
 from ..messages import Request, Response
 from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
-from .compare import Answer, Comparison
+from .compare import Answer, Comparison, Function
+from .counters import GUEST, NATIVE, Counters, is_time
 from .ledger import Change, Dials, Ledger, Mismatch
 from .shadow import UNCOMPARED, Shadows
 
@@ -35,6 +36,8 @@ log = logging.getLogger("wasm_gateway")
 
 # Seconds between two looks at the ledger.
 LOOK_SECONDS = 0.5
+# How many looks pass until what was counted is added to the ledger.
+LOOKS_PER_FLUSH = 4
 # The thread that looks.
 THREAD = "wasm-dials"
 
@@ -102,6 +105,7 @@ class Turn:
 
     def took(self, native: float, guest: float) -> None:
         """The seconds of two answers to the same request."""
+        self._pilot.took(self.component, native, guest)
 
     def record(self, mismatch: Mismatch) -> None:
         self._pilot.record(mismatch)
@@ -125,28 +129,38 @@ def failure_of(error: GatewayError) -> Failure | None:
     return Failure.TRAP  # a host interface that failed under it
 
 
+NO_FUNCTIONS: Mapping[str, Function] = MappingProxyType({})
+
+
 class Pilot:
-    """The rules of an application; `options` are those of its components. Safe for any number of threads."""
+    """The rules of an application; `options` are those of its components. Safe for any number of threads.
+
+    `functions` compare answers in the site's own way, by component or pattern of a route.
+    """
 
     def __init__(
         self,
         options: Mapping[str, ComponentOptions],
         ledger: Ledger | None = None,
         shadows: Shadows | None = None,
+        functions: Mapping[str, Function] = NO_FUNCTIONS,
     ) -> None:
         self._options = options
         self.ledger = ledger
         self.shadows = shadows or Shadows()
+        self._functions = functions
+        self._comparisons: dict[tuple[str, str], Comparison] = {}
         self._dials: Dials = {}
         self._stamp: object = None
         self._failing = False
+        self._unflushed = False
         self._start_over()
         forks.watch(self)
 
     def _start_over(self) -> None:
         self._lock = threading.Lock()  # guards what follows
         self._breakers: dict[str, Breaker] = {}
-        self._counts: dict[str, Counter[str]] = {}
+        self._counters = Counters()
         self._rules: dict[tuple[str, str], Rule] = {}
         self._beginning = threading.Lock()  # held while the thread is made
         self._thread: threading.Thread | None = None
@@ -191,13 +205,33 @@ class Pilot:
         return found
 
     def count(self, component: str, what: str) -> None:
-        with self._lock:
-            self._counts.setdefault(component, Counter())[what] += 1
+        self._counters.add(component, what)
+
+    def took(self, component: str, native: float, guest: float) -> None:
+        """The seconds of two answers to the same request."""
+        self._counters.took(component, NATIVE, native)
+        self._counters.took(component, GUEST, guest)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many requests of this process went which way, by component."""
-        with self._lock:
-            return {component: dict(counter) for component, counter in self._counts.items()}
+        """How many requests of this process went which way, by component; the ledger has those of all."""
+        return {
+            component: {name: value for name, value in counts.items() if not is_time(name)}
+            for component, counts in self._counters.all().items()
+        }
+
+    def flush(self) -> None:
+        """Add what is new to the ledger; what cannot be added is added the next time."""
+        if self.ledger is None:
+            return
+        counts = self._counters.take()
+        try:
+            self.ledger.add(counts)
+            self._unflushed = False
+        except Exception as error:
+            self._counters.give_back(counts)
+            if not self._unflushed:
+                log.error("counts cannot be added to the ledger, they are kept for later: %s", error)
+            self._unflushed = True
 
     # Dials
 
@@ -250,7 +284,13 @@ class Pilot:
     # Beside the site
 
     def comparison(self, component: str, route: str) -> Comparison:
-        return Comparison()
+        """How answers to a route are compared."""
+        key = component, route
+        found = self._comparisons.get(key)
+        if found is None:
+            function = self._functions.get(route) or self._functions.get(component)
+            found = self._comparisons[key] = Comparison(self._options[component], function)
+        return found
 
     def record(self, mismatch: Mismatch) -> None:
         """Keep it, if there is a ledger that can."""
@@ -268,6 +308,7 @@ class Pilot:
         if thread is not None and thread.is_alive():
             thread.join()
         if self.ledger is not None:
+            self.flush()
             self.ledger.close()
 
 
@@ -275,11 +316,15 @@ _BROKEN = Choice(False, "breaker")
 
 
 def _look_on(pilot: weakref.ref[Pilot], ended: threading.Event) -> None:
+    looks = 0
     while not ended.wait(LOOK_SECONDS):
         found = pilot()
         if found is None:
             return
         found.look()
+        looks += 1
+        if not looks % LOOKS_PER_FLUSH:
+            found.flush()
         del found
 
 

@@ -57,4 +57,19 @@ class Migration(migrations.Migration):
                 "indexes": [models.Index(fields=["component", "id"], name="wasm_gateway_mismatches_of")],
             },
         ),
+        migrations.CreateModel(
+            "Counter",
+            [
+                ("id", _id()),
+                ("component", models.CharField(max_length=255)),
+                ("name", models.CharField(max_length=100)),
+                ("value", models.BigIntegerField(default=0)),
+            ],
+            {
+                "default_permissions": (),
+                "constraints": [
+                    models.UniqueConstraint(fields=["component", "name"], name="wasm_gateway_counters_once")
+                ],
+            },
+        ),
     ]

@@ -22,10 +22,12 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from wasm_gateway.errors import GatewayError
+from wasm_gateway.migration import report
+from wasm_gateway.migration.ledger import mismatch_of
 from wasm_gateway.policy import BadValue, Mode
 
 from .conf import owner
-from .dials import NoDials, kill, latencies, pilot_of, rows, turn
+from .dials import NoDials, kill, pilot_of, rows, turn
 from .models import Change, Dial, Mismatch
 
 if TYPE_CHECKING:
@@ -85,17 +87,30 @@ class DialAdmin(DialModelAdmin):
     def _components(self, gateway: Gateway) -> list[dict[str, Any]]:
         pilot = pilot_of(gateway)
         assert pilot.ledger is not None
-        counts, seconds = pilot.counts(), latencies(gateway)
+        pilot.flush()  # what this process has counted is there; others follow within seconds
         found: list[dict[str, Any]] = []
-        for row in rows(gateway):
+        known = rows(gateway)
+        ids = [row.component for row in known if row.route is None]
+        reports = {one.component: one for one in report.read(pilot.ledger, ids, limit=0).components}
+        for row in known:
             if row.route is None:
                 last = pilot.ledger.mismatches(row.component, MISMATCHES)
+                one = reports[row.component]
                 found.append(
                     {
                         "id": row.component,
                         "description": row.description,
-                        "counts": sorted(counts.get(row.component, {}).items()),
-                        "latency": seconds.get(row.component),
+                        "since": None if one.since is None else _when(one.since),
+                        "counts": [
+                            *one.reasons.items(),
+                            *([("fallback", one.fallbacks)] * (one.fallbacks > 0)),
+                        ],
+                        "shadow": [(what, number) for what, number in one.shadow.items() if number],
+                        "times": [
+                            (side, latency.number, report.duration(latency.p50), report.duration(latency.p95))
+                            for side, latency in (("view", one.native), ("guest", one.guest))
+                            if latency.number
+                        ],
                         "breaker": pilot.breaker(row.component).state,
                         "mismatches": [(_when(each.at), each) for each in last],
                         "rows": [],
@@ -137,6 +152,10 @@ class DialAdmin(DialModelAdmin):
                 turn(gateway, name, values, by)
                 return [(name, f"{values['mode']} {percent:g}%")]
         raise BadValue("nothing to do", "action")
+
+
+def _counts(one: report.ComponentReport) -> list[tuple[str, int]]:
+    return [*one.reasons.items(), (report.FALLBACK, one.fallbacks)]
 
 
 def _percent(form: Mapping[str, str]) -> float:
@@ -202,10 +221,12 @@ class MismatchAdmin(_ReadOnly, MismatchModelAdmin):
     @admin.display(description="view, guest")
     def times(self, mismatch: Mismatch) -> str:
         seconds = mismatch.record["native_seconds"], mismatch.record["guest_seconds"]
-        return ", ".join(f"{each * 1e3:.1f} ms" for each in seconds)
+        return ", ".join(map(report.duration, seconds))
 
     def differences(self, mismatch: Mismatch) -> SafeString:
-        return _text("\n".join(mismatch.record["differences"]))
+        record = mismatch_of(mismatch.record)
+        lines = [*record.differences, *report.body_diff(record)]
+        return _text("\n".join(map(report.printable, lines)))
 
     def view(self, mismatch: Mismatch) -> SafeString:
         return _text(json.dumps(mismatch.record["native"], indent=2, ensure_ascii=False))

@@ -93,14 +93,3 @@ def kill(gateway: Gateway, component: str, by: str) -> list[str]:
             turn(gateway, row.name, {**(row.dial or {}), "mode": Mode.NATIVE.value}, by)
             turned.append(row.name)
     return turned
-
-
-def latencies(gateway: Gateway) -> dict[str, str]:
-    """The time in the guests of each component, in this process, in words."""
-    found: dict[str, str] = {}
-    for each in gateway.stats():
-        times = sorted(each.last_us)
-        if times:
-            last = times[min(len(times) - 1, len(times) * 95 // 100)]
-            found[each.component] = f"median {times[len(times) // 2] / 1e3:.2f} ms, 95% {last / 1e3:.2f} ms"
-    return found

@@ -64,20 +64,6 @@ def _in_its_thread(function: Callable[Concatenate[DjangoLedger, P], R]) -> Calla
     return run
 
 
-def _whenever(function: Callable[Concatenate[DjangoLedger, P], None]) -> Callable[..., None]:
-    """The same for what is only written, which can wait where a thread of the gateway's may not write."""
-    now = _in_its_thread(function)
-
-    @wraps(function)
-    def run(self: DjangoLedger, *arguments: P.args, **options: P.kwargs) -> None:
-        if _is_in_memory():
-            self._waiting.append(partial(function, self, *arguments, **options))
-        else:
-            now(self, *arguments, **options)
-
-    return run
-
-
 class DjangoLedger:
     """migration.ledger.Ledger in the tables of models.py, wherever the site's routers have them."""
 
@@ -120,8 +106,14 @@ class DjangoLedger:
     def changes(self, limit: int = 50) -> list[ledger.Change]:
         return [ledger.Change(c.name, c.fields, c.by, c.at) for c in models.Change.objects.all()[:limit]]
 
-    @_whenever
     def record(self, mismatch: ledger.Mismatch) -> None:
+        if _is_own_thread() and _is_in_memory():
+            self._waiting.append(partial(self._record, mismatch))
+        else:
+            self._record(mismatch)
+
+    @_in_its_thread
+    def _record(self, mismatch: ledger.Mismatch) -> None:
         mismatches = models.Mismatch.objects.using(router.db_for_write(models.Mismatch))
         mismatches.create(component=mismatch.component, record=asdict(mismatch))
         of_it = mismatches.filter(component=mismatch.component)
@@ -136,8 +128,14 @@ class DjangoLedger:
             found = found.filter(component=component)
         return [ledger.mismatch_of(each.record) for each in found[:limit]]
 
-    @_whenever
     def add(self, counts: Counts) -> None:
+        if _is_in_memory():  # of a test, which may not want it at all
+            self._waiting.append(partial(self._add, counts))
+        else:
+            self._add(counts)
+
+    @_in_its_thread
+    def _add(self, counts: Counts) -> None:
         using = router.db_for_write(models.Counter)
         with transaction.atomic(using=using):
             # in order, so that two processes do not wait for each other

@@ -174,11 +174,14 @@ def test_what_the_page_shows(manifest: Path) -> None:
     assert pilot.ledger is not None
     for number in range(8):
         pilot.ledger.record(mismatch(f"/<{number}>"))
+    pilot.count("hello", "shadow different")
+    pilot.took("hello", 0.01, 0.001)
     page = user("view_dial").get(PAGE).content.decode()
     hello = page.partition('id="component-hello"')[2].partition('id="component-cookie"')[0]
     assert "&lt;Hi&gt;" in hello
     assert "wasm: 1" in hello
-    assert "median" in hello
+    assert "view: median" in hello
+    assert "different: 1" in hello
     assert "closed" in hello
     assert "/&lt;7&gt;" in hello
     assert "/&lt;2&gt;" not in hello
@@ -199,7 +202,7 @@ def test_changes_and_mismatches_are_read_only() -> None:
     assert "mode = canary, percent = 5.0" in client.get("/admin/wasm_gateway/change/").content.decode()
     text = client.get("/admin/wasm_gateway/mismatch/").content.decode()
     assert "GET /&lt;x&gt;" in text
-    assert "1.0 ms, 0.2 ms" in text
+    assert "1 ms, 0.2 ms" in text
     from wasm_gateway.integrations.django import models
 
     number = models.Mismatch.objects.get().pk
@@ -265,17 +268,22 @@ def test_wasm_mode_needs_a_ledger(site: dict[str, Any]) -> None:
 
 
 def test_wasm_report() -> None:
-    assert run("wasm_report") == ["no mismatches"]
+    assert run("wasm_report")[-1] == "No mismatches."
+    Client().get("/wasm/hello")
     pilot = owner.gateway().pilot
     assert pilot is not None
     assert pilot.ledger is not None
     for target in ("/a", "/b"):
         pilot.ledger.record(mismatch(target))
+    pilot.flush()
     lines = run("wasm_report", "hello", "--limit", "1")
-    assert lines[0].endswith("hello  GET /b  (view 1.0 ms, guest 0.2 ms)")
-    assert lines[1:] == ["    status: 200, 500"]
-    assert run("wasm_report", "cookie") == ["no mismatches"]
-    assert [each["target"] for each in json.loads("\n".join(run("wasm_report", format="json")))] == [
-        "/b",
-        "/a",
-    ]
+    assert lines[1].split()[:2] == ["hello", "1"]
+    assert any("hello GET /b: native 1 ms, guest 0.2 ms" in line for line in lines)
+    assert "  status: 200, 500" in lines
+    assert run("wasm_report", "cookie")[-1] == "No mismatches."
+    rows = json.loads("\n".join(run("wasm_report", format="json")))["mismatches"]
+    assert [row["target"] for row in rows] == ["/b", "/a"]
+    run("wasm_report", "--forget")
+    assert run("wasm_report", "hello")[-1] == "No mismatches."
+    with pytest.raises(CommandError, match="no component 'other'"):
+        run("wasm_report", "other")

@@ -3,40 +3,46 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from wasm_gateway.errors import GatewayError
+from wasm_gateway.migration import report
 
 from ...conf import owner
 from ...dials import NoDials, pilot_of
 
 
 class Command(BaseCommand):
-    help = "Shows where guests and views have answered differently, the newest first."
+    help = "Says who has answered, in all processes, and where guests and views differ, the newest first."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("component", nargs="?")
-        parser.add_argument("--limit", type=int, default=20, help="default: 20")
-        parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+        parser.add_argument("component", nargs="*", help="all when none is named")
+        parser.add_argument(
+            "--limit", type=int, default=10, help="how many of the last mismatches; default: 10"
+        )
+        parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+        parser.add_argument(
+            "--forget", action="store_true", help="afterwards begin to count anew, and forget the mismatches"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        gateway = owner.gateway()
+        components = options["component"] or list(gateway.manifest.components)
+        for name in components:
+            if name not in gateway.manifest.components:
+                raise CommandError(f"there is no component {name!r}")
         try:
-            ledger = pilot_of(owner.gateway()).ledger
+            ledger = pilot_of(gateway).ledger
             assert ledger is not None
-            found = ledger.mismatches(options["component"], options["limit"])
+            found = report.read(ledger, components, limit=options["limit"])
+            if options["format"] == "json":
+                self.stdout.write(json.dumps(asdict(found), indent=2, default=dict))
+            else:
+                self.stdout.write(report.text(found))
+            if options["forget"]:
+                for name in components:
+                    ledger.forget(name)
         except (NoDials, GatewayError) as error:
             raise CommandError(str(error)) from error
-        if options["format"] == "json":
-            self.stdout.write(json.dumps([asdict(each) for each in found], indent=2))
-            return
-        if not found:
-            self.stdout.write("no mismatches")
-        for each in found:
-            when = datetime.fromtimestamp(each.at, UTC).isoformat(" ", "seconds")
-            times = f"view {each.native_seconds * 1e3:.1f} ms, guest {each.guest_seconds * 1e3:.1f} ms"
-            self.stdout.write(f"{when}  {each.component}  {each.method} {each.target}  ({times})")
-            for line in each.differences:
-                self.stdout.write(f"    {line}")

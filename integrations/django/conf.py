@@ -27,6 +27,7 @@ from wasm_gateway.errors import GatewayError, ManifestError
 from wasm_gateway.gateway import Gateway
 from wasm_gateway.host.identity import Identity
 from wasm_gateway.host.key_value import CacheStore
+from wasm_gateway.migration.ledger import open_ledger
 from wasm_gateway.workers import Workers
 
 from .. import options
@@ -77,17 +78,26 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-        values = self.values
-        if values.get("LEDGER") == DATABASE:
-            if not apps.is_installed("wasm_gateway.integrations.django"):
-                raise ManifestError(f"{DATABASE!r} needs the app in INSTALLED_APPS", key="LEDGER")
-            from .ledger import DjangoLedger
-
-            values = {**values, "LEDGER": DjangoLedger()}
-        identity = Identity(DjangoSite(), settings.SECRET_KEY)
+        values = {**self.values, "LEDGER": ledger(self.values.get("LEDGER"))}
+        identity = Identity(DjangoSite(), lambda: settings.SECRET_KEY)
         return options.make_gateway(
             self.manifest, values, cache_store=cache_store, identity=identity, around=kept_fresh
         )
+
+
+def ledger(value: Any) -> Any:
+    """The ledger that the setting means, which tells who asks for the signals; ManifestError."""
+    if value is None:
+        return None
+    if not apps.is_installed("wasm_gateway.integrations.django"):
+        if value == DATABASE:
+            raise ManifestError(f"{DATABASE!r} needs the app in INSTALLED_APPS", key="LEDGER")
+        return value
+    from .ledger import DjangoLedger, Telling
+
+    if value == DATABASE:
+        return Telling(DjangoLedger())
+    return Telling(open_ledger(value) if isinstance(value, str | Path) else value)
 
 
 def cache_store(label: str, alias: str) -> CacheStore:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wasm_gateway.gateway import Gateway
-from wasm_gateway.migration.ledger import Change
 from wasm_gateway.policy import Mode, Rule
-
-from .signals import dial_turned
 
 if TYPE_CHECKING:
     from wasm_gateway.migration.pilot import Pilot
@@ -71,16 +68,12 @@ def rows(gateway: Gateway) -> list[Row]:
     return found
 
 
-def turn(gateway: Gateway, name: str, values: Mapping[str, object] | None, by: str) -> Change:
-    """Turn the dial `name` for all processes, and tell everybody; NoDials, BadValue, HostError.
+def turn(gateway: Gateway, name: str, values: Mapping[str, object] | None, by: str) -> None:
+    """Turn the dial `name` for all processes; NoDials, BadValue, HostError.
 
     `values` replace what was turned before, None gives the dial back to the manifest.
     """
-    pilot = pilot_of(gateway)
-    pilot.turn(name, values, by)
-    change = Change(name, values, by)
-    dial_turned.send_robust(sender=gateway, change=change)
-    return change
+    pilot_of(gateway).turn(name, values, by)
 
 
 def kill(gateway: Gateway, component: str, by: str) -> list[str]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from django.dispatch import Signal
 
-# Somebody has turned a dial, in this process: `change` is a migration.ledger.Change; sender: the Gateway.
+# Somebody has turned a dial, in this process: `change` is a migration.ledger.Change. Needs a LEDGER.
 dial_turned = Signal()
 
-# A guest has failed: `component`, `route`, `error` (a GatewayError), `replaced` (the site answers instead).
+# A guest has failed: `component`, `route`, `error`, and `outcome` (observe.Outcome); `replaced` is whether
+# the site answers in its place.
 guest_failed = Signal()
 
-# Guest and view have answered differently: `mismatch` is a migration.ledger.Mismatch.
+# Guest and view have answered differently: `mismatch` is a migration.ledger.Mismatch. Needs a LEDGER.
 shadow_mismatch = Signal()

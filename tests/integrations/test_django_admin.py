@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from django.test import Client, override_settings
 from django.urls import path, re_path
 
 from wasm_gateway.integrations.django.conf import owner
-from wasm_gateway.integrations.django.signals import dial_turned
+from wasm_gateway.integrations.django.signals import dial_turned, shadow_mismatch
 from wasm_gateway.migration.ledger import Change, Mismatch
 
 django.setup()
@@ -212,6 +213,28 @@ def test_changes_and_mismatches_are_read_only() -> None:
     for kind, pk in (("change", models.Change.objects.get().pk), ("mismatch", number)):
         assert client.get(f"/admin/wasm_gateway/{kind}/add/").status_code == 403
         assert client.get(f"/admin/wasm_gateway/{kind}/{pk}/delete/").status_code == 403
+
+
+def test_a_site_hears_of_mismatches(site: dict[str, Any], tmp_path: Path) -> None:
+    told: list[Mismatch] = []
+
+    def hear(sender: Any, mismatch: Mismatch, **_: Any) -> None:
+        told.append(mismatch)
+
+    shadow_mismatch.connect(hear)
+    for ledger in ("django", tmp_path / "ledger.db"):
+        with override_settings(
+            WASM_GATEWAY=site | {"LEDGER": ledger, "RULES": {"hello": {"mode": "shadow"}}}
+        ):
+            assert Client().get("/wasm/hello").content == NATIVE
+            pilot = owner.gateway().pilot
+            assert pilot is not None
+            assert pilot.ledger is not None
+            end = time.monotonic() + 30
+            while not pilot.ledger.mismatches():
+                assert time.monotonic() < end
+                time.sleep(0.01)
+    assert [each.target for each in told] == ["/wasm/hello"] * 2
 
 
 def test_without_a_ledger_the_page_says_what_to_set(site: dict[str, Any]) -> None:

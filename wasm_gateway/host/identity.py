@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Protocol
 
 from ..errors import HostError
@@ -49,7 +49,7 @@ class Site(Protocol):
 
 
 class Identity(HostInterface):
-    """The interface, as `site` fills it; `secret` is what keys are derived from, empty for no headers."""
+    """The interface, as `site` fills it; `secret` gives what keys are derived from, "" for no headers."""
 
     wit: ClassVar[str] = """
 package wasm-gateway:site@0.1.0;
@@ -79,7 +79,7 @@ interface identity {
 """
     shadow_safe = True
 
-    def __init__(self, site: Site, secret: str = "") -> None:
+    def __init__(self, site: Site, secret: Callable[[], str] = str) -> None:
         self.site = site
         self._secret = secret
 
@@ -107,8 +107,6 @@ interface identity {
         `locale` as far as they are lent. The signature is HMAC-SHA256 of what stands before the dot, with
         `key(component)`.
         """
-        if not self._secret:
-            raise HostError("identity_headers needs a secret of the site, and there is none")
         claims: dict[str, Any] = {"iat": int(time.time()), "component": component}
         if USER in lend:
             user = self.site.user()
@@ -123,9 +121,12 @@ interface identity {
 
     def key(self, component: str) -> str:
         """The key that signs headers for a component, of no use for anything else; an operator gives it to
-        whom the guest hands the header on to."""
+        whom the guest hands the header on to; HostError."""
+        secret = self._secret()
+        if not secret:
+            raise HostError("identity_headers needs a secret of the site, and there is none")
         purpose = f"wasm-gateway identity 1 {component}".encode()
-        return hmac.new(self._secret.encode(), purpose, hashlib.sha256).hexdigest()
+        return hmac.new(secret.encode(), purpose, hashlib.sha256).hexdigest()
 
 
 def _may(guest: Any, what: str) -> None:

@@ -21,4 +21,4 @@ class Command(BaseCommand):
         parser.add_argument("component")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.stdout.write(Identity(DjangoSite(), settings.SECRET_KEY).key(options["component"]))
+        self.stdout.write(Identity(DjangoSite(), lambda: settings.SECRET_KEY).key(options["component"]))

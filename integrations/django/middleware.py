@@ -19,7 +19,7 @@ from wasm_gateway.wsgi import OutputBody, outgoing
 
 from .convert import raw_path, to_request, to_response
 from .identity import current
-from .sharing import SiteFacts, finish, keep_body, keep_for_shadow, shadow, visitor_of
+from .sharing import Passage, SiteFacts, finish, keep_body, keep_for_shadow, shadow, visitor_of
 
 if TYPE_CHECKING:
     from wasm_gateway.migration.pilot import Turn
@@ -75,10 +75,11 @@ class WasmGatewayMiddleware:
             response: HttpResponseBase | Awaitable[HttpResponseBase] = self.get_response(request)
             return response
         assert path is not None
+        passage = request.wasm = Passage(match)  # type: ignore[attr-defined]
         rule = gateway.rule(match)
         if self.is_async:
             return self.serve_async(request, path, match, rule)
-        turn = None if rule is None else gateway.choose(match, SiteFacts(request, rule))
+        turn = passage.turn = None if rule is None else gateway.choose(match, SiteFacts(request, rule))
         if turn is None:
             return self.serve(request, path, match)
         return self.share(request, path, match, turn)
@@ -116,6 +117,7 @@ class WasmGatewayMiddleware:
         if response is None:
             native: HttpResponseBase = self.get_response(request)
             return native
+        request.wasm.by_guest = True  # type: ignore[attr-defined]
         status, fields, body = outgoing(response, request.method or "GET")
         if isinstance(body, OutputBody) and not hasattr(request, "environ"):
             # Under ASGI something made this middleware synchronous: Django would read the iterator
@@ -142,6 +144,7 @@ class WasmGatewayMiddleware:
     ) -> HttpResponseBase:
         """The same, with the guest in a thread of ours."""
         turn = None if rule is None else await self.choose_async(request, match, rule)
+        request.wasm.turn = turn  # type: ignore[attr-defined]
         response: HttpResponseBase | None = None
         if turn is None or turn.choice.guest:
             response = await self.ask_async(request, path, match, turn)
@@ -190,7 +193,10 @@ class WasmGatewayMiddleware:
             return None if response is None else to_response(outgoing(response, method))
         finally:
             current.reset(token)
-        return None if answer is None else to_response(answer)
+        if answer is None:
+            return None
+        request.wasm.by_guest = True  # type: ignore[attr-defined]
+        return to_response(answer)
 
     def saturated(
         self, request: HttpRequest, path: str, error: Saturated, turn: Turn | None

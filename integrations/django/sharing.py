@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -30,6 +31,7 @@ from .identity import current
 if TYPE_CHECKING:
     from wasm_gateway.migration.pilot import Turn
     from wasm_gateway.policy import Rule
+    from wasm_gateway.router import RouteMatch
 
 
 class SiteFacts(RequestFacts):
@@ -53,6 +55,26 @@ class SiteFacts(RequestFacts):
         if self._known is None:
             self._known = visitor_of(self._request, self._rule)
         return self._known
+
+
+@dataclass(slots=True)
+class Passage:
+    """What became of a request for a Wasm route: `request.wasm`, for whoever asks.
+
+    `turn` is None where only the guest may answer; `by_guest` is whether it has.
+    """
+
+    match: RouteMatch
+    turn: Turn | None = None
+    by_guest: bool = False
+
+    @property
+    def component(self) -> str:
+        return str(getattr(self.match.route.target, "component", None) or "")
+
+    @property
+    def route(self) -> str:
+        return self.match.route.raw
 
 
 def visitor_of(request: HttpRequest, rule: Rule) -> Visitor:

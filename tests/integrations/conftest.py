@@ -24,6 +24,8 @@ if not settings.configured:
             "django.contrib.contenttypes",
             "django.contrib.sessions",
             "django.contrib.messages",
+            "django.contrib.staticfiles",
+            "debug_toolbar",
             "wasm_gateway.integrations.django",
         ],
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
@@ -42,6 +44,7 @@ if not settings.configured:
             }
         ],
         CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
+        STATIC_URL="static/",
         USE_TZ=True,
     )
 

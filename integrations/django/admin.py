@@ -26,8 +26,8 @@ from wasm_gateway.migration import report
 from wasm_gateway.migration.ledger import mismatch_of
 from wasm_gateway.policy import BadValue, Mode
 
+from ..dials import NoDials, kill, pilot_of, rows, turn
 from .conf import owner
-from .dials import NoDials, kill, pilot_of, rows, turn
 from .models import Change, Dial, Mismatch
 
 if TYPE_CHECKING:

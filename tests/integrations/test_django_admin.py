@@ -239,7 +239,7 @@ def test_a_site_hears_of_mismatches(site: dict[str, Any], tmp_path: Path) -> Non
 
 def test_without_a_ledger_the_page_says_what_to_set(site: dict[str, Any]) -> None:
     with override_settings(WASM_GATEWAY=site | {"LEDGER": None}):
-        assert "WASM_GATEWAY[&#x27;LEDGER&#x27;]" in user("view_dial").get(PAGE).content.decode()
+        assert "see the setting LEDGER" in user("view_dial").get(PAGE).content.decode()
 
 
 # Commands
@@ -276,7 +276,7 @@ def test_wasm_mode() -> None:
         (["nothing", "wasm"], "neither a component nor a route"),
         (["hello"], "which mode"),
         (["hello", "canary", "--percent", "101"], "from 0 to 100"),
-        (["hello", "manifest", "--percent", "1"], "no --percent"),
+        (["hello", "manifest", "--percent", "1"], "no share"),
         (["hello", "never"], "invalid choice"),
     ],
 )

@@ -10,8 +10,8 @@ from django.core.management.base import BaseCommand, CommandError
 from wasm_gateway.errors import GatewayError
 from wasm_gateway.migration import report
 
+from ....dials import NoDials, pilot_of
 from ...conf import owner
-from ...dials import NoDials, pilot_of
 
 
 class Command(BaseCommand):

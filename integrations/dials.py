@@ -1,4 +1,4 @@
-# Routes of a site as people see and turn them: for the admin page, the commands and the toolbar.
+# Routes of a site as people see and turn them: for admin pages and commands. No framework here.
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wasm_gateway.gateway import Gateway
-from wasm_gateway.policy import Mode, Rule
+from wasm_gateway.policy import BadValue, Mode, Rule
 
 if TYPE_CHECKING:
     from wasm_gateway.migration.pilot import Pilot
@@ -45,7 +45,7 @@ def pilot_of(gateway: Gateway) -> Pilot:
     """Who has the rules of this site; NoDials where the guests answer everything."""
     pilot = gateway.open().pilot
     if pilot is None or pilot.ledger is None:
-        raise NoDials("Dials are kept in a ledger: set WASM_GATEWAY['LEDGER'] = \"django\".")
+        raise NoDials("Dials are kept in a ledger, and there is none: see the setting LEDGER.")
     return pilot
 
 
@@ -86,3 +86,37 @@ def kill(gateway: Gateway, component: str, by: str) -> list[str]:
             turn(gateway, row.name, {**(row.dial or {}), "mode": Mode.NATIVE.value}, by)
             turned.append(row.name)
     return turned
+
+
+def listing(gateway: Gateway) -> list[str]:
+    """The same as lines of text; NoDials, HostError."""
+    lines = []
+    for row in rows(gateway):
+        indent, turned = "  " if row.route else "", " (turned)" if row.dial else ""
+        lines.append(f"{indent}{row.title}  {row.rule.mode} {row.share}%{turned}")
+    return lines
+
+
+# Of no mode of its own any more.
+RESET = "manifest"
+CHOICES = (*map(str, Mode), RESET)
+
+
+def turn_to(gateway: Gateway, name: str, mode: str, percent: float | None, by: str) -> str:
+    """What a command says: the dial `name` to a mode of CHOICES; BadValue, NoDials, HostError.
+
+    Gives what has been done, for people.
+    """
+    known = {row.name: row for row in rows(gateway)}
+    if name not in known:
+        names = ", ".join(known)
+        raise BadValue(f"{name!r} is neither a component nor a route; there are {names}", "name")
+    values: dict[str, object] | None = None
+    if mode != RESET:
+        values = {**(known[name].dial or {}), "mode": mode}
+        if percent is not None:
+            values["percent"] = percent
+    elif percent is not None:
+        raise BadValue(f"{RESET} takes no share", "percent")
+    turn(gateway, name, values, by)
+    return f"{name}: {mode}" if percent is None else f"{name}: {mode} {percent:g}%"

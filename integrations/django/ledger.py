@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -69,15 +70,26 @@ class DjangoLedger:
 
     def __init__(self) -> None:
         self._seen: object = None
+        self._name: object = None  # of the database
         self._waiting: deque[Callable[[], None]] = deque(maxlen=MOST_WAITING)
 
     @_in_its_thread
     def stamp(self) -> object:
-        if _is_own_thread() and _is_in_memory():
+        if (_is_own_thread() and _is_in_memory()) or self._is_gone():
             return self._seen
         found = models.Stamp.objects.filter(pk=models.Stamp.ONLY).values_list("version", flat=True).first()
         self._seen = found
         return found
+
+    def _is_gone(self) -> bool:
+        """Whether the database is there no more, or another one in its place, as when tests end."""
+        connection = connections[router.db_for_read(models.Stamp)]
+        name = connection.settings_dict["NAME"]
+        if self._name is None:
+            self._name = name
+        if connection.vendor == "sqlite" and not _is_in_memory() and not os.path.exists(name):
+            return True
+        return bool(name != self._name)
 
     @_in_its_thread
     def dials(self) -> ledger.Dials:
@@ -131,7 +143,7 @@ class DjangoLedger:
     def add(self, counts: Counts) -> None:
         if _is_in_memory():  # of a test, which may not want it at all
             self._waiting.append(partial(self._add, counts))
-        else:
+        elif not self._is_gone():
             self._add(counts)
 
     @_in_its_thread

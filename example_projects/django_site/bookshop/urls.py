@@ -3,6 +3,7 @@
 from catalogue import views
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
+from django.http import HttpResponse
 from django.urls import path
 
 urlpatterns = [
@@ -15,4 +16,5 @@ urlpatterns = [
     path("api/me", views.me),
     path("covers/<int:pk>.svg", views.cover, name="cover"),
     path("admin/", admin.site.urls),
+    path("favicon.ico", lambda request: HttpResponse(status=204)),
 ]

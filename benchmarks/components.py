@@ -1,8 +1,10 @@
-# Components of wasi:http 0.2: microseconds of one `gateway.handle` and where they go, and
-# CPU per request beside `wasmtime serve` with the same file.
+# Components of wasi:http 0.2 and 0.3: microseconds of one `gateway.handle` and where they go,
+# and CPU per request beside `wasmtime serve` with the same file.
 #
-# One guest is made from text; more come from a folder, each with an answer of its own to
-# GET /hello (the protocol of tests/conformance/test_wasmtime_serve.py).
+# Two guests are made from text; more come from a folder, each with an answer of its own to
+# GET /hello (the protocol of tests/conformance/test_wasmtime_serve.py), those of 0.3 from
+# its folder p3. Each of 0.3 is measured twice: with fresh instances, and with such as answer
+# many requests, as wasmtime's do.
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from wasm_gateway import Gateway
 
-from . import guests, measure, processes, wasi_http
+from . import guests, measure, processes, wasi_http, wasi_http_p3
 from .report import Cell, Table
 from .servers import compare
 from .stopwatch import PHASES, Stopwatch
@@ -41,7 +43,8 @@ their own, where the stopwatch slows everything a little, so they come to somewh
 SERVE_NOTES = """
 The same component behind `wasm-gateway up` and behind `wasmtime serve -W timeout=30s`, asked in turns: one
 connection, one request at a time, 10 headers of a browser. CPU is user and system time of all processes of
-the server. Both make a fresh instance for each request, and set it a deadline.
+the server. Both make a fresh instance for each request but where it says that they are reused, and set a
+deadline.
 """
 MORE = f"""
 More guests are measured when {FOLDER} names a folder with .wasm files of the three-request protocol
@@ -49,39 +52,57 @@ More guests are measured when {FOLDER} names a folder with .wasm files of the th
 """
 
 
+# What `wasmtime serve` calls 0.3, and how often it reuses an instance unless told otherwise.
+P3 = ("-S", "p3", "-W", "component-model-async=y", "-W", "component-model-more-async-builtins=y")
+REUSE_COUNT = 128
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A component, and the spin.toml of an application that has nothing else."""
+    """A component, and the spin.toml of an application that has nothing else; `flags` are for wasmtime."""
 
     what: str
     wasm: Path
     manifest: Path
     cache: Path
+    flags: tuple[str, ...] = ()
 
     def gateway(self) -> Gateway:
         return Gateway.from_manifest(self.manifest, cache_dir=self.cache, state_dir="").open()
 
 
 def subjects(folder: Path) -> list[Subject]:
-    own = folder / "wasi-http.wasm"
+    own, own_p3 = folder / "wasi-http.wasm", folder / "wasi-http-p3.wasm"
     own.write_bytes(wasi_http.component().wasm)
-    files = {"by hand (text)": own}
+    own_p3.write_bytes(wasi_http_p3.component().wasm)
+    files, files_p3 = {"by hand (text)": own}, {"by hand (text)": own_p3}
     more = os.environ.get(FOLDER)
     if more:
         found = sorted(Path(more).resolve().glob("*.wasm"))
         if not found:
             raise RuntimeError(f"{FOLDER}: no .wasm file in {more}")
         files |= {path.stem: path for path in found}
-    made = []
-    for number, (what, wasm) in enumerate(files.items()):
-        manifest = folder / f"{number}.toml"
-        manifest.write_text(
-            'spin_manifest_version = 2\n[application]\nname = "benchmarks"\nversion = "1.0.0"\n'
-            '[[trigger.http]]\nroute = "/..."\ncomponent = "guest"\n'
-            f'[component.guest]\nsource = "{wasm}"\n'
-        )
-        made.append(Subject(what, wasm, manifest, folder / "cache"))
+        files_p3 |= {path.stem: path for path in sorted(Path(more).resolve().glob("p3/*.wasm"))}
+    made = [_subject(folder, f"{i}", what, wasm) for i, (what, wasm) in enumerate(files.items())]
+    for i, (what, wasm) in enumerate(files_p3.items()):
+        fresh = (*P3, "--max-instance-reuse-count", "1")
+        made.append(_subject(folder, f"p3-{i}", f"{what}, 0.3", wasm, fresh))
+        reused = f"{what}, 0.3, instances reused"
+        option = f"tool.wasm-gateway.max_instance_reuse_count = {REUSE_COUNT}\n"
+        made.append(_subject(folder, f"p3-{i}-reused", reused, wasm, P3, option))
     return made
+
+
+def _subject(
+    folder: Path, name: str, what: str, wasm: Path, flags: tuple[str, ...] = (), options: str = ""
+) -> Subject:
+    manifest = folder / f"{name}.toml"
+    manifest.write_text(
+        'spin_manifest_version = 2\n[application]\nname = "benchmarks"\nversion = "1.0.0"\n'
+        '[[trigger.http]]\nroute = "/..."\ncomponent = "guest"\n'
+        f'[component.guest]\nsource = "{wasm}"\n{options}'
+    )
+    return Subject(what, wasm, manifest, folder / "cache", flags)
 
 
 @contextmanager
@@ -150,7 +171,7 @@ def beside(found: list[Subject], folder: Path, quick: bool, notes: str) -> Table
                 body = b"".join(response.body)
             commands = {
                 "ours": ours(subject.manifest, subject.cache),
-                "theirs": theirs(command, subject.wasm, "-W", "timeout=30s"),
+                "theirs": theirs(command, subject.wasm, "-W", "timeout=30s", *subject.flags),
             }
             targets = {}
             with ExitStack() as servers:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter_ns
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any, TypeVar
 
 from wasm_gateway import Gateway, capi
@@ -118,8 +118,11 @@ class Stopwatch:
         """Count what the canonical ABI does with arguments and answers of this gateway's guests."""
         for entry in (gateway._entries or {}).values():
             executor: Any = entry.http
-            if hasattr(executor, "handler"):
-                executor.handler = self.wrap("abi", executor.handler)
+            handler = getattr(executor, "handler", None)
+            if hasattr(handler, "begin"):
+                executor.handler = SimpleNamespace(begin=self.wrap("abi", handler.begin))
+            elif handler is not None:
+                executor.handler = self.wrap("abi", handler)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

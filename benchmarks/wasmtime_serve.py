@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from .servers import compare
 PROGRAM = "WASMTIME"
 
 OURS = "wasm-gateway up"
+# On the event loop instead of in a thread, as its manifest asks for.
+INLINE = "wasm-gateway up, inline"
 
 # It uses the pooling allocator where it can, as ours does.
 VARIANTS = {
@@ -37,7 +40,8 @@ of the server.
 
 All make a fresh instance for each request, and share nothing between requests but the process. Ours also sets
 a deadline (as -W timeout does) and limits, and copies every header into the Spin 1 guest; the component asks
-for none. wasmtime serve takes instances from a pool, as ours does, unless told not to.
+for none. wasmtime serve takes instances from a pool, as ours does, unless told not to. Inline: the component
+has `inline = true`, and runs on the event loop instead of in a thread of its own.
 """
 
 
@@ -78,10 +82,15 @@ def run(quick: bool) -> list[Table]:
     with tempfile.TemporaryDirectory() as name, processes.client() as client:
         folder = Path(name)
         component = wasi_http.component()
-        manifest = guests.application(folder, [*guests.hello_guests(), component])
+        quick = replace(component, name="quick", settings="tool.wasm-gateway.inline = true")
+        manifest = guests.application(folder, [*guests.hello_guests(), component, quick])
         file = folder / f"{component.name}.wasm"
         up = ours(manifest, folder / "cache")
-        commands = {(OURS, "Spin 1"): (up, sites.WASM), (OURS, "wasi:http 0.2"): (up, component.route)}
+        commands = {
+            (OURS, "Spin 1"): (up, sites.WASM),
+            (OURS, "wasi:http 0.2"): (up, component.route),
+            (INLINE, "wasi:http 0.2"): (up, quick.route),
+        }
         for what, flags in VARIANTS.items():
             commands[what, "wasi:http 0.2"] = (theirs(command, file, *flags), "/")
         targets = {}

@@ -65,6 +65,8 @@ def make_gateway(
         options["interfaces"] = [_interface(value) for value in options["interfaces"]]
     if identity is not None:
         options["interfaces"] = [*options.get("interfaces", ()), identity]
+    if "observers" in options:
+        options["observers"] = [_made(value, "OBSERVERS") for value in options["observers"]]
     options["engine"] = EngineOptions(
         pooling=values.get("POOLING", True), hardened=values.get("HARDENED", False)
     )
@@ -93,17 +95,21 @@ def make_gateway(
 
 def _interface(value: Any) -> HostInterface:
     """A HostInterface from one, from its class, or from the dotted name of its class."""
+    value = _made(value, "INTERFACES")
+    if not isinstance(value, HostInterface):
+        raise ManifestError(f"{value!r} is no HostInterface", key="INTERFACES")
+    return value
+
+
+def _made(value: Any, key: str) -> Any:
+    """An object of the setting `key` from itself, from its class, or from the dotted name of either."""
     if isinstance(value, str):
         module, _, name = value.rpartition(".")
         try:
             value = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ManifestError(f"{value!r} cannot be imported: {error}", key="INTERFACES") from error
-    if isinstance(value, type) and issubclass(value, HostInterface):
-        value = value()
-    if not isinstance(value, HostInterface):
-        raise ManifestError(f"{value!r} is no HostInterface", key="INTERFACES")
-    return value
+            raise ManifestError(f"{value!r} cannot be imported: {error}", key=key) from error
+    return value() if isinstance(value, type) else value
 
 
 def stores(tables: Mapping[str, Any]) -> tuple[dict[str, StoreConfig], dict[str, Any]]:

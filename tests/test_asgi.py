@@ -17,7 +17,7 @@ from asgiref.testing import ApplicationCommunicator
 
 from wasm_gateway import asgi, workers
 from wasm_gateway.asgi import AsgiGateway, Exchange, Inbox, raw_path, to_request
-from wasm_gateway.errors import ComponentError, GuestError, RequestError, Saturated
+from wasm_gateway.errors import ComponentError, Disconnected, GuestError, RequestError, Saturated
 from wasm_gateway.messages import Begin, Headers, Request, Response
 from wasm_gateway.router import RouteMatch, Router
 from wasm_gateway.workers import Workers
@@ -428,7 +428,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body() -> None:
         return server
 
     assert run(main).sent == []
-    assert isinstance(seen[0], workers.Disconnected)
+    assert isinstance(seen[0], Disconnected)
 
 
 def test_inline_a_client_that_leaves_in_the_middle_of_its_body() -> None:
@@ -932,6 +932,19 @@ def test_a_full_backlog_is_a_503() -> None:
     assert [server.status for server in answers] == [200, 200, 503]
     assert (b"retry-after", b"1") in answers[2].headers
     assert answers[2].body == b""
+
+
+def test_jobs_that_wait_have_their_turn() -> None:
+    """Many of one route do not stand before those of another."""
+    pool, go, done = Workers(1), threading.Event(), threading.Event()
+    order: list[str] = []
+    pool.submit(go.wait, SECONDS)
+    for name in ("a1", "a2", "a3", "b1", "b2", "c1"):
+        pool.submit(order.append, name, of=name[0])
+    pool.submit(done.set, of="a")
+    go.set()
+    assert done.wait(SECONDS)
+    assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
 def test_a_job_that_fails_costs_no_thread(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,8 @@ What ends or hangs a process runs in one of its own: `python(...)` runs a script
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import subprocess
 import sys
@@ -16,12 +18,15 @@ import wasmtime
 
 from wasm_gateway import capi
 from wasm_gateway.engine import (
+    TICK_SECONDS,
     CompileCache,
     Engine,
     EngineOptions,
     HostFunction,
     Program,
+    Ticker,
     foreign,
+    give_back_memory,
     has_address_space,
     round_trip,
     ticks,
@@ -168,6 +173,36 @@ def test_what_was_compiled_is_loaded_again(tmp_path: Path) -> None:
     assert cache.load(engine, bytes(wasmtime.wat2wasm(WAT))) is not None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_was_just_compiled_is_mapped_from_its_file(tmp_path: Path) -> None:
+    engine, cache = Engine.shared(), CompileCache(tmp_path / "compiled")
+    module = compiled(engine, WAT, cache)
+    assert str(cache.folder) in Path("/proc/self/maps").read_text()
+    del module
+    assert str(cache.folder) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="for glibc alone"
+)
+def test_memory_that_was_freed_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    size = 64 << 10  # what is longer may get a mapping of its own, which goes back by itself
+    blocks = [libc.malloc(size) for _ in range(1000)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks[:-1]:
+        libc.free(block)  # the last one stays, above all others
+    before = resident()
+    give_back_memory()
+    assert before - resident() > 40 << 20
+    libc.free(blocks[-1])
+
+
 def test_engines_that_compile_otherwise_have_entries_of_their_own(tmp_path: Path) -> None:
     cache = CompileCache(tmp_path)
     tmp_path.chmod(0o700)
@@ -289,6 +324,25 @@ print(run(p, "spin", 0.05))
 """
     )
     assert out == ["idle {}", "DeadlineExceeded"]
+
+
+def test_a_late_tick_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that others kept the GIL is counted, and not on the account of who begins meanwhile."""
+    counted: list[int] = []
+    monkeypatch.setattr("wasm_gateway.capi.engine_increment_epoch", counted.append)
+    now = [100.0]
+    monkeypatch.setattr("wasm_gateway.engine.time.monotonic", lambda: now[0])
+    ticker = Ticker(7)
+    assert ticker.behind() == 0.0, "nothing is counted while it is idle"
+    ticker.idle, ticker._last = False, 100.0
+    for elapsed, ticks_of in ((TICK_SECONDS, 1), (TICK_SECONDS / 2, 1), (0.5, 50)):
+        now[0] += elapsed
+        assert ticker.behind() == pytest.approx(elapsed)
+        counted.clear()
+        ticker._tick(now[0])
+        assert len(counted) in (ticks_of - 1, ticks_of)
+        assert set(counted) == {7}
+        assert ticker.behind() == 0.0
 
 
 def test_an_engine_that_is_gone_takes_its_ticker_along() -> None:

@@ -1227,10 +1227,26 @@ assert not os.waitpid(pid, 0)[1]
 
 # What a request leaves behind
 
+IN_PARTS = """(component
+  (component $inner
+    (core module $m (func (export "run") (result i32) (i32.const 0)))
+    (core instance $m (instantiate $m))
+    (func (export "run") (result (result)) (canon lift (core func $m "run"))))
+  (component $outer
+    (import "run" (func $inner (result (result))))
+    (core func $inner (canon lower (func $inner)))
+    (core module $m (import "" "run" (func (result i32))) (func (export "run") (result i32) (call 0)))
+    (core instance $m (instantiate $m (with "" (instance (export "run" (func $inner))))))
+    (func (export "run") (result (result)) (canon lift (core func $m "run"))))
+  (instance $inner (instantiate $inner))
+  (instance $outer (instantiate $outer (with "run" (func $inner "run"))))
+  (instance $run (export "run" (func $outer "run")))
+  (export "wasi:cli/run@0.2.0" (instance $run)))"""
 CHAINED = "echo.spin.internal"
 NOBODY = "127.0.0.1:1"
 GUESTS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "wagi": lambda app, wat, components: app.part(wat.wagi(b"content-type: text/plain\n\nrest"), wagi=True),
+    "parts": lambda app, wat, components: app.part(wat.assemble(IN_PARTS), wagi=True),
     "flat": lambda app, wat, components: wat.flat(ECHO),
     "spin": lambda app, wat, components: wat.spin(ECHO),
     "trap": lambda app, wat, components: wat.spin("(unreachable)"),

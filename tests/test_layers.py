@@ -29,7 +29,7 @@ LEVELS: list[list[set[str]]] = [
         {"guest_logs"},
         {"migration"},
     ],
-    [{"engine"}],
+    [{"engine"}, {"observe"}],
     [{"linked"}],
     [{"host"}],
     [{"instance"}],
@@ -58,6 +58,8 @@ OWNERS = {
     "django": {"integrations"},
     "flask": {"integrations"},
     "werkzeug": {"integrations"},
+    "prometheus_client": {"observe"},
+    "opentelemetry": {"observe"},
 }
 
 

@@ -788,3 +788,40 @@ def test_copies_of_files_are_made_where_asked(serve, app: Path) -> None:
     assert len(list((app / "work").rglob("spin.toml"))) >= 1
     assert server.stop() == 0
     assert list((app / "work").iterdir()) == []
+
+
+def test_metrics_of_all_workers(serve: Callable[..., Server]) -> None:
+    """And an access log, and a Server-Timing."""
+    server = serve("--metrics", "127.0.0.1:0", "--workers", "2", "--access-log", "--server-timing").ready()
+    url = next(line for line in server.stderr().splitlines() if line.startswith("Serving metrics at "))
+    metrics = urlsplit(url.removeprefix("Serving metrics at "))
+
+    def scrape() -> dict[str, float]:
+        with closing(http.client.HTTPConnection(metrics.hostname or "", metrics.port, timeout=WAIT)) as other:
+            other.request("GET", metrics.path)
+            lines = other.getresponse().read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
+
+    for number in range(20):
+        assert server.get(f"/echo/{number}", b"hi")[0] == 200
+    assert server.get("/endless")[0] == 504
+    counted = scrape()
+    labels = 'code="2xx",component="echo",outcome="ok",role="answer",route="/echo/..."'
+    assert counted["wasm_gateway_requests_total{" + labels + "}"] == 20
+    labels = 'code="5xx",component="endless",outcome="deadline",role="answer",route="/endless"'
+    assert counted["wasm_gateway_requests_total{" + labels + "}"] == 1
+
+    lines = [line for line in server.stderr().splitlines() if "wasm_gateway.access" in line]
+    assert len(lines) == 21
+    assert lines[0].startswith('INFO wasm_gateway.access: echo "POST /echo/0" 200 ok 2 bytes ')
+    with closing(server.connect()) as connection:
+        connection.request("GET", "/echo/timed")
+        assert connection.getresponse().headers["server-timing"].startswith("wasm;dur=")
+    assert server.stop() == 0
+
+
+def test_an_address_for_metrics_that_is_taken(serve: Callable[..., Server]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = serve("--metrics", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert server.ended() == 1
+    assert "Error: --metrics 127.0.0.1:" in server.stderr()

@@ -19,8 +19,11 @@ from typing import Any
 import pytest
 from werkzeug.test import Client
 
+from tests.executors.test_reuse import COUNT as P3_COUNT
+from tests.executors.test_wasi_http_p3 import DATA
 from tests.test_gateway import COUNT, relay, say
 from tests.test_shared_routes import Ask, over_asgi, over_wsgi
+from tests.wasi_p3_wat import P3Toolkit
 from wasm_gateway import Gateway, HostInterface
 from wasm_gateway.engine import wat2wasm
 from wasm_gateway.errors import ManifestError
@@ -28,6 +31,7 @@ from wasm_gateway.messages import Request
 from wasm_gateway.migration.compare import Answer
 from wasm_gateway.migration.ledger import Mismatch, SqliteLedger
 from wasm_gateway.migration.shadow import BACKLOG, MAX_RECORDS, OUTCOMES, THREADS
+from wasm_gateway.observe import Call, Quiet
 
 
 @dataclass
@@ -138,6 +142,17 @@ def test_the_guest_gets_the_same_request(made: Made, door: Door) -> None:
     assert ask("/a/x?y=1")[:2] == (200, b"/a/x?y=1\n")
     assert ask("/a/z", b"some data")[:2] == (200, b"/a/z\nsome data")
     assert settled(gateway, 2) == {"equal": 2}
+
+
+def test_an_instance_answers_one_request_only(made: Made, door: Door) -> None:
+    """Also of a component whose instances answer several when they answer for the site."""
+    wasm = P3Toolkit().handler(P3_COUNT.format(""), None, data=DATA)
+    gateway = made(wasm, max_instance_reuse_count=3, compare_headers=[])
+    ask = door(gateway, Site(b"A"))
+    for number in range(1, 5):
+        ask()
+        settled(gateway, number)
+    assert outcomes(gateway) == {"equal": 4}
 
 
 @pytest.mark.parametrize(
@@ -518,6 +533,24 @@ def test_logs_are_marked(made: Made, wat: Any, door: Door, caplog: Any) -> None:
     assert record.name == "wasm_gateway.guest.a.shadow"
 
 
+def test_observers_see_what_it_is(made: Made, door: Door) -> None:
+    seen: list[tuple[str, str, str]] = []
+
+    class Observer(Quiet):
+        def end(self, call: Call, begun: Any) -> None:
+            seen.append((call.role.value, call.outcome.value, call.route))
+
+        def passed(self, component: str, route: str, reason: str) -> None:
+            seen.append((component, route, reason))
+
+    gateway = made("unreachable", options={"observers": [Observer()]})
+    door(gateway, Site(b"native"))()
+    assert settled(gateway, 1) == {"failed": 1}
+    assert seen[0] == ("a", "/a/...", "shadow")
+    assert seen[1][:2] == ("shadow", "trap")
+    assert len(seen) == 2
+
+
 WRITES = """
   (drop (call $path_open (i32.const 3) (i32.const 0) (str "made") (i32.const 1) (i64.const 64)
     (i64.const 64) (i32.const 0) (i32.const 96)))
@@ -651,6 +684,18 @@ def test_a_client_that_leaves(made: Made) -> None:
     assert next(body) == b"one"
     body.close()
     assert outcomes(gateway) == {"uncompared": 1}
+
+
+def test_an_asgi_server_sends_a_file(made: Made) -> None:
+    gateway = made(say("x"))
+
+    class Sends(Site):
+        async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.pathsend", "path": "/some/file"})
+
+    DOORS["asgi"](gateway, Sends())()
+    assert settled(gateway, 1) == {"uncompared": 1}
 
 
 def test_an_app_that_fails(made: Made) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import io
 import os
+import select
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 from wasm_gateway.errors import GuestError, RequestError
 from wasm_gateway.messages import Begin, Headers, Request, Response
 from wasm_gateway.router import RouteMatch, Router
-from wasm_gateway.wsgi import InputBody, WsgiGateway, outgoing, raw_path, status_line, to_request
+from wasm_gateway.wsgi import InputBody, WsgiGateway, hung_up, outgoing, raw_path, status_line, to_request
 
 
 class Guests:
@@ -632,3 +634,21 @@ def test_with_werkzeugs_client() -> None:
     body, status, headers = run_wsgi_app(door(guest), builder.get_environ())
     assert (b"".join(body), status) == (b"hello /caf%C3%A9?a=b", "200 OK")
     assert headers["Content-Length"] == "20"
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="not told by this system")
+@pytest.mark.parametrize("key", ["gunicorn.socket", "werkzeug.socket"])
+def test_a_client_that_hangs_up(key: str) -> None:
+    """It is seen behind bytes that nobody has read, where the server shows its socket."""
+    ours, client = socket.socketpair()
+    with ours:
+        gone = hung_up({key: ours})
+        assert gone is not None
+        assert not gone()
+        client.sendall(b"more")
+        assert not gone()
+        client.close()
+        assert gone()
+    assert gone()
+    assert hung_up({}) is None
+    assert hung_up({key: object()}) is None

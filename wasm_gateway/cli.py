@@ -140,9 +140,11 @@ def _parsed(parse: str) -> Callable[[click.Context, click.Parameter, str | None]
     return callback
 
 
-def _listen(_: click.Context, __: click.Parameter, value: str) -> tuple[str, int]:
+def _listen(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, int] | None:
     from .serve import parse_listen
 
+    if value is None:
+        return None
     try:
         return parse_listen(value)
     except ValueError as error:
@@ -288,8 +290,22 @@ def _engine(disable_pooling: bool) -> Any:
     help="Processes that serve HTTP.",
 )
 @click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Guests that run at once in each process.  [default: 32]"
+    "--threads", type=click.IntRange(1, 1024), help="Guests that run at once in each process.  [default: 128]"
 )
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    callback=_listen,
+    help="Serve metrics for Prometheus here, of all processes together. Needs wasm-gateway[metrics].",
+)
+@click.option(
+    "--tracing",
+    is_flag=True,
+    help="Make OpenTelemetry spans, for the SDK that opentelemetry-instrument sets up. "
+    "Needs wasm-gateway[otel].",
+)
+@click.option("--access-log", is_flag=True, help="A line on stderr for each request of a component.")
+@click.option("--server-timing", is_flag=True, help="Tell clients times, in a header Server-Timing.")
 def up(source: str | None, profile: str | None, components: tuple[str, ...], **flags: Any) -> None:
     """Run the application: serve its HTTP and Redis triggers."""
     if flags["unexpected"]:
@@ -304,17 +320,22 @@ def up(source: str | None, profile: str | None, components: tuple[str, ...], **f
 
     from . import guest_logs
     from .report import Announcement, say_where
-    from .serve import Listen, Port, configure_logging, folders, serve
+    from .serve import Listen, Port, configure_logging, folders, serve, serving_metrics
     from .variables import parse_variable_options
 
-    configure_logging()
+    configure_logging(access_log=flags["access_log"])
     limits = {
         "max_memory": flags["max_instance_memory"],
         "timeout": flags["request_timeout"],
         "max_instance_reuse_count": flags["max_instance_reuse_count"],
         "idle_instance_timeout": flags["idle_instance_timeout"],
     }
-    with folders(flags["state_dir"], flags["log_dir"], flags["temp"]) as options:
+    with (
+        folders(flags["state_dir"], flags["log_dir"], flags["temp"]) as options,
+        serving_metrics(flags["metrics"]) as metrics,
+    ):
+        if metrics is not None:
+            click.echo(f"Serving metrics at {metrics}", err=True)
         options |= {name: flags[name] for name in _PASSED_ON}
         options |= {
             "runtime_config": flags["runtime_config_file"],
@@ -322,6 +343,7 @@ def up(source: str | None, profile: str | None, components: tuple[str, ...], **f
             "limits": {name: value for name, value in limits.items() if value is not None},
             "follow": () if flags["quiet"] else flags["follow"] or None,
             "engine": _engine(flags["disable_pooling"]),
+            "metrics": metrics is not None,
         }
         application = _application(source, profile, components, options)
         gateway = application.gateway()
@@ -352,6 +374,9 @@ _PASSED_ON = (
     "allow_transient_write",
     "direct_mounts",
     "disable_cache",
+    "tracing",
+    "access_log",
+    "server_timing",
 )
 _LISTEN = ("find_free_port", "tls_cert", "tls_key", "http1_max_buf_size")
 

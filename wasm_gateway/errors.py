@@ -17,6 +17,7 @@
 #     Withheld               a call that a guest beside the site may not make
 #   RequestError             the client
 #     BodyTooLarge
+#     Disconnected
 #   Saturated                everybody: too many requests at once, come back later
 #
 # A WIT `result` error is a value, never an exception, and "no route" is None.
@@ -152,6 +153,10 @@ class BodyTooLarge(RequestError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"request body is longer than {limit} bytes")
         self.limit = limit
+
+
+class Disconnected(RequestError):
+    """The client left, or nobody waits for the response any more."""
 
 
 class Saturated(GatewayError):

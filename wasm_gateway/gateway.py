@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import forks
+from . import forks, observe
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
@@ -52,7 +52,7 @@ from .manifest import (
     StaticResponse,
     load_manifest,
 )
-from .messages import Begin, Headers, LateHeaders, Request, Response
+from .messages import Begin, Headers, Request, Response
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
 
@@ -100,6 +100,11 @@ class GatewayOptions:
     allow_transient_write: bool = False
     direct_mounts: bool = False
     disable_cache: bool = False
+    metrics: bool = False  # by prometheus-client, in its default registry
+    tracing: bool = False  # by opentelemetry-api, and the SDK that the process has set up
+    access_log: bool = False
+    server_timing: bool = False
+    observers: Sequence[observe.Observer] = ()
     follow: Collection[str] | None = ()  # whose output is copied to stderr; None: everybody's
     engine: EngineOptions = DEFAULT_ENGINE
 
@@ -143,6 +148,13 @@ class Gateway:
         self._work_lock = threading.Lock()  # guards the making of the next
         self._work_dir: tuple[Path, Callable[[], object]] | None = None
         self.hosts: Hosts | None = None
+        self.watch = observe.watch(
+            options.observers,
+            metrics=options.metrics,
+            tracing=options.tracing,
+            access_log=options.access_log,
+            server_timing=options.server_timing,
+        )
         self.logs = GuestLogs(self.log_dir, follow=options.follow)
         forks.watch(self)
 
@@ -198,6 +210,8 @@ class Gateway:
             if pilot is not None:
                 pilot.close()
             self._release()
+        if self.watch is not None:
+            self.watch.close()
 
     def __enter__(self) -> Gateway:
         return self.open()
@@ -342,6 +356,8 @@ class Gateway:
             trigger = match.route.target
             assert isinstance(trigger, HttpTrigger)
             turn.answer = partial(self._beside, self._entry_ids[trigger.id], match)
+        if self.watch is not None and not turn.choice.guest:
+            self.watch.passed(component, match.route.raw, turn.choice.reason)
         return turn
 
     def rule(self, match: RouteMatch) -> Rule | None:
@@ -384,12 +400,28 @@ class Gateway:
         begin: Begin | None = None,
         turn: Turn | None = None,
     ) -> Response | None:
+        if self.watch is None:
+            return self._execute(entry_id, match, turn, None, request, begin)
+        call = observe.Call(entry_id, match.label, request)
+        return self.watch.answer(call, begin, partial(self._execute, entry_id, match, turn, call))
+
+    def _execute(
+        self,
+        entry_id: str,
+        match: RouteMatch,
+        turn: Turn | None,
+        call: observe.Call | None,
+        request: Request,
+        begin: Begin | None,
+    ) -> Response | None:
         noted = begin if begin is None or turn is None else _Noted(begin)
         try:
             entry = self._entry(entry_id)
             executor = entry.http
             if executor is None:
                 raise entry.problem or LinkError("exports no HTTP handler")
+            if call is not None:
+                call.dialect = executor.dialect
             length = request.headers.get("content-length")
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
@@ -400,24 +432,42 @@ class Gateway:
             return response
         except GatewayError as error:
             instead = turn is not None and turn.failed(error)
-            response = _failure(error, entry_id, f"{request.method} {request.path!r}")
+            extra = observe.failure(call, entry_id, match.label, error)
+            response = _failure(error, entry_id, f"{request.method} {request.path!r}", extra)
         except Exception as error:
             what = f"{request.method!r} {request.path!r}"
-            log.exception("component %s: %s: error of the gateway", entry_id, what)
+            extra = observe.failure(call, entry_id, match.label, error)
+            log.exception("component %s: %s: error of the gateway", entry_id, what, extra=extra)
             instead = turn is not None and turn.failed(HostError(str(error)))
             response = Response(500)
         return None if instead and not getattr(noted, "begun", False) else response
 
     def _beside(self, entry_id: str, match: RouteMatch, request: Request) -> Response:
         """What the guest answers while the site does: whole, and nothing is seen of it; GatewayError."""
+        if self.watch is None:
+            return self._execute_beside(entry_id, match, None, request)
+        call = observe.Call(entry_id, match.label, request)
+        call.role = observe.Role.SHADOW
+        response = self.watch.answer(
+            call, None, lambda request, begin: self._execute_beside(entry_id, match, call, request)
+        )
+        assert response is not None
+        return response
+
+    def _execute_beside(
+        self, entry_id: str, match: RouteMatch, call: observe.Call | None, request: Request
+    ) -> Response:
         entry = self._entry(entry_id)
         executor = entry.beside
+        if call is not None:
+            call.dialect = executor.dialect
         try:
             return executor.execute(_for_guest(request, match, executor, entry), match)
         except GatewayError:
             raise
         except Exception as error:
-            log.exception("component %s, beside the site: error of the gateway", entry_id)
+            extra = observe.failure(call, entry_id, match.label, error)
+            log.exception("component %s, beside the site: error of the gateway", entry_id, extra=extra)
             raise HostError(str(error)) from error
 
     def _inside(self, caller: HostContext, entry_id: str, match: RouteMatch, request: Request) -> Response:
@@ -429,13 +479,23 @@ class Gateway:
         try:
             return self._beside(entry_id, match, request)
         except GatewayError as error:
-            return _failure(error, entry_id, f"beside the site: {request.method} {request.path!r}")
+            extra = observe.failure(None, entry_id, match.label, error)
+            return _failure(error, entry_id, f"beside the site: {request.method} {request.path!r}", extra)
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
+        if self.watch is None:
+            self._deliver(component_id, None, payload)
+        else:
+            call = observe.Call(component_id, observe.REDIS)
+            self.watch.deliver(call, partial(self._deliver, component_id, call, payload))
+
+    def _deliver(self, component_id: str, call: observe.Call | None, payload: bytes) -> None:
         entry = self._entry(component_id)
         if entry.messages is None:
             raise LinkError("exports no Redis message handler", "fermyon:spin/inbound-redis")
+        if call is not None:
+            call.dialect = entry.messages.dialect
         entry.run(entry.messages.deliver, payload)
 
     def _entry(self, entry_id: str) -> Entry:
@@ -523,19 +583,7 @@ _WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)
 
 
 def _for_guest(request: Request, match: RouteMatch, executor: Executor, entry: Entry) -> Request:
-    """`request` as a guest may see it, whose headers are made when it does."""
-    headers = LateHeaders(partial(_guest_headers, request, match, executor.injects_headers, entry))
-    return Request(
-        *(request.method, request.path, request.query, headers, request.body),
-        *(request.scheme, request.authority, request.client, request.protocol, request.trailers),
-        request.gone,
-    )
-
-
-def _guest_headers(
-    request: Request, match: RouteMatch, injects: bool, entry: Entry
-) -> tuple[tuple[str, str], ...]:
-    """Those of `request`, but no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
+    """`request` as a guest may see it: no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
 
     Spin leaves a client's own spin-* headers in front of the injected ones, where they are believed.
     """
@@ -546,7 +594,13 @@ def _guest_headers(
         headers = [pair for pair in headers if pair[0] != "host"]
     if entry.identity is not None:
         headers.append((identity.HEADER, entry.identity()))
-    return (*headers, *spin_headers(match, request)) if injects else tuple(headers)
+    if executor.injects_headers:
+        headers += spin_headers(match, request)
+    return Request(
+        *(request.method, request.path, request.query, Headers.trusted(tuple(headers)), request.body),
+        *(request.scheme, authority, request.client, request.protocol, request.trailers),
+        request.gone,
+    )
 
 
 # Headers of a client that no guest sees, and those that one without `cookies` does not.
@@ -585,12 +639,12 @@ class _Noted:
         return self._begin(head)
 
 
-def _failure(error: GatewayError, component_id: str, what: str) -> Response:
+def _failure(error: GatewayError, component_id: str, what: str, extra: Mapping[str, Any]) -> Response:
     lines = [f"{what}: {type(error).__name__}: {error}", *getattr(error, "frames", ())[:20]]
     # Client and guest have their words in it: no line of theirs may look like another record.
     text = "\n    ".join(printable(line.encode(errors="backslashreplace")) for line in lines)
     level = logging.INFO if error.status < 500 else logging.ERROR
-    log.log(level, "component %s: %s", component_id, text, extra={"component": component_id})
+    log.log(level, "component %s: %s", component_id, text, extra=extra)
     if isinstance(error, Saturated):
         return Response(503, Headers([("retry-after", str(error.retry_after))]))
     return Response(error.status)

@@ -37,6 +37,7 @@ from .errors import DeadlineExceeded, LimitExceeded, Saturated, Trap
 from .host.base import Deadline, Grants, HostContext, Stream
 from .linked import LinkedProgram
 from .messages import Request, Response
+from .observe import current as watched
 
 if TYPE_CHECKING:
     from .component.concurrency import Loop
@@ -63,16 +64,10 @@ _POOL_FULL = "maximum concurrent"
 FRAMES = 16
 
 
-def _nested(count: int) -> Callable[[], object]:
-    """A function that takes `count` frames, each in another."""
-    if not count:
-        return bool  # takes none
-    inner = _nested(count - 1)
-    return lambda: inner()
-
-
-# RecursionError when fewer than FRAMES frames are left.
-_need_frames = _nested(FRAMES)
+def _need_frames(count: int) -> None:
+    """RecursionError when fewer than `count` frames are left."""
+    if count:
+        _need_frames(count - 1)
 
 
 class InstanceLog(Protocol):
@@ -208,7 +203,7 @@ class Instance(HostContext):
             MAX_MEMORIES,
         )
         self.context = capi.store_context(store)
-        capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds))
+        capi.context_set_epoch_deadline(self.context, ticks(self.deadline.seconds + engine.ticker.behind()))
 
     def __enter__(self) -> Instance:
         try:
@@ -217,6 +212,8 @@ class Instance(HostContext):
         except BaseException:
             self.close()
             raise
+        if watched.call is not None:
+            watched.call.has_started()
         return self
 
     def _begin(self) -> None:
@@ -229,7 +226,7 @@ class Instance(HostContext):
 
     def rest(self) -> None:
         """Nothing runs until `renew`; meanwhile no time passes for the guest."""
-        self.before_wait = None
+        self.before_wait = self.request = None
         self.deadline.gone = None
         self.program.engine.ticker.running.pop(id(self), None)
 
@@ -237,7 +234,8 @@ class Instance(HostContext):
         """Go on, until `deadline`, after `rest`."""
         self.deadline = deadline
         self.called_from = 0
-        capi.context_set_epoch_deadline(self.context, ticks(deadline.seconds))
+        behind = self.program.engine.ticker.behind()
+        capi.context_set_epoch_deadline(self.context, ticks(deadline.seconds + behind))
         self._begin()
 
     def __exit__(self, *_: object) -> None:
@@ -309,12 +307,12 @@ class Instance(HostContext):
         if store is None:
             return
         try:
-            raised = self.run_closers()
+            raised = self.run_closers() if self._closers else None
         finally:
             for memory in self.memories:
                 memory.close()
-            # Both lead back here; nothing is to wait for the garbage collector.
-            self.memories, self.realloc_each = _NO_MEMORY, None
+            # All lead back here; nothing is to wait for the garbage collector.
+            self.memories, self.realloc_each, self.parts = _NO_MEMORY, None, []
             self.program.engine.ticker.running.pop(id(self), None)
             capi.store_delete(store)
         if raised:
@@ -447,7 +445,7 @@ class Instance(HostContext):
 
     def core(self, signature: CoreSignature) -> Callable[..., Any]:
         """The exported function `signature` of the program, called in the same way."""
-        _need_frames()
+        _need_frames(FRAMES)
         self._need(signature)
         address, context, buffer = self._address, self.context, self._buffer
         extern = _Extern()

@@ -72,21 +72,6 @@ class Headers:
         return f"Headers({list(self.pairs)!r})"
 
 
-class LateHeaders(Headers):
-    """The same from what `make` returns, which is called when somebody looks at them first."""
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[[], tuple[tuple[str, str], ...]]) -> None:
-        self._make = make
-
-    def __getattr__(self, name: str) -> tuple[tuple[str, str], ...]:
-        if name != "pairs":
-            raise AttributeError(name)
-        self.pairs = self._make()
-        return self.pairs
-
-
 NO_HEADERS = Headers()
 
 # The fields behind a body (RFC 9110, 6.5), asked for when that has been read to its end.

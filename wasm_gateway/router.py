@@ -191,6 +191,8 @@ class Route:
             # Spin: http, 2.6: slashes around the path are no part of it, but one behind it shows
             slash = "/" if path.endswith("/") else ""
             path_info = f"/{rest}{slash}" if rest else slash
+        if not self._captures:
+            return RouteMatch(self, path_info, ())
         params = tuple(
             (name, segments[index].split(".", splits)[piece] if splits else segments[index])
             for name, index, piece, splits in self._captures
@@ -219,6 +221,11 @@ class RouteMatch:
     def chained(cls, path: str, target: object = None) -> RouteMatch:
         """What a component sees that another one called with `path` (Spin: http, 10.3)."""
         return cls(Route("/...", target), path, (), synthetic=True)
+
+    @property
+    def label(self) -> str:
+        """What stands for this route in metrics and logs: its pattern, or "chained"."""
+        return "chained" if self.synthetic else self.route.raw
 
     def __repr__(self) -> str:
         return f"RouteMatch({self.route!r}, {self.path_info!r}, {self.params!r})"
@@ -288,6 +295,8 @@ class Router:
         self._dotted = any(len(shape) > 1 for route in patterns for shape in route._shapes)
         root = self._root
         self._open = bool(root.param or root.rest or root.dotted)
+        # "/...", where it is the only pattern
+        self._every = root.rest.route if len(patterns) == 1 and root.rest else None
 
     def _insert(self, route: Route) -> None:
         if not (route.wildcard or route._captures):
@@ -309,7 +318,7 @@ class Router:
         if not self._open and bare.partition("/")[0] not in self._root.exact:
             return None
         segments = bare.split("/", self._depth) if bare else []
-        route = self._search(segments)
+        route = self._every or self._search(segments)
         return None if route is None else route._match(path, segments)
 
     def _search(self, segments: list[str]) -> Route | None:

@@ -36,12 +36,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from . import observe
 from .errors import GatewayError
 
 if TYPE_CHECKING:
@@ -242,6 +243,32 @@ def folders(state_dir: str | None, log_dir: str | None, temp: str | None) -> Ite
             tempfile.tempdir = None
 
 
+@contextmanager
+def serving_metrics(address: tuple[str, int] | None) -> Iterator[str | None]:
+    """Serve what this process and its workers count, at `address`, None for nowhere; the URL.
+
+    They share the folder PROMETHEUS_MULTIPROC_DIR: one that the environment names, else one of their own.
+    It has to be known before the client is imported. Raises ManifestError, ListenError.
+    """
+    if address is None:
+        yield None
+        return
+    with ExitStack() as cleanup:
+        if observe.MULTIPROC_DIR not in os.environ:
+            folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="wasm-gateway-metrics-"))
+            os.environ[observe.MULTIPROC_DIR] = folder
+            cleanup.callback(os.environ.pop, observe.MULTIPROC_DIR)
+        metrics = observe.metrics_module()
+        try:
+            server, thread = metrics.serve(*address)
+        except OSError as error:
+            raise ListenError(f"--metrics {_authority(*address)}: {error.strerror}") from error
+        cleanup.callback(server.server_close)
+        cleanup.callback(thread.join)
+        cleanup.callback(server.shutdown)
+        yield f"http://{_authority(address[0], server.server_port)}/metrics"
+
+
 def serve(
     application: Application,
     gateway: Gateway,
@@ -342,7 +369,7 @@ _SERVER_LOGGING: dict[str, Any] = {
 }
 
 
-def configure_logging() -> None:
+def configure_logging(*, access_log: bool = False) -> None:
     """Our log to stderr, for a process of our own; output of guests is copied there raw already."""
     logging.config.dictConfig(
         {
@@ -350,6 +377,7 @@ def configure_logging() -> None:
             "loggers": {
                 "wasm_gateway": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
                 "wasm_gateway.guest": {"level": "CRITICAL", "propagate": False},
+                "wasm_gateway.access": {"level": "INFO" if access_log else "WARNING"},
             },
         }
     )
@@ -361,7 +389,7 @@ def configure_logging() -> None:
 def load(application: Application, threads: int | None) -> Any:
     """The ASGI application of a worker; its gateway opens at the lifespan's startup."""
     _end_with_parent()
-    configure_logging()
+    configure_logging(access_log=application.options.get("access_log", False))
     gateway = application.gateway()
     app = gateway.asgi() if threads is None else gateway.asgi(threads=threads)
     return _LeavesQuickly(app)

@@ -14,11 +14,12 @@ import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from functools import partial
 
-from .errors import GuestError, RequestError, Saturated
+from .errors import Disconnected, GuestError, RequestError, Saturated
 from .messages import STREAMED, Begin, Response
 
 log = logging.getLogger("wasm_gateway")
@@ -39,14 +40,13 @@ OUTBOX_CHUNKS = 8
 STALL_SECONDS = 60.0
 
 
-class Disconnected(RequestError):
-    """The client left, or nobody waits for the response any more."""
-
-
 class Stalled(RequestError):
     """The client went on sending or reading nothing."""
 
     status = 408
+
+
+Job = tuple[Callable[[], object], Callable[[], object] | None]
 
 
 class Workers:
@@ -69,18 +69,24 @@ class Workers:
 
     def _start_over(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # guards the counts
-        # jobs, with what is called after each; None ends a thread
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], object], Callable[[], object] | None] | None]
-        self._jobs = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards all that follows
+        self._jobs: dict[str, deque[Job]] = {}  # those that wait, by whose they are
+        # one for each of them, and one more for each thread that is to end
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._closed = False
         self._threads: set[threading.Thread] = set()
         self._busy = 0  # jobs that run or wait
 
     def submit(
-        self, function: Callable[..., object], *arguments: object, then: Callable[[], object] | None = None
+        self,
+        function: Callable[..., object],
+        *arguments: object,
+        of: str = "",
+        then: Callable[[], object] | None = None,
     ) -> None:
         """Run `function(*arguments)`, which handles its own errors; Saturated when too many wait.
+
+        Where jobs wait, each `of` (a route) has its turn: many of a slow one hold up no other for long.
 
         `then`, which raises nothing, is called when the thread has nothing left to do: whoever it wakes
         wants the GIL at once, and waiting for each other costs both.
@@ -102,7 +108,8 @@ class Workers:
                     if not self._threads:
                         raise Saturated(f"no thread can be started: {error}") from error
             self._busy += 1
-            self._jobs.put((partial(function, *arguments), then))
+            self._jobs.setdefault(of, deque()).append((partial(function, *arguments), then))
+        self._calls.put(None)
 
     async def call(self, function: Callable[[], object]) -> None:
         """Run `function` in a thread, and wait for it."""
@@ -127,33 +134,42 @@ class Workers:
         with self._lock:
             self._closed = True
             threads = list(self._threads)
-            try:
-                while self._jobs.get_nowait() is not None:
-                    self._busy -= 1
-            except queue.Empty:
-                pass
-            for _ in threads:
-                self._jobs.put(None)
+            self._busy -= sum(map(len, self._jobs.values()))
+            self._jobs.clear()
+        for _ in threads:
+            self._calls.put(None)
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join()
 
+    def _next(self) -> Job | None:
+        """The next job; None, and this thread is no more one of ours, when there is none for it."""
+        with self._lock:
+            if not self._jobs:
+                self._threads.discard(threading.current_thread())
+                return None
+            of, jobs = next(iter(self._jobs.items()))
+            del self._jobs[of]
+            job = jobs.popleft()
+            if jobs:
+                self._jobs[of] = jobs  # behind all others
+            return job
+
     def _run(self) -> None:
         while True:
             try:
-                item = self._jobs.get(timeout=self.idle)
+                self._calls.get(timeout=self.idle)
             except queue.Empty:
                 with self._lock:
-                    if not self._jobs.empty():
+                    if self._jobs:
                         continue
                     self._threads.discard(threading.current_thread())
                     return
-            if item is None:
-                with self._lock:
-                    self._threads.discard(threading.current_thread())
+            found = self._next()
+            if found is None:
                 return
-            job, then = item
-            del item
+            job, then = found
+            del found
             try:
                 job()
             except BaseException:

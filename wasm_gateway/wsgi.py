@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -22,7 +23,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from .errors import GatewayError, GuestError, RequestError
+from .errors import Disconnected, GatewayError, GuestError, RequestError
 from .messages import NOT_TRAILERS, STREAMED, Headers, Request, Response, Trailers
 from .migration.compare import Answer
 from .migration.requests import RequestFacts, set_cookie
@@ -465,7 +466,31 @@ def to_request(
         authority=checked_authority(authority),
         client=(address, int(port) if port and str(port).isdecimal() else 0) if address else None,
         protocol=environ.get("SERVER_PROTOCOL", "HTTP/1.1"),
+        gone=hung_up(environ),
     )
+
+
+def hung_up(environ: WSGIEnvironment) -> Callable[[], bool] | None:
+    """Says whether the client has closed its side, where the server shows its socket: gunicorn, Werkzeug.
+
+    One of gevent's or eventlet's would not be asked without a switch to another greenlet.
+    """
+    sock: Any = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    if _HUNG_UP is None or type(sock).__module__ not in ("socket", "ssl"):
+        return None
+
+    def gone() -> bool:
+        if sock.fileno() < 0:
+            return True
+        asked = select.poll()
+        asked.register(sock, _HUNG_UP)
+        return bool(asked.poll(0))
+
+    return gone
+
+
+# Of Linux; elsewhere a door learns it by sending.
+_HUNG_UP: int | None = getattr(select, "POLLRDHUP", None)
 
 
 def _authority(raw: str, host: str | None) -> str | None:
@@ -549,7 +574,7 @@ class InputBody:
         if left is not None:
             if not chunk:
                 self._left = 0
-                raise RequestError("client disconnected")
+                raise Disconnected("client disconnected")
             self._left = left - len(chunk)
         elif not chunk:
             self._left = 0
@@ -763,7 +788,7 @@ class Push:
             self._write(chunk)
         except Exception as error:
             # Every server has its own exceptions for a client that left.
-            raise RequestError(f"the response could not be sent: {error!r}") from error
+            raise Disconnected(f"the response could not be sent: {error!r}") from error
 
     def end(self, response: Response) -> Iterable[bytes]:
         """What is left for the server; GuestError, at which it breaks the connection, for a failure."""

@@ -34,9 +34,13 @@ class SiteWorkers(Workers):
     """The threads of a gateway in a Django site."""
 
     def submit(
-        self, function: Callable[..., object], *arguments: object, then: Callable[[], object] | None = None
+        self,
+        function: Callable[..., object],
+        *arguments: object,
+        of: str = "",
+        then: Callable[[], object] | None = None,
     ) -> None:
-        super().submit(_run, function, *arguments, then=then)
+        super().submit(_run, function, *arguments, of=of, then=then)
 
 
 @kept_fresh()

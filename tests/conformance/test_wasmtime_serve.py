@@ -1,4 +1,4 @@
-"""Real guests of wasi:http 0.2 answer here as they do under `wasmtime serve` (README.md)."""
+"""Real guests of wasi:http 0.2 and 0.3 answer here as they do under `wasmtime serve` (README.md)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.wasi_p3_wat import HTTP as HTTP_P3
+from tests.wasi_p3_wat import P3Toolkit
 from wasm_gateway import Gateway
 from wasm_gateway.messages import Headers, Request
 
@@ -25,6 +27,9 @@ FOLDER = os.environ.get("GUESTS")
 
 # A guest of ten megabytes is compiled for half a minute.
 START_SECONDS = 300
+
+# What wasmtime wants to hear before it runs guests of WASI 0.3; the one in text copies synchronously.
+ASYNC = ("-W", "component-model-async=y,component-model-more-async-builtins=y")
 
 # Fields of the connection, and of the server itself; which of the framings a server takes is its own affair.
 OURS_NOT = frozenset(("connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"))
@@ -86,8 +91,10 @@ ASKS = (
 )
 Side = Callable[[Ask], Answer]
 
-# The first one is made from TEXT.
-GUESTS = [Path("text.wasm"), *(sorted(Path(FOLDER).resolve().glob("*.wasm")) if FOLDER else ())]
+# The first two are made from TEXT and TEXT_P3.
+GUESTS = [Path("text.wasm"), Path("p3/text.wasm")]
+if FOLDER:
+    GUESTS += [path for at in ("*.wasm", "p3/*.wasm") for path in sorted(Path(FOLDER).resolve().glob(at))]
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="WASMTIME does not name a program (see README.md)")
 
 HTTP = "wasi:http/types@0.2.0"
@@ -177,6 +184,62 @@ TEXT = """
     (then (call $echo (local.get $request) (local.get $out)) (return)))
   (call $end (call $begin (local.get $out) (i32.const 404) (call $fields)))"""
 
+# The same in wasi:http 0.3.
+USES_P3 = {
+    HTTP_P3: (
+        *("[method]fields.append", "[method]fields.get", "[method]request.get-path-with-query"),
+        *("[method]request.get-headers", "[resource-drop]fields", "[method]response.set-status-code"),
+    )
+}
+FUNCTIONS_P3 = """
+  (func $add (param $fields i32) (param $name i32) (param $n i32) (param $value i32) (param $v i32)
+    (call $fields.append (local.get $fields) (local.get $name) (local.get $n)
+      (local.get $value) (local.get $v) (i32.const 16))
+    (if (i32.load8_u (i32.const 16)) (then (unreachable))))
+  (func $begin (param $status i32) (param $fields i32) (local $b i64) (local $t i64)
+    (local.set $b (call $body.new)) (local.set $t (call $trailers.new))
+    (global.set $tx (call $high (local.get $b))) (global.set $ttx (call $high (local.get $t)))
+    (call $response.new (local.get $fields) (i32.const 1) (i32.wrap_i64 (local.get $b))
+      (i32.wrap_i64 (local.get $t)) (i32.const 4000))
+    (call $sent.drop-readable (i32.load (i32.const 4004)))
+    (drop (call $response.set-status-code (i32.load (i32.const 4000)) (local.get $status)))
+    (call $return (i32.load (i32.const 4000))))
+  (func $hello (param $request i32) (local $fields i32) (local $headers i32)
+    (call $add (local.tee $fields (call $fields))
+      (i32.const 1024) (i32.const 12) (i32.const 1040) (i32.const 10))
+    (local.set $headers (call $request.get-headers (local.get $request)))
+    (call $fields.get (local.get $headers) (i32.const 1056) (i32.const 6) (i32.const 32))
+    (if (i32.load (i32.const 36))
+      (then (call $add (local.get $fields) (i32.const 1056) (i32.const 6)
+        (i32.load (i32.load (i32.const 32))) (i32.load offset=4 (i32.load (i32.const 32)))))
+      (else (call $add (local.get $fields) (i32.const 1056) (i32.const 6) (i32.const 1096) (i32.const 4))))
+    (call $drop.fields (local.get $headers))
+    (call $begin (i32.const 200) (local.get $fields))
+    (call $write (i32.const 1088) (i32.const 6)))
+  (func $status (local $fields i32)
+    (call $add (local.tee $fields (call $fields))
+      (i32.const 1064) (i32.const 5) (i32.const 1080) (i32.const 1))
+    (call $add (local.get $fields) (i32.const 1072) (i32.const 6) (i32.const 1081) (i32.const 1))
+    (call $add (local.get $fields) (i32.const 1072) (i32.const 6) (i32.const 1082) (i32.const 1))
+    (call $begin (i32.const 418) (local.get $fields))
+    (call $write (i32.const 1104) (i32.const 16)))
+  (func $answer (param $request i32) (local $size i32)
+    (call $request.get-path-with-query (local.get $request) (i32.const 16))
+    (if (i32.eq (local.tee $size (i32.load (i32.const 24))) (i32.const 6))
+      (then (call $hello (local.get $request)) (return)))
+    (if (i32.eq (local.get $size) (i32.const 7)) (then (call $status) (return)))
+    (if (i32.eq (local.get $size) (i32.const 5))
+      (then
+        (call $consume (local.get $request))
+        (call $begin (i32.const 200) (call $fields))
+        (call $echo)
+        (return)))
+    (call $begin (i32.const 404) (call $fields)))"""
+TEXT_P3 = """
+  (call $answer (local.get $request))
+  (call $finish)
+  (i32.const 0)"""
+
 
 def over_http(port: int) -> Side:
     def side(ask: Ask) -> Answer:
@@ -246,12 +309,26 @@ def serving(folder: Path, *command: str) -> Iterator[Side]:
         process.wait(30)
 
 
-@pytest.fixture(scope="module", params=GUESTS, ids=lambda path: path.stem)
+def _is_p3(path: Path) -> bool:
+    return path.parent.name == "p3"
+
+
+def _in_its_own_way(path: Path) -> bool:
+    """Whether a guest follows no protocol."""
+    return _is_p3(path) and path.name != "text.wasm"
+
+
+@pytest.fixture(scope="module", params=GUESTS, ids=lambda path: "p3-" * _is_p3(path) + path.stem)
 def guest(request: pytest.FixtureRequest, components: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = request.param
     if not path.is_absolute():
-        path = tmp_path_factory.mktemp("text") / path
-        path.write_bytes(components.http(TEXT, USES, FUNCTIONS, DATA))
+        name, path = path, tmp_path_factory.mktemp("text") / path
+        path.parent.mkdir(exist_ok=True)
+        if _is_p3(name):
+            made = P3Toolkit().handler(TEXT_P3, USES_P3, functions=FUNCTIONS_P3, data=DATA)
+        else:
+            made = components.http(TEXT, USES, FUNCTIONS, DATA)
+        path.write_bytes(made)
     return path
 
 
@@ -275,9 +352,10 @@ def scratch(guest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(guest: Path, scratch: Path) -> Iterator[dict[Ask, Answer]]:
     """What wasmtime says."""
     assert PROGRAM is not None
-    flags = ("-S", "cli", "--addr", "127.0.0.1:{port}")
-    with serving(scratch, PROGRAM, "serve", *flags, str(guest)) as side:
-        yield {ask: side(ask) for ask in ASKS}
+    flags = (*("-S", "cli,p3"), *ASYNC) if _is_p3(guest) else ("-S", "cli")
+    with serving(scratch, PROGRAM, "serve", *flags, "--addr", "127.0.0.1:{port}", str(guest)) as side:
+        short = _in_its_own_way(guest)
+        yield {ask: side(ask) for ask in ASKS if not short or len(ask.body or b"") < 1000}
 
 
 @pytest.fixture(scope="module")
@@ -306,8 +384,11 @@ def side(request: pytest.FixtureRequest, gateway: Gateway, scratch: Path) -> Ite
         yield made
 
 
-def test_the_guest_follows_the_protocol(expected: dict[Ask, Answer]) -> None:
+def test_the_guest_follows_the_protocol(guest: Path, expected: dict[Ask, Answer]) -> None:
     """Otherwise two failures would compare as equal."""
+    if _in_its_own_way(guest):
+        assert {answer.status for answer in expected.values()} <= {200, 404}
+        return
     answers = {ask.what: answer for ask, answer in expected.items()}
     for ask in ASKS:
         answer = answers[ask.what]
@@ -325,6 +406,8 @@ def test_the_guest_follows_the_protocol(expected: dict[Ask, Answer]) -> None:
 
 @pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.what)
 def test_the_same_answer(ask: Ask, side: Side, expected: dict[Ask, Answer]) -> None:
+    if ask not in expected:
+        pytest.skip("a server may hang up on a long body that nobody reads")
     wanted, got = expected[ask], side(ask)
     assert (got.status, got.headers) == (wanted.status, wanted.headers)
     assert got.body == wanted.body
@@ -334,7 +417,7 @@ def test_the_same_answer(ask: Ask, side: Side, expected: dict[Ask, Answer]) -> N
 
 def test_many_at_once(side: Side, expected: dict[Ask, Answer]) -> None:
     """Guests leave nothing behind, and do not see each other."""
-    asks = ASKS * 10
+    asks = tuple(expected) * 10
     with ThreadPoolExecutor(4) as threads:
         for ask, got in zip(asks, threads.map(side, asks), strict=True):
             assert (got.status, got.headers, got.body) == (

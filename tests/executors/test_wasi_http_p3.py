@@ -14,9 +14,8 @@ from tests.executors.test_wasi_http import Door
 from tests.wasi_p3_wat import CLOCK, HTTP, P3Toolkit
 from wasm_gateway import Gateway
 from wasm_gateway.asgi import Inbox
-from wasm_gateway.errors import DeadlineExceeded
+from wasm_gateway.errors import DeadlineExceeded, Disconnected
 from wasm_gateway.messages import STREAMED, Headers, Request, Response
-from wasm_gateway.workers import Disconnected
 
 RC = "0.3.0-rc-2026-03-15"
 HELLO = """
@@ -338,6 +337,34 @@ def test_content_length_is_kept(serve: Serve, caplog: Any, length: str, case: st
     else:
         assert whole(response) == (500, b"")
         assert "did not finish" in failure(caplog)
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 500)])
+def test_a_length_without_a_body(serve: Serve, method: str, status: int) -> None:
+    """An answer to HEAD says how long the body would be (RFC 9110, 8.6), and nothing is wrong with that."""
+    code = """
+      (local $fields i32) (local $t i64) (local $sent i32)
+      (call $drop.request (local.get $request))
+      (call $fields.from-list (i32.const 300) (i32.const 1) (i32.const 200))
+      (local.set $fields (i32.load (i32.const 204)))
+      (local.set $t (call $trailers.new))
+      (call $response.new (local.get $fields) (i32.const 0) (i32.const 0) (i32.wrap_i64 (local.get $t))
+        (i32.const 4000))
+      (local.set $sent (i32.load (i32.const 4004)))
+      (call $return (i32.load (i32.const 4000)))
+      (drop (call $sent.read (local.get $sent) (i32.const 3904)))
+      (if (i32.load8_u (i32.const 3904)) (then unreachable))
+      (memory.fill (i32.const 3904) (i32.const 0) (i32.const 64))
+      (drop (call $trailers.write (call $high (local.get $t)) (i32.const 3904)))
+      (i32.const 0)"""
+    data = """(data (i32.const 300) "\\40\\01\\00\\00\\0e\\00\\00\\00\\50\\01\\00\\00\\01\\00\\00\\00")
+      (data (i32.const 320) "content-length") (data (i32.const 336) "5")"""
+    gateway = serve(code, {HTTP: ("[static]fields.from-list",)}, functions=data)
+    response = gateway.handle(request(method=method))
+    assert whole(response)[0] == status
+    if status == 200:
+        assert response is not None
+        assert response.headers.get("content-length") == "5"
 
 
 # A body that comes while the guest does something else

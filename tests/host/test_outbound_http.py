@@ -112,6 +112,16 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"short")
         self.close_connection = True
 
+    def answer_hints(self, rest: str, body: bytes) -> None:
+        for status in (100, 103, 102, 103):
+            self.send_response_only(status)
+            self.send_header("link", "</a>")
+            self.end_headers()
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
     def answer_silence(self, rest: str, body: bytes) -> None:
         self.server.stop.wait(30)
         self.close_connection = True
@@ -628,6 +638,13 @@ def test_requests_at_once_are_limited(
 
 
 # Connections.
+
+
+def test_what_comes_before_a_response(family: OutboundHttp, guest: Any, server: Server) -> None:
+    """Early hints and their like are no response, and leave nothing on the connection."""
+    for _ in range(3):
+        assert send(family, guest, f"{server.origin}/hints")[::2] == (200, b"ok")
+    assert len(server.connections) == 1
 
 
 def test_connections_are_kept(family: OutboundHttp, guest: Any, server: Server) -> None:

@@ -119,6 +119,25 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n" + rest)
             self.close_connection = not rest.endswith(b"\r\n\r\n") and rest != b"\r\n"
 
+    def answer_while(self) -> None:
+        """Each piece of the request as it comes; the head is there before the first one."""
+        self.begin(200, ("transfer-encoding", "chunked"))
+        for chunk in self.chunks():
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk.upper()))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def answer_enough(self) -> None:
+        """All of the answer after the first piece of the request; then the end, or, for "go", the rest."""
+        chunks = self.chunks()
+        self.server.taken = len(next(chunks))
+        self.begin(413, ("content-length", "6"))
+        self.wfile.write(b"enough")
+        if self.path.endswith("?go"):
+            self.server.taken += sum(map(len, chunks))
+            self.server.gone.set()
+        else:
+            self.close_connection = True
+
     def answer_short(self) -> None:
         self.begin(200, ("content-length", "100"))
         self.wfile.write(b"short")
@@ -156,7 +175,7 @@ class Server(ThreadingHTTPServer):
         self.trailers: list[bytes] = []
         self.meeting = threading.Barrier(2)
         self.step, self.stop, self.gone = threading.Event(), threading.Event(), threading.Event()
-        self.written = self.connections = 0
+        self.written = self.connections = self.taken = 0
 
     @property
     def authority(self) -> str:
@@ -620,6 +639,129 @@ def test_over_tls(
     future = ask("/silence")
     until(lambda: len(server.seen) == 2)
     call("[resource-drop]future-incoming-response", guest, future)
+    handler.close()
+    join_senders()
+
+
+# Both directions at once.
+
+
+def test_a_response_comes_while_the_request_is_written(
+    server: Server, handler: OutgoingHandler, guest: Any
+) -> None:
+    for _ in range(2):
+        request = outgoing(guest, server.authority, "/while", "post")
+        body, stream = body_of(guest, request)
+        future = handler.handle(guest, request, None)
+        answer = stream_of(guest, wait(guest, future))
+        for text in (b"one", b"two", b"three"):
+            write_all(guest, stream, text)
+            assert wasi_io.blocking_read(guest, answer, 100) == text.upper()
+        assert finish(guest, body) is None
+        assert rest(guest, answer) == b""
+        until(lambda: not wasi_outgoing.under_way(guest))
+    assert server.connections == 1, "whole on both sides, it serves the next one"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_more_goes_both_ways_than_lies_in_between(
+    server: Server,
+    network: Network,
+    handler: OutgoingHandler,
+    context: Callable[..., Any],
+    certificate: Path,
+    tls: bool,
+) -> None:
+    """A server that writes what it reads stops reading where nobody takes it."""
+    size, scheme, authority = 8 << 20, "HTTP", server.authority
+    if tls:
+        served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        served.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+        server.socket = served.wrap_socket(server.socket, server_side=True)
+        network.tls_context().load_verify_locations(certificate / "cert.pem")
+        scheme, authority = "HTTPS", authority.replace("127.0.0.1", "localhost")
+    guest = context(allowed=["*://127.0.0.1:*", "*://localhost:*"], seconds=60)
+    request = outgoing(guest, authority, "/while", "post")
+    assert call("[method]outgoing-request.set-scheme", guest, request, (scheme, None)) is None
+    body, stream = body_of(guest, request)
+    answer = stream_of(guest, wait(guest, handler.handle(guest, request, None)))
+    sent = taken = 0
+    while taken < size:
+        ready = wasi_io.poll(guest, [answer.pollable(), *([stream.pollable()] if sent < size else [])])
+        if 0 in ready:
+            piece = wasi_io.read(guest, answer, 1 << 20)
+            assert piece.strip(b"A") == b""
+            taken += len(piece)
+        if 1 in ready:
+            permit = min(wasi_io.check_write(guest, stream), size - sent)
+            assert wasi_io.write(guest, stream, b"a" * permit) is None
+            sent += permit
+    assert finish(guest, body) is None
+    assert rest(guest, answer) == b""
+    assert taken == size
+    until(lambda: not wasi_outgoing.under_way(guest))
+    handler.close()
+    join_senders()
+
+
+def test_a_server_answers_and_takes_no_more(server: Server, handler: OutgoingHandler, guest: Any) -> None:
+    request = outgoing(guest, server.authority, "/enough", "post")
+    _, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    future.ready()
+    write_all(guest, stream, b"much")
+    response = wait(guest, future)
+    assert response.status == 413
+    assert rest(guest, stream_of(guest, response)) == b"enough"
+    closed = False
+    end = time.monotonic() + 20
+    while not closed and time.monotonic() < end:
+        wasi_io.wait_any(guest, [stream.pollable()])
+        permit = wasi_io.check_write(guest, stream)
+        written = (
+            permit if isinstance(permit, Err) else wasi_io.write(guest, stream, bytes(min(permit, 4096)))
+        )
+        closed = written == Err(("closed", None))
+    assert closed
+    handler.close()
+    join_senders()
+
+
+def test_a_server_answers_before_it_takes_the_rest(
+    server: Server, handler: OutgoingHandler, guest: Any
+) -> None:
+    """What the guest still writes goes on; another request meanwhile has a connection of its own."""
+    request = outgoing(guest, server.authority, "/enough?go", "post")
+    body, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    future.ready()
+    write_all(guest, stream, b"much")
+    incoming = call("[method]incoming-response.consume", guest, wait(guest, future))
+    answer = call("[method]incoming-body.stream", guest, incoming)
+    assert rest(guest, answer) == b"enough"
+    answer.close(guest)
+    call("[resource-drop]incoming-body", guest, incoming)
+    other = handler.handle(guest, outgoing(guest, server.authority, "/echo"), None)
+    assert wait(guest, other).status == 201
+    assert server.connections == 2
+    write_all(guest, stream, bytes(1 << 20))
+    assert finish(guest, body) is None
+    assert server.gone.wait(20)
+    assert server.taken == (1 << 20) + 4
+    until(lambda: not wasi_outgoing.under_way(guest))
+
+
+def test_the_end_of_the_instance_ends_what_is_sent(
+    server: Server, handler: OutgoingHandler, context: Callable[..., Any]
+) -> None:
+    guest = context(allowed=["http://127.0.0.1:*"], seconds=600)
+    request = outgoing(guest, server.authority, "/enough?go", "post")
+    _, stream = body_of(guest, request)
+    future = handler.handle(guest, request, None)
+    future.ready()
+    write_all(guest, stream, b"much")
+    assert rest(guest, stream_of(guest, wait(guest, future))) == b"enough"
+    assert guest.run_closers() == []
     handler.close()
     join_senders()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +10,16 @@ import pytest
 from tests.host.test_wasi_outgoing import Server, server
 from tests.wasi_p3_wat import CLIENT, HTTP, P3Toolkit
 from wasm_gateway import Gateway
-from wasm_gateway.messages import Headers, Request, Response
+from wasm_gateway.component.streams import HostFuture, HostStream, Promise
+from wasm_gateway.component.values import Err, Ok
+from wasm_gateway.host.outbound_http import OutboundHttp
+from wasm_gateway.host.wasi_http import Fields
+from wasm_gateway.host.wasi_io import BytesInput
+from wasm_gateway.host.wasi_outgoing import OutgoingHandler
+from wasm_gateway.host.wasi_p3_client import Client
+from wasm_gateway.host.wasi_p3_http import BYTE, Body
+from wasm_gateway.host.wasi_p3_http import Request as Asked
+from wasm_gateway.messages import STREAMED, Headers, Request, Response
 
 __all__ = ["server"]
 
@@ -55,7 +64,8 @@ def asking(authority: str) -> dict[str, str]:
     data = f"""(data (i32.const 600) "te") (data (i32.const 602) "trailers") (data (i32.const 620) "trailer")
       (data (i32.const 630) "x-sum") (data (i32.const 700) "/meet") (data (i32.const 710) "/echo")
       (data (i32.const 720) "/steps") (data (i32.const 730) "/b") (data (i32.const 740) "/count")
-      (data (i32.const 750) "/short") (data (i32.const 760) "/large") (data (i32.const 1024) "{authority}")"""
+      (data (i32.const 750) "/short") (data (i32.const 760) "/large") (data (i32.const 770) "/while")
+      (data (i32.const 1024) "{authority}")"""
     return {"functions": functions, "data": data}
 
 
@@ -137,6 +147,42 @@ def test_trailers_are_passed_on(serve: Serve, server: Server) -> None:
     assert response.trailers() == trailers
 
 
+class Conversation:
+    """The body of a client that goes on when it has heard the answer to what it said; also its door."""
+
+    news: Callable[[], object] | None = None
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+        self.sent = 0
+        self.heard: list[bytes] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            assert self.wait(0)
+            self.sent += len(piece)
+            yield piece
+
+    def wait(self, seconds: float) -> bool:
+        return len(b"".join(self.heard)) >= self.sent
+
+    def __call__(self, head: Response) -> Callable[[bytes | None], object]:
+        def send(chunk: bytes | None) -> None:
+            self.heard.append(chunk or b"")
+            if self.news is not None:
+                self.news()
+
+        return send
+
+
+def test_a_conversation_is_passed_on(serve: Serve) -> None:
+    """Guest and server answer each piece before the next one is there."""
+    client = Conversation(b"one", b"two", b"three")
+    response = serve(proxy(770, 6), uses=uses(SEND)).handle(request(client), None, client)
+    assert response is STREAMED
+    assert b"".join(client.heard) == b"ONETWOTHREE"
+
+
 def test_two_requests_are_under_way_at_once(serve: Serve) -> None:
     """The server answers neither before both are there."""
     code = """
@@ -194,3 +240,87 @@ def test_an_answer_that_breaks_off(serve: Serve, caplog: Any) -> None:
     """The guest passes on what it gets, so its own response breaks off too."""
     assert whole(serve(ask(750, 6), uses=uses(SEND)).handle(request())) == (500, b"")
     assert "did not finish its response body" in caplog.text
+
+
+# What became of a request, by the functions themselves
+
+
+class Sent:
+    """A request of `data`, and what its guest hears."""
+
+    def __init__(self, ctx: Any, authority: str, data: bytes | None, trailers: Any, **fields: str) -> None:
+        promise = Promise()
+        body = None if data is None else HostStream(ctx.loop, BYTE, BytesInput(data))
+        pairs = [(name.replace("_", "-"), value.encode()) for name, value in fields.items()]
+        self.request = Asked(Fields(pairs), Body(body, HostFuture(ctx.loop, None, trailers), promise))
+        self.request.method, self.request.scheme = ("post", None), ("HTTP", None)
+        self.request.target, self.request.authority = "/count", authority
+        self.heard: list[Any] = []
+        promise.then(self.heard.append)
+
+
+DATA = bytes(range(256)) * 4
+LARGE = bytes(300_000)
+
+
+@pytest.fixture
+def ctx(context: Callable[..., Any]) -> Any:
+    return context(allowed=["*://*:*"])
+
+
+@pytest.fixture
+def client(network: Any) -> Iterator[Client]:
+    outbound = OutboundHttp(network)
+    handler = OutgoingHandler(outbound)
+    yield Client(handler)
+    handler.close()
+    outbound.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "length", "trailers", "code"),
+    [
+        (DATA, 1024, Ok(None), None),
+        (DATA, None, Ok(None), None),
+        (None, None, Ok(None), None),
+        (None, 0, Ok(None), None),
+        (LARGE, None, Ok(None), None),
+        (DATA, 1023, Ok(None), ("HTTP-request-body-size", 1024)),
+        (DATA, 1025, Ok(None), ("HTTP-request-body-size", 1024)),
+        (LARGE, 300_001, Ok(None), ("HTTP-request-body-size", 300_000)),
+        (None, 5, Ok(None), ("HTTP-request-body-size", 0)),
+        (DATA, None, Err(("loop-detected", None)), ("loop-detected", None)),
+        (LARGE, None, Err(("loop-detected", None)), ("loop-detected", None)),
+    ],
+)
+def test_what_became_of_a_body(
+    ctx: Any, client: Client, server: Server, data: bytes | None, length: int | None, trailers: Any, code: Any
+) -> None:
+    """A guest that breaks its word hears what it did, from `send` and from the future of its request."""
+    fields = {} if length is None else {"content_length": str(length)}
+    sent = Sent(ctx, server.authority, data, trailers, **fields)
+    [(_, found)] = ctx.run(client.send(ctx, sent.request))
+    if code is None:
+        assert (found.status, sent.heard) == (200, [Ok()])
+    else:
+        assert (found, sent.heard) == (Err(code), [Err(code)])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "authority", "code"),
+    [
+        (("other", "ftp"), "127.0.0.1:1", "HTTP-protocol-error"),
+        (("HTTP", None), "127.0.0.1:1", "connection-refused"),
+        (("HTTP", None), "nowhere.invalid:80", "DNS-error"),
+        (None, "server", "TLS-protocol-error"),  # https, if nothing is said
+    ],
+)
+def test_what_never_arrived_was_not_sent(
+    ctx: Any, client: Client, server: Server, scheme: Any, authority: str, code: str
+) -> None:
+    sent = Sent(ctx, server.authority if authority == "server" else authority, None, Ok(None))
+    sent.request.scheme = scheme
+    [(_, found)] = ctx.run(client.send(ctx, sent.request))
+    assert isinstance(found, Err)
+    assert found.value[0] == code
+    assert sent.heard == [found]

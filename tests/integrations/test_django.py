@@ -37,6 +37,7 @@ from wasm_gateway import HostInterface, messages
 from wasm_gateway.integrations.django import WasmGatewayMiddleware, get_gateway, get_wsgi_application
 from wasm_gateway.integrations.django.conf import owner
 from wasm_gateway.integrations.django.convert import RawCookie, raw_path, to_request, to_response
+from wasm_gateway.router import RouteMatch
 from wasm_gateway.workers import Workers
 
 django.setup()
@@ -320,8 +321,8 @@ class Streams:
     def __init__(self) -> None:
         self.closed = threading.Event()
 
-    def match(self, path: str) -> object:
-        return path.startswith("/stream") or None
+    def match(self, path: str) -> RouteMatch | None:
+        return RouteMatch.chained(path) if path.startswith("/stream") else None
 
     def streams(self, match: object) -> bool:
         return False
@@ -1019,3 +1020,27 @@ def test_the_door_closes_what_is_too_old(rows: Rows, door: Callable[..., Any]) -
 
 def test_sites_can_ask_their_gateway() -> None:
     assert get_gateway() is owner.gateway()
+
+
+# Watching
+
+
+def test_a_site_that_is_watched(site: dict[str, Any], ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+    """Each setting; the guest's threads are below the site's own span."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    site |= {"METRICS": True, "TRACING": True, "ACCESS_LOG": True, "SERVER_TIMING": True}
+    site["OBSERVERS"] = ["tests.observe.test_observe.Recorder"]
+    owner.close()
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("site")
+    with caplog.at_level("INFO", "wasm_gateway.access"), tracer.start_as_current_span("site") as span:
+        response = ask("get", "/wasm/echo/a", headers={"traceparent": "made up"})
+    assert response["server-timing"].startswith("wasm;dur=")
+    trace = f"00-{span.get_span_context().trace_id:032x}-"
+    assert environment(response.content)[0]["HTTP_TRACEPARENT"].startswith(trace)
+    [record] = caplog.records
+    assert record.getMessage().startswith('echo "GET /wasm/echo/a" 200 ok ')
+    watch = owner.gateway().watch
+    assert watch is not None
+    names = [type(observer).__name__ for observer in watch.observers]
+    assert names == ["Tracing", "Metrics", "Recorder", "AccessLog"]

@@ -22,6 +22,7 @@ from ..instance import Instance, Limits, Services
 from ..linked import LinkedProgram
 from ..manifest import ComponentOptions
 from ..messages import Begin, Headers, Request, Response
+from ..observe import current as watched
 from ..router import RouteMatch
 
 # Interfaces of HTTP handlers (Spin: http, 7), also of those that stand before others.
@@ -103,6 +104,8 @@ class Guest:
         One that is made while another one runs in this thread serves that one (service chaining), and
         ends no later; LimitExceeded when that goes too deep.
         """
+        if watched.call is not None:
+            watched.call.starting()
         seconds, depth = self._bounds()
         if wasi is None:
             wasi = self.wasi.state()

@@ -89,6 +89,7 @@ class SpinExecutor:
         headers = decoded(request.headers)
         body = whole_body(request, limits.max_request_body)
         with guest.instantiate() as instance:
+            instance.request = request
             status, pairs, answer = self.handler(instance, (method, request.target, headers, [], body))
         if not 100 <= status <= 600:
             raise GuestError(f"guest answered with status {status}")

@@ -67,6 +67,7 @@ class WagiExecutor:
             stdout=output.write,
         )
         with guest.instantiate(wasi) as instance:
+            instance.request = request
             try:
                 self._run(instance)
             except GuestExit as exit_:

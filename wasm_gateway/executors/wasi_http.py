@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from .. import observe
 from ..component.values import Err
 from ..errors import BodyTooLarge, DeadlineExceeded, GuestError, GuestExit, LimitExceeded
 from ..guest_logs import printable
@@ -109,6 +110,7 @@ class RequestInput(IteratorInput):
 
 def note(error: GuestError, component_id: str) -> None:
     """Log what went wrong in a guest that has given its response."""
+    observe.note(error)
     text = printable(f"{type(error).__name__}: {error}".encode(errors="backslashreplace"))
     log.error(
         "component %s: failed after its response: %s", component_id, text, extra={"component": component_id}
@@ -135,6 +137,7 @@ class Answer:
         """Send what there is when the instance waits, and end it when nobody waits for the answer."""
         self._deadline = instance.deadline
         self._deadline.gone = request.gone
+        instance.request = request
         instance.before_wait = self._before_wait
 
     def _before_wait(self) -> None:

@@ -112,7 +112,11 @@ class _Sending:
         else:
             # without a body there is nothing that trailers could follow
             self._trailers.then(lambda result: None)
-            self._end(Ok(None))
+            if answer.complete():
+                head.body.end(True)  # content-length is that of the body which another request would get
+                self._of.consumed(Ok())
+            else:
+                self._end(Ok(None))
 
     def _take(self, data: Any) -> None:
         try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..component.memory import Memory
-from ..errors import DeadlineExceeded, RequestError
+from ..errors import DeadlineExceeded, Disconnected
 from ..messages import Request, Response
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Deadline:
         self.gone: Callable[[], bool] | None = None
 
     def remaining(self) -> float:
-        """Seconds left, more than 0; raises DeadlineExceeded when there are none, RequestError for nobody."""
+        """Seconds left, more than 0; raises DeadlineExceeded when there are none, Disconnected for nobody."""
         if self.gone is not None and self.gone():
-            raise RequestError("client disconnected")
+            raise Disconnected("client disconnected")
         left = self.at - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded(self.seconds)
@@ -94,7 +94,16 @@ class HostContext:
 
     loop: Loop  # the tasks of a guest that has some, and the coroutines of host functions
 
-    __slots__ = ("_closers", "before_wait", "component", "deadline", "memories", "state", "wasi")
+    __slots__ = (
+        "_closers",
+        "before_wait",
+        "component",
+        "deadline",
+        "memories",
+        "request",
+        "state",
+        "wasi",
+    )
 
     def __init__(self, component: Grants, deadline: Deadline) -> None:
         self.component = component
@@ -102,6 +111,7 @@ class HostContext:
         self.memories: list[Memory] = []
         self.state: dict[Any, Any] = {}
         self.wasi: Any = None  # what a guest of WASI finds around itself (wasi_state.py)
+        self.request: Request | None = None  # the one that it answers, as far as it is one of HTTP
         # Called before a host function waits for somebody else, with nothing left to do for the guest.
         self.before_wait: Callable[[], object] | None = None
         self._closers: list[Callable[[], object]] = []

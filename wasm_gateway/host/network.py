@@ -16,6 +16,8 @@ import queue
 import select
 import socket
 import ssl
+import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +28,9 @@ from .base import Deadline
 from .pools import Places
 
 SockAddr = tuple[Any, ...]
+
+# SO_LINGER: whoever closes the socket resets the connection.
+_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 # Lookups cannot be interrupted, so each has a thread of its own that is left behind when the deadline
 # comes first. As many may be under way at once in a process; the system's resolver gives up after
@@ -70,6 +75,12 @@ class _Bounded(socket.socket):
     """A socket whose every wait ends at `deadline`, with DeadlineExceeded."""
 
     deadline: Deadline | None = None
+    # Where one thread sends while another one receives, which TLS cannot do at the same moment.
+    _turn: threading.Lock | None = None
+
+    def share(self, shared: bool) -> None:
+        """Whether one thread may send while another one receives."""
+        self._turn = threading.Lock() if shared else None
 
     def settimeout(self, value: float | None) -> None:
         if self.deadline is None:
@@ -78,6 +89,8 @@ class _Bounded(socket.socket):
 
     def _bounded(self, method: str, *arguments: Any) -> Any:
         deadline = self.deadline
+        if self._turn is not None:
+            return self._in_turn(self._turn, method, *arguments)
         if deadline is None:
             return getattr(super(), method)(*arguments)
         if isinstance(deadline, Breakable):
@@ -89,13 +102,34 @@ class _Bounded(socket.socket):
             deadline.remaining()
             raise
 
+    def _in_turn(self, turn: threading.Lock, method: str, *arguments: Any) -> Any:
+        """The same, but that it waits without keeping others from their turn."""
+        while True:
+            left = None if self.deadline is None else self.deadline.remaining()
+            with turn:
+                super().settimeout(0)
+                try:
+                    return getattr(super(), method)(*arguments)
+                except ssl.SSLWantReadError:
+                    writable = False
+                except ssl.SSLWantWriteError:
+                    writable = True
+                except BlockingIOError:
+                    writable = method == "send"
+            _wait(self.fileno(), writable, left)
+
     def cut(self, deadline: Deadline) -> None:
         """Break off whatever goes on for `deadline`, from any thread; nothing once it is somebody else's."""
         if self.deadline is deadline:
-            try:
-                socket.socket.shutdown(self, socket.SHUT_RDWR)  # TLS or not
-            except OSError:
-                pass  # it is closed
+            self.break_off()
+
+    def break_off(self) -> None:
+        """Whoever waits for the connection fails, and so does the peer, also where it waits for us."""
+        try:
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            socket.socket.shutdown(self, socket.SHUT_RDWR)  # TLS or not
+        except OSError:
+            pass  # it is closed
 
     def connect(self, address: Any) -> Any:
         return self._bounded("connect", address)
@@ -109,8 +143,13 @@ class _Bounded(socket.socket):
     def send(self, *arguments: Any) -> Any:
         return self._bounded("send", *arguments)
 
-    def sendall(self, *arguments: Any) -> Any:
-        return self._bounded("sendall", *arguments)
+    def sendall(self, data: Any, *arguments: Any) -> Any:
+        if self._turn is None:
+            return self._bounded("sendall", data, *arguments)
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[self._in_turn(self._turn, "send", left, *arguments) :]
+        return None
 
 
 class BoundedSocket(_Bounded):
@@ -141,6 +180,16 @@ class BoundedContext(ssl.SSLContext):
             wrapped.close()
             raise
         return wrapped
+
+
+def _wait(fd: int, writable: bool, timeout: float | None) -> None:
+    """Until `fd` can be written, or else read, or has failed, or the time is over."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT if writable else select.POLLIN)
+        poll.poll(None if timeout is None else timeout * 1000)
+    else:
+        select.select([] if writable else [fd], [fd] if writable else [], [fd], timeout)
 
 
 def is_idle(sock: socket.socket) -> bool:

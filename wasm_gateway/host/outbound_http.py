@@ -23,7 +23,8 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urljoin
 
 import urllib3
@@ -41,6 +42,7 @@ from .base import Deadline, HostContext
 from .limits import VALUE_OVERHEAD, Budget
 from .network import Network
 from .pools import WAIT, Places
+from .trace_context import traced
 
 _TYPES = """
 interface http-types {
@@ -98,6 +100,7 @@ _URL = re.compile(r"[!-~]*")  # printable ASCII; the rest has to be percent-enco
 URL_CHARACTERS = "".join(map(chr, range(0x21, 0x7F)))
 
 Pairs = list[tuple[str, str]]
+E = TypeVar("E", bound=BaseException)
 
 
 class HttpFailure(Exception):
@@ -114,7 +117,8 @@ class Outgoing:
 
     `plain`: nothing is asked for, or unpacked, that the guest has not asked for itself. `length` is how
     long a body in pieces is, None where that is not known. `trailers` go out behind a body in pieces
-    without a length, or to a component of the application.
+    without a length, or to a component of the application. A body that can be given up (`give_up`) is sent by
+    a thread of its own, so that the response may come before it ends; it is, when nobody takes more of it.
     """
 
     method: str
@@ -144,6 +148,70 @@ class Answer:
     headers: Pairs
     chunks: Iterable[bytes]
     trailers: Trailers
+
+
+class Upload:
+    """A request that is being sent in a thread of its own, while its response may come already.
+
+    It goes out over `sock`; `body` can be given up.
+    """
+
+    def __init__(self, sock: Any, body: Any) -> None:
+        self.sock = sock
+        self.failure: BaseException | None = None  # what ended it, but for a server that takes no more
+        self.complete = False
+        self.ending = False  # the body has ended
+        self._body = body
+        self._head = threading.Event()
+        self._hold = sock.makefile("wb", 0)  # who closes the connection leaves us the descriptor
+        sock.share(True)
+        self._thread: threading.Thread
+
+    def start(self, send: Callable[[], object]) -> None:
+        """Let `send` send head and `chunks()`, and call `head_is_sent` in between.
+
+        Returns when that is called, after which a response can come; raises what went wrong so far.
+        """
+        self._thread = threading.Thread(target=self._run, args=(send,), name="wasm-http-upload", daemon=True)
+        self._thread.start()
+        self._head.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def head_is_sent(self) -> None:
+        self._head.set()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body, for the connection."""
+        yield from self._body
+        self.ending = True
+
+    def _run(self, send: Callable[[], object]) -> None:
+        try:
+            send()
+            self.complete = True
+        except (BrokenPipeError, ConnectionResetError) as error:
+            if not self._head.is_set():
+                self.failure = _without_frames(error)
+            # else a server may answer without having read everything
+        except BaseException as error:
+            self.failure = _without_frames(error)
+            self.sock.break_off()
+        finally:
+            self._body.give_up()
+            self._hold.close()
+            self._head.set()
+
+    def over(self, seconds: float | None = None) -> bool:
+        """Wait until it is over, so many seconds at most; whether it is."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        self._body.give_up()
+        self.sock.break_off()
+        self.over()
 
 
 class Client:
@@ -204,7 +272,9 @@ class Client:
         self._current.connected = connected
         self._current.behind = None if isinstance(request.body, bytes | None) else request.trailers
         self._current.trailers = NO_HEADERS
+        self._current.upload = None
         pools = self._pools()
+        well = False
         try:
             response = self._begin_exchange(pools, request, address)
             try:
@@ -214,9 +284,16 @@ class Client:
                 raise
             finally:
                 response.release_conn()
+            well = True
         except (HTTPError, OSError, ValueError, zlib.error) as error:
+            upload = self._current.upload
+            if upload is not None and upload.failure is not None:
+                raise upload.failure from _without_frames(error)
             raise HttpFailure("runtime-error", str(error)) from _without_frames(error)
         finally:
+            upload, self._current.upload = self._current.upload, None
+            if upload is not None:
+                upload.over() if well else upload.cancel()
             if not self._pooling:
                 _close(pools)
             give_back()
@@ -292,12 +369,22 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
     """
 
     class Trailing(http.client.HTTPResponse):
+        def _read_status(self) -> tuple[str, int, str]:
+            """Past early hints and their like (RFC 9110, 15.2); http.client itself knows 100 alone."""
+            while True:
+                version, status, reason = super()._read_status()  # type: ignore[misc]
+                if not 102 <= status <= 199:
+                    return version, status, reason
+                http.client.parse_headers(self.fp)
+
         def _read_and_discard_trailer(self) -> None:
             current.trailers = _read_trailers(self.fp)
 
     class Bounded(HTTPConnection):
         response_class = Trailing
         sock: Any
+        behind: Trailers | None = None
+        upload: Upload | None = None
 
         def _new_conn(self) -> socket.socket:
             sock = network.connect(self.host, self.port, current.deadline)
@@ -310,10 +397,18 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
             return sock
 
         def send(self, data: Any) -> None:
-            if data == _LAST_CHUNK and current.behind is not None:
-                fields = "".join([f"{name}: {value}\r\n" for name, value in current.behind().pairs])
+            if data == _LAST_CHUNK and self.behind is not None:
+                fields = "".join([f"{name}: {value}\r\n" for name, value in self.behind().pairs])
                 data = b"0\r\n" + fields.encode("latin-1") + b"\r\n"
-            super().send(data)
+            if self.upload is not None:
+                self.upload.sock.sendall(data)  # the response may have ended the connection
+            else:
+                super().send(data)
+
+        def endheaders(self, *arguments: Any, **options: Any) -> None:
+            super().endheaders(*arguments, **options)
+            if self.upload is not None:
+                self.upload.head_is_sent()
 
         def request(self, *arguments: Any, **options: Any) -> None:
             current.kept = self.sock is not None  # from an earlier request
@@ -321,7 +416,35 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
                 self.sock.deadline = current.deadline
                 if current.connected is not None:
                     current.connected(self)
-            super().request(*arguments, **options)
+            self.behind, self.upload = current.behind, None
+            body = options.get("body")
+            if not hasattr(body, "give_up"):
+                super().request(*arguments, **options)
+                return
+            if self.sock is None:
+                self.connect()
+            upload = self.upload = current.upload = Upload(self.sock, body)
+            options["body"] = upload.chunks()
+            upload.start(partial(super().request, *arguments, **options))
+
+        def cut(self, deadline: Deadline) -> None:
+            """Break off what goes on for `deadline`; from any thread."""
+            sock = self.sock if self.upload is None else self.upload.sock
+            if sock is not None:
+                sock.cut(deadline)
+
+    def kept(connection: Any) -> Any:
+        """The connection, for another request, or None where it still sends this one, or never will."""
+        if connection is not None and connection.upload is not None:
+            upload = connection.upload
+            # where the body has ended, there is nothing left to do but to end
+            if not upload.over(1.0 if upload.ending else 0.0) or not upload.complete:
+                connection.close()
+                return None
+            if connection.sock is not None:
+                connection.sock.share(False)
+            connection.upload = None
+        return connection
 
     class BoundedTls(Bounded, HTTPSConnection):
         pass
@@ -329,8 +452,14 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Bounded
 
+        def _put_conn(self, connection: Any) -> None:
+            super()._put_conn(kept(connection))
+
     class EncryptedPool(HTTPSConnectionPool):
         ConnectionCls = BoundedTls
+
+        def _put_conn(self, connection: Any) -> None:
+            super()._put_conn(kept(connection))
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options | {"ssl_context": network.tls_context()})
@@ -366,7 +495,7 @@ def _path_and_query(address: Address) -> str:
     return path if address.query is None else f"{path}?{address.query}"
 
 
-def _without_frames(error: Exception) -> Exception:
+def _without_frames(error: E) -> E:
     """`error` and what led to it: urllib3's frames refer to these, and to the body of the request."""
     one: BaseException | None = error
     while one is not None:
@@ -458,7 +587,8 @@ class OutboundHttp:
         method, uri, headers, _params, body = request
         try:
             permit(ctx, uri)
-            response = self.follow(ctx, checked(method, uri, headers, body))
+            outgoing = checked(method, uri, headers, body)
+            response = self.follow(ctx, replace(outgoing, headers=traced(ctx, outgoing.headers)))
         except HttpFailure as failure:
             return Err(failure.case)
         # Names and values are text for the guest: those that are not ASCII are dropped, as Spin does.

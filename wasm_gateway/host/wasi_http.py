@@ -188,6 +188,16 @@ IMMUTABLE, SYNTAX, FORBIDDEN_NAME = (
 FAILED = Err(None)
 
 
+def _size(pairs: Iterable[tuple[str, bytes]]) -> int:
+    return sum([len(name) + len(value) for name, value in pairs])
+
+
+def _bounded(size: int) -> int:
+    if size > MAX_FIELDS:
+        raise LimitExceeded(f"fields of more than {MAX_FIELDS} bytes", "headers")
+    return size
+
+
 class Fields:
     """The resource fields: (name, value) pairs in order."""
 
@@ -200,15 +210,16 @@ class Fields:
 
     def append(self, name: str, value: bytes) -> None:
         if self.size < 0:
-            self.size = sum([len(key) + len(value) for key, value in self.pairs])
-        self.size += len(name) + len(value)
-        if self.size > MAX_FIELDS:
-            raise LimitExceeded(f"fields of more than {MAX_FIELDS} bytes", "headers")
+            self.size = _size(self.pairs)
+        self.size = _bounded(self.size + len(name) + len(value))
         self.pairs.append((name, value))
 
-    def drop(self, name: str) -> None:
-        self.pairs = [pair for pair in self.pairs if pair[0] != name]
-        self.size = -1
+    def replace(self, name: str, values: Iterable[bytes]) -> None:
+        """All of the name go, and these come."""
+        pairs = [pair for pair in self.pairs if pair[0] != name]
+        pairs += [(name, value) for value in values]
+        self.size = _bounded(_size(pairs))
+        self.pairs = pairs
 
     def frozen(self) -> Fields:
         self.mutable = False
@@ -225,16 +236,21 @@ class Fields:
         return Headers.trusted(tuple([(name, value.decode("latin-1")) for name, value in self.pairs]))
 
 
-def _refused(fields: Fields, name: str, values: Iterable[bytes] = ()) -> Err | None:
-    """Why a guest may not change this field, in the order in which wasmtime looks; `name` in lower case."""
+def _refused(name: str) -> Err | None:
+    """Why no guest may change the field of this `name`, which is in lower case."""
     if _NAME(name) is None:
         return SYNTAX
-    for value in values:
-        if _BAD_VALUE(value) is not None:
-            return SYNTAX
-    if name in FORBIDDEN:
-        return FORBIDDEN_NAME
-    return None if fields.mutable else IMMUTABLE
+    return FORBIDDEN_NAME if name in FORBIDDEN else None
+
+
+def _checked(name: str, value: bytes) -> bytes | None:
+    """`value` as it is kept, None if it is none."""
+    if name == "content-length":  # RFC 9110, 8.6, and a u64 as in wasmtime
+        number = value.lstrip(b"0")
+        if not value.isdigit() or len(number) > 20 or int(number or b"0") >> 64:
+            return None
+        return number or b"0"
+    return value if _BAD_VALUE(value) is None else None
 
 
 def fields_from_list(ctx: HostContext, entries: list[tuple[str, bytes]]) -> Any:
@@ -256,30 +272,49 @@ def fields_has(ctx: HostContext, fields: Fields, name: str) -> bool:
     return any(key == name for key, _ in fields.pairs)
 
 
+# These look for what is wrong in the order of wasmtime.
+
+
 def fields_set(ctx: HostContext, fields: Fields, name: str, values: list[bytes]) -> Any:
     name = name.lower()
-    refused = _refused(fields, name, values)
-    if refused is None:
-        fields.drop(name)
-        for value in values:
-            fields.append(name, value)
-    return refused
+    refused = _refused(name)
+    if refused is not None:
+        return refused
+    if not fields.mutable:
+        return IMMUTABLE
+    kept = []
+    for value in values:
+        checked = _checked(name, value)
+        if checked is None:
+            return SYNTAX
+        kept.append(checked)
+    fields.replace(name, kept)
+    return None
 
 
 def fields_delete(ctx: HostContext, fields: Fields, name: str) -> Any:
     name = name.lower()
-    refused = _refused(fields, name)
-    if refused is None:
-        fields.drop(name)
-    return refused
+    refused = _refused(name)
+    if refused is not None:
+        return refused
+    if not fields.mutable:
+        return IMMUTABLE
+    fields.replace(name, ())
+    return None
 
 
 def fields_append(ctx: HostContext, fields: Fields, name: str, value: bytes) -> Any:
     name = name.lower()
-    refused = _refused(fields, name, (value,))
-    if refused is None:
-        fields.append(name, value)
-    return refused
+    refused = _refused(name)
+    if refused is not None:
+        return refused
+    checked = _checked(name, value)
+    if checked is None:
+        return SYNTAX
+    if not fields.mutable:
+        return IMMUTABLE
+    fields.append(name, checked)
+    return None
 
 
 # Messages that come in.
@@ -586,15 +621,23 @@ class OutgoingRequest:
         self.taken = False
 
 
+def is_token(name: str) -> bool:
+    return _NAME(name) is not None
+
+
+def is_target(text: str) -> bool:
+    return _TARGET(text) is not None
+
+
 def set_method(ctx: HostContext, request: OutgoingRequest, method: tuple[str, Any]) -> Any:
-    if method[0] == "other" and _NAME(method[1]) is None:
+    if method[0] == "other" and not is_token(method[1]):
         return FAILED
     request.method = method
     return None
 
 
 def set_target(ctx: HostContext, request: OutgoingRequest, target: str | None) -> Any:
-    if target is not None and _TARGET(target) is None:
+    if target is not None and not is_target(target):
         return FAILED
     request.target = target
     return None

@@ -3,7 +3,7 @@
 # Rule 1: a request to another server is made by a thread of a bounded pool, so that
 # several are under way at once, through the client and under the rules of
 # outbound_http.py. Its body and that of the response pass through pipes of a
-# bounded size, and are never whole anywhere.
+# bounded size, and are never whole anywhere; both may be under way at once.
 # Rule 2: a request to a component of the application is made in the guest's own
 # thread, when it first waits for the answer.
 # Rule 3: whatever is under way when an instance is closed is broken off.
@@ -39,6 +39,7 @@ from .outbound_http import (
     checked,
     permit,
 )
+from .trace_context import traced
 from .wasi_http import (
     FAILED,
     MAX_OUTGOING_BODY,
@@ -129,6 +130,11 @@ class Pipe:
             self._chunks.clear()
             self._size = 0
             self._turn.notify_all()
+
+    def give_up(self) -> None:
+        """Nobody reads any more, which the guest is told."""
+        self.close()
+        self._changed()
 
     def ready(self) -> bool:
         with self._turn:
@@ -323,6 +329,11 @@ class Sending:
         self._times.cut()
         self._under_way.discard(self)
 
+    def _abandon(self) -> None:
+        """The guest wants no more of the response; where it has had all, what it still sends goes on."""
+        if not self._in.at_end():
+            self.abort()
+
     def _trailers_out(self) -> Headers:
         """Those that the request's head has announced, as hyper sends them."""
         names = {
@@ -355,7 +366,7 @@ class Sending:
             times.begin()
             with self._handler.outbound.open(self._ctx, request, times, times.connected) as answer:
                 headers = Headers(answer.headers)
-                body = PipeInput(pipe, self.abort)
+                body = PipeInput(pipe, self._abandon)
                 response = IncomingResponse(answer.status, headers, body, lambda: self._trailers)
                 self.future.settle(Ok(response))
                 times.answered()
@@ -364,8 +375,10 @@ class Sending:
                         raise Broken("nobody reads the response")
                     times.answered()
                 self._trailers = answer.trailers()
-            times.done()
-            pipe.end(StreamClosed)
+                times.received()
+                if self._out is None:
+                    times.done()
+                pipe.end(StreamClosed)
         except Exception as error:  # a thread has nobody above it who would see this
             code = _code(error, times)
             self.future.settle(Err(code))
@@ -385,7 +398,7 @@ class Times(Deadline):
         self._last = whole.at
         self._options = options
         self.late = "connection-timeout"  # the error-code of being late, for now
-        self._connection: HTTPConnection | None = None
+        self._connection: Any = None  # a connection of outbound_http.Client
         self._cut = False
 
     def remaining(self) -> float:
@@ -396,9 +409,9 @@ class Times(Deadline):
     def cut(self) -> None:
         """There is no time left, also for what waits already; from another thread."""
         self._cut = True
-        sock: Any = self._connection and self._connection.sock
-        if sock is not None:
-            sock.cut(self)
+        connection = self._connection
+        if connection is not None:
+            connection.cut(self)
 
     def done(self) -> None:
         """The connection is somebody else's now."""
@@ -421,6 +434,10 @@ class Times(Deadline):
     def answered(self) -> None:
         """Some of the response is there."""
         self._within(self._options.between_bytes if self._options else None)
+
+    def received(self) -> None:
+        """The response is there; what is left of the request has all the time that there is."""
+        self._within(None)
 
 
 def under_way(ctx: HostContext) -> set[object]:
@@ -487,7 +504,7 @@ def error_code(failure: HttpFailure) -> tuple[str, Any]:
         ("reset", "connection-terminated"),
     ):
         if words in text:
-            return code, ((None, None) if code == "DNS-error" else None)
+            return code, (("address not available", None) if code == "DNS-error" else None)
     return ("HTTP-protocol-error", None) if broken else ("internal-error", "the request failed")
 
 
@@ -520,6 +537,8 @@ class OutgoingHandler:
 
     def handle(self, ctx: HostContext, request: OutgoingRequest, options: RequestOptions | None) -> Any:
         """outgoing-handler.handle."""
+        if request.scheme is not None and request.scheme[0] == "other" and request.authority:
+            return Err(("HTTP-protocol-error", None))  # as in wasmtime
         if options is not None and 0 in (options.connect, options.first_byte):
             return Err(("connection-timeout", None))
         method = request.method[1] if request.method[0] == "other" else request.method[0].upper()
@@ -541,7 +560,7 @@ class OutgoingHandler:
             # what is left to check: the fields were when the guest set them
             outgoing = replace(
                 checked(method, target, [], None),
-                headers=tuple(kept),
+                headers=traced(ctx, tuple(kept)),
                 plain=True,
                 length=request.body.declared,
             )

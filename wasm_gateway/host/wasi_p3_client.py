@@ -42,22 +42,24 @@ class Client:
         out.taken = True
         future = self._handler.handle(ctx, out, request.options)
         if isinstance(future, Err):
+            request.body.consumed(future)
             request.body.drop()
             return future
-        upload = ctx.loop.spawn(_upload(ctx, request, out.body))
+        upload = _Upload(request, out.body)
+        sending = ctx.loop.spawn(upload.run(ctx))
         try:
             # a short body comes before the answer is asked for, and goes with its length
             await wait(Turn())
             await wait(future)
         except GeneratorExit:
-            upload.close()
+            sending.close()
             future.drop()
             raise
         result = future.get(ctx).value
         if isinstance(result, Err):
-            upload.close()
-            request.body.consumed(result)
-            return result
+            sending.close()
+            return upload.failed(result)
+        upload.answered()
         return _response(ctx, result.value)
 
 
@@ -66,23 +68,49 @@ def _response(ctx: HostContext, incoming: IncomingResponse) -> Response:
     return Response(incoming.fields, Received(body.content, body.trailers), incoming.status)
 
 
-async def _upload(ctx: HostContext, request: Request, body: OutgoingBody) -> None:
-    """Pass on what the guest writes, as fast as it is taken."""
-    source, trailers = request.body.given(ctx)
-    if isinstance(source, InputStream):
-        trailers.then(_nothing)  # there is no body that they could follow
-        request.body.consumed(_finished(body, Ok(None)))
-        return
-    try:
-        await _write(source, body)
-    except (StreamClosed, StreamFailed) as failure:
-        source.drop()
-        trailers.then(_nothing)
-        body.end(False)
-        code = failure.error.http_code if isinstance(failure, StreamFailed) else TERMINATED
-        request.body.consumed(Err(code))
-    else:
-        trailers.then(lambda result: request.body.consumed(_finished(body, result)))
+class _Upload:
+    """The body of a request on its way, as fast as it is taken."""
+
+    def __init__(self, request: Request, body: OutgoingBody) -> None:
+        self._from = request.body
+        self._body = body
+        self._result: Any = None  # what the guest is to be told of it
+        self._answered = False
+
+    async def run(self, ctx: HostContext) -> None:
+        body = self._body
+        source, trailers = self._from.given(ctx)
+        if isinstance(source, InputStream):
+            trailers.then(_nothing)  # there is no body that they could follow
+            self._over(_finished(body, Ok(None)))
+            return
+        try:
+            await _write(source, body)
+        except (StreamClosed, StreamFailed) as failure:
+            self._over(Err(failure.error.http_code if isinstance(failure, StreamFailed) else TERMINATED))
+            source.drop()
+            trailers.then(_nothing)
+            body.end(False)
+        else:
+            trailers.then(lambda result: self._over(_finished(body, result)))
+
+    def _over(self, result: Any) -> None:
+        self._result = result
+        if self._answered or isinstance(result, Err):
+            self._from.consumed(result)
+
+    def answered(self) -> None:
+        """Not before was it transmitted."""
+        self._answered = True
+        if self._result is not None:
+            self._from.consumed(self._result)
+
+    def failed(self, result: Err) -> Err:
+        """What to say of a request that failed: of what the guest has done wrong, if that is why."""
+        if isinstance(self._result, Err) and self._result.value is not TERMINATED:
+            result = self._result
+        self._from.consumed(result)
+        return result
 
 
 def _nothing(result: Any) -> None:

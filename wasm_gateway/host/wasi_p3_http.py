@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -28,11 +29,10 @@ from .wasi_http import (
     fields_get,
     fields_has,
     fields_set,
+    is_target,
+    is_token,
     method_of,
     set_authority,
-    set_method,
-    set_scheme,
-    set_target,
 )
 from .wasi_io import InputStream, Pollable, StreamClosed, StreamFailed
 
@@ -272,6 +272,8 @@ def incoming(
     return request
 
 
+# What wasmtime takes, more than RFC 3986, 3.1 allows.
+_SCHEME = re.compile(r"[A-Za-z0-9+.-]{0,64}").fullmatch
 _SCHEMES: dict[str, tuple[str, Any]] = {"http": ("HTTP", None), "https": ("HTTPS", None)}
 
 
@@ -290,9 +292,39 @@ def response_new(
 
 
 def set_status(ctx: HostContext, response: Response, status: int) -> Any:
-    if not 100 <= status <= 999:
+    if not 100 <= status <= 599:
         return FAILED
     response.status = status
+    return None
+
+
+# A guest finds what it sets in its simplest form, as in wasmtime.
+
+
+def set_method(ctx: HostContext, request: Request, method: tuple[str, Any]) -> Any:
+    if method[0] == "other":
+        if not is_token(method[1]):
+            return FAILED
+        method = method_of(method[1])
+    request.method = method
+    return None
+
+
+def set_target(ctx: HostContext, request: Request, target: str | None) -> Any:
+    if target is not None:
+        target = target.partition("#")[0] or "/"
+        if not is_target(target):
+            return FAILED
+    request.target = target
+    return None
+
+
+def set_scheme(ctx: HostContext, request: Request, scheme: tuple[str, Any] | None) -> Any:
+    if scheme is not None and scheme[0] == "other":
+        if _SCHEME(scheme[1]) is None:
+            return FAILED
+        scheme = _SCHEMES.get(scheme[1], scheme)
+    request.scheme = scheme
     return None
 
 

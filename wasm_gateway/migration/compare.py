@@ -233,7 +233,8 @@ def _of_json(native: Any, guest: Any, ignored: Sequence[Sequence[str]]) -> list[
                 found.append(f"{pair.path}: {len(one)} items, guest {len(other)}")
         else:
             if one != other or isinstance(one, bool) is not isinstance(other, bool):
-                found.append(f"{pair.path}: {_json(one, pair.key)}, guest {_json(other, pair.key)}")
+                shown = (redact.REDACTED,) * 2 if pair.is_secret else (_json(one), _json(other))
+                found.append(f"{pair.path}: {shown[0]}, guest {shown[1]}")
             continue
         for key, value, its in reversed(inner):
             rest = [tail[1:] for tail in pair.ignored if tail[0] in ("*", _escaped(key))]
@@ -264,6 +265,15 @@ class _Pair:
             pair = pair.above
         return redact.text("/" + "/".join(reversed(keys)))
 
+    @property
+    def is_secret(self) -> bool:
+        pair: _Pair | None = self
+        while pair is not None:
+            if redact.SECRET_NAME(pair.key):
+                return True
+            pair = pair.above
+        return False
+
 
 _ABSENT = object()
 
@@ -272,11 +282,9 @@ def _escaped(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")  # RFC 6901, 3
 
 
-def _json(value: Any, key: str) -> str:
+def _json(value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
-    if redact.SECRET_NAME(key):
-        return redact.REDACTED
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     return redact.text(json.dumps(value, ensure_ascii=False)[:MAX_DIFFERENCE])

@@ -26,6 +26,7 @@ _PAIR = re.compile(
 )
 _CREDENTIAL = re.compile(
     r"\b(?:Bearer|Basic)\s+[\w.~+/=-]+"
+    r"|(?<=authorization)[\"']?\s*[:=][^\n]*"
     r"|\beyJ[\w-]{1,2000}\.[\w-]{1,2000}\.[\w-]*"  # a JSON web token
     r"|\b[0-9a-fA-F]{32,}\b"
     r"|://[^/\s:@]+:[^/\s@]+@",
@@ -37,7 +38,7 @@ _VALUE = re.compile(r'(?<=\s)(value|content)="[^"]*"')
 
 def text(value: str) -> str:
     """`value`, or its first MAX_TEXT characters, without what looks like a secret."""
-    return _CREDENTIAL.sub(REDACTED, _PAIR.sub(rf"\1{REDACTED}", value[:MAX_TEXT]))
+    return _PAIR.sub(rf"\1{REDACTED}", _CREDENTIAL.sub(REDACTED, value[:MAX_TEXT]))
 
 
 def html_tag(line: str) -> str:

@@ -3,7 +3,9 @@
 # Rule 1: nothing here is on the way of a request but one `submit`, which neither waits nor raises.
 # Rule 2: everything is bounded: threads, what waits for them, the bodies that wait. What is too much
 # is dropped and counted.
-# Rule 3: what the guest may not do meanwhile is said in its Grants (host/base.py), not here.
+# Rule 3: it waits for a moment in which the process has little to do, for a while: who shares the GIL with
+# a request makes that longer.
+# Rule 4: what the guest may not do meanwhile is said in its Grants (host/base.py), not here.
 
 from __future__ import annotations
 
@@ -30,6 +32,13 @@ log = logging.getLogger("wasm_gateway")
 # Guests that run beside the site at once in a process, and those that wait for that.
 THREADS = 2
 BACKLOG = 8
+
+# A process that has used less than this share of a CPU for so many seconds has little to do.
+QUIET_SHARE = 0.3
+QUIET_SECONDS = 0.005
+# Seconds that are waited for that at the most, and that those that wait may then begin.
+MAX_WAIT_SECONDS = 0.1
+BURST_SECONDS = 0.02
 
 # Mismatches that are kept of a component in a minute, by each process.
 MAX_RECORDS = 10
@@ -61,6 +70,7 @@ class Shadows:
         """Locks as new, as a forked child must have them."""
         self._lock = threading.Lock()  # guards the next
         self._records: dict[str, deque[float]] = {}
+        self._burst_ends = 0.0
         self._closed = False
 
     def submit(self, turn: Turn, request: Request, native: Answer) -> None:
@@ -69,7 +79,8 @@ class Shadows:
             if native.body is None or turn.answer is None:
                 turn.count(UNCOMPARED)
                 return
-            self._workers.submit(self._run, turn, replace(request, gone=self._is_closed), native)
+            request = replace(request, gone=self._is_closed)
+            self._workers.submit(self._run, turn, request, native, of=turn.route)
         except Saturated:
             turn.count(DROPPED)
         except Exception:
@@ -85,7 +96,23 @@ class Shadows:
 
     # In a thread of its own
 
+    def _wait(self) -> None:
+        now = time.monotonic()
+        if now < self._burst_ends:
+            return
+        end = now + MAX_WAIT_SECONDS
+        while not self._closed and now < end:
+            begin, used = now, time.process_time()
+            time.sleep(QUIET_SECONDS)
+            now = time.monotonic()
+            if time.process_time() - used < (now - begin) * QUIET_SHARE:
+                break
+        self._burst_ends = now + BURST_SECONDS
+
     def _run(self, turn: Turn, request: Request, native: Answer) -> None:
+        self._wait()
+        if self._closed:
+            return
         with self._around():
             self._compare(turn, request, native)
 

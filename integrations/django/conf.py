@@ -33,6 +33,7 @@ from wasm_gateway.workers import Workers
 from .. import options
 from .connections import SiteWorkers, kept_fresh
 from .identity import DjangoSite
+from .signals import FailureTeller, guest_failed
 
 KEYS = frozenset(
     (
@@ -79,6 +80,8 @@ class Settings:
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
         values = {**self.values, "LEDGER": ledger(self.values.get("LEDGER"))}
+        if guest_failed.has_listeners():
+            values["OBSERVERS"] = [*(values.get("OBSERVERS") or ()), FailureTeller()]
         identity = Identity(DjangoSite(), lambda: settings.SECRET_KEY)
         return options.make_gateway(
             self.manifest, values, cache_store=cache_store, identity=identity, around=kept_fresh

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,11 @@ from wasm_gateway.policy import NOBODY, Visitor
 from wasm_gateway.wsgi import WsgiGateway
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from flask import Flask
+
+    from wasm_gateway.migration.pilot import Turn
+    from wasm_gateway.router import RouteMatch
 
 # The environ of the request that a guest answers in this context.
 current: ContextVar[WSGIEnvironment | None] = ContextVar("wasm_gateway.environ", default=None)
@@ -32,6 +35,22 @@ class Door(WsgiGateway):
             return super().__call__(environ, start_response)
         finally:
             current.reset(token)
+
+    def _shared(
+        self,
+        app: WSGIApplication,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        path: str,
+        match: RouteMatch,
+        turn: Turn,
+    ) -> Iterable[bytes]:
+        if turn.answer is not None:
+            # the guest beside the view asks later, and in another thread
+            run, answer = copy_context().run, turn.answer
+            run(current.set, environ.copy())
+            turn.answer = lambda request: run(answer, request)
+        return super()._shared(app, environ, start_response, path, match, turn)
 
 
 class FlaskSite:

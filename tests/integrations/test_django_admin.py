@@ -19,8 +19,9 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import path, re_path
 
+from wasm_gateway.errors import GuestError
 from wasm_gateway.integrations.django.conf import owner
-from wasm_gateway.integrations.django.signals import dial_turned, shadow_mismatch
+from wasm_gateway.integrations.django.signals import dial_turned, guest_failed, shadow_mismatch
 from wasm_gateway.migration.ledger import Change, Mismatch
 
 django.setup()
@@ -235,6 +236,26 @@ def test_a_site_hears_of_mismatches(site: dict[str, Any], tmp_path: Path) -> Non
                 assert time.monotonic() < end
                 time.sleep(0.01)
     assert [each.target for each in told] == ["/wasm/hello"] * 2
+
+
+def test_a_site_hears_of_guests_that_fail(site: dict[str, Any]) -> None:
+    told: list[Any] = []
+
+    def hear(sender: Any, signal: Any, **words: Any) -> None:
+        told.append(tuple(words.values()))
+        raise RuntimeError("a receiver of no use")
+
+    guest_failed.connect(hear)
+    try:
+        with override_settings(WASM_GATEWAY=site | {"RULES": {"trap": {"fallback": True}}}):
+            assert Client().get("/wasm/trap").content == NATIVE
+            assert Client().get("/wasm/hello").content == GUEST
+        [(component, route, error, outcome, role)] = told
+        assert (component, route, outcome, role) == ("trap", "/wasm/trap", "trap", "fallback")
+        assert isinstance(error, GuestError)
+    finally:
+        guest_failed.disconnect(hear)
+        owner.close()
 
 
 def test_without_a_ledger_the_page_says_what_to_set(site: dict[str, Any]) -> None:

@@ -97,6 +97,22 @@ def test_the_user(ask: Ask) -> None:
     assert ask("/wasm/who", logged_in("bob")).content.decode() == f"{pk + 1}|bob|0"
 
 
+@pytest.mark.django_db(transaction=True)
+def test_the_user_beside_the_view(site: dict[str, Any], tmp_path: Path, ask: Ask) -> None:
+    changed = {"RULES": {"who": {"mode": "shadow"}}, "LEDGER": tmp_path / "ledger.db"}
+    client = logged_in("ada")
+    with override_settings(WASM_GATEWAY=site | changed):
+        assert len(ask("/wasm/who", client).content) == 64
+        pilot = owner.gateway().pilot
+        assert pilot is not None
+        assert pilot.ledger is not None
+        end = time.monotonic() + 30
+        while not pilot.ledger.mismatches():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert pilot.ledger.mismatches()[0].guest["body"] == f"{User.objects.get().pk}|ada|0"
+
+
 def test_the_locale(ask: Ask) -> None:
     assert ask("/wasm/locale").content == b"en"
     assert ask("/wasm/locale", **{"accept-language": "de"}).content == b"de"

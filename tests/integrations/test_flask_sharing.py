@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,20 @@ def test_who_asks_is_lent(make: Make) -> None:
     assert client.get("/wasm/locale", headers={"accept-language": "de-CH"}).data == b"de-CH"
     assert client.get("/wasm/token").data == b""
     assert client.post("/wasm/verify", data=b"x").data == b"0"
+
+
+def test_who_asks_is_lent_beside_the_view_too(make: Make, tmp_path: Path) -> None:
+    app = make(VISITOR=visitor, RULES={"who": {"mode": "shadow"}}, LEDGER=tmp_path / "ledger.db")
+    client = app.test_client()
+    client.post("/login/ada")
+    with client.get("/wasm/who") as response:
+        assert response.data == NATIVE
+    ledger = app.extensions["wasm_gateway"].pilot.ledger
+    end = time.monotonic() + 30
+    while not ledger.mismatches():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert ledger.mismatches()[0].guest["body"] == "ada|Ada|testers|1"
 
 
 def test_an_app_without_a_word(make: Make) -> None:

@@ -150,7 +150,7 @@ def test_a_guest_that_is_lent_nothing_does_not_start(asking: Path) -> None:
     asking.write_text(text.replace('lend = ["user"]', "lend = []"))
     owner.close()
     problems = [str(message.msg) for message in run_checks(include_deployment_checks=True)]
-    assert any("wasm-gateway:site/identity" in problem for problem in problems)
+    assert any("name in `lend` in [component.who.tool.wasm-gateway]" in problem for problem in problems)
 
 
 # Headers

@@ -17,8 +17,10 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ from .errors import (
     GatewayError,
     HostError,
     LinkError,
+    ManifestError,
     Saturated,
     Trap,
 )
@@ -71,7 +74,10 @@ class GatewayOptions:
     fields of every component's options. `stores` are key-value stores made by the site, by label;
     `interfaces` are what it lends to guests (HostInterface). `rules` say who answers for a component or a
     route (policy.Rule), by its id or pattern; `ledger` is where processes share what is turned at run time,
-    or the path of a SQLite file for it. `watch` has guests and manifest replaced when their files change.
+    or the path of a SQLite file for it, or the URL of a Redis. `compare` are functions of the site's own that
+    compare two answers (migration/compare.py, Function), or their dotted names, by component or pattern;
+    `around` is entered in threads of the gateway's own around each guest. `watch` has guests and manifest
+    replaced when their files change.
     """
 
     runtime_config: RuntimeConfig | str | Path | None = None
@@ -87,6 +93,8 @@ class GatewayOptions:
     limits: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ledger: Ledger | str | Path | None = None
+    compare: Mapping[str, Any] = field(default_factory=dict)
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
     allow_transient_write: bool = False
     direct_mounts: bool = False
     disable_cache: bool = False
@@ -305,12 +313,16 @@ class Gateway:
         if ledger is None and not any(options.governed for options in governed.values()):
             return None
         # imported where it is needed: most applications have guests that answer everything
-        from .migration.ledger import SqliteLedger
+        from .migration.ledger import open_ledger
         from .migration.pilot import Pilot
+        from .migration.shadow import Shadows
 
         if isinstance(ledger, str | Path):
-            ledger = SqliteLedger(ledger)
-        return Pilot(governed, ledger)
+            ledger = open_ledger(ledger)
+        functions = {
+            name: _imported(value, f"COMPARE.{name}") for name, value in self.options.compare.items()
+        }
+        return Pilot(governed, ledger, Shadows(self.options.around), functions)
 
     @property
     def work_dir(self) -> Path:
@@ -373,6 +385,9 @@ class Gateway:
             return None
         component = target.trigger.component
         turn = pilot.choose(component, match.route.raw, facts)
+        if turn.choice.shadow:
+            assert target.entry_id is not None
+            turn.answer = partial(self._beside, target.entry_id, match)
         if self.watch is not None and not turn.choice.guest:
             self.watch.passed(component, match.route.raw, turn.choice.reason)
         return turn
@@ -403,8 +418,6 @@ class Gateway:
         if self.watch is None:
             return self._execute(entry_id, match, turn, None, request, begin)
         call = observe.Call(entry_id, match.label, request)
-        if turn is not None and turn.choice.shadow:
-            call.role = observe.Role.SHADOW
         return self.watch.answer(call, begin, partial(self._execute, entry_id, match, turn, call))
 
     def _execute(
@@ -443,6 +456,45 @@ class Gateway:
             instead = turn is not None and turn.failed(HostError(str(error)))
             response = Response(500)
         return None if instead and not getattr(noted, "begun", False) else response
+
+    def _beside(self, entry_id: str, match: RouteMatch, request: Request) -> Response:
+        """What the guest answers while the site does: whole, and nothing is seen of it; GatewayError."""
+        if self.watch is None:
+            return self._execute_beside(entry_id, match, None, request)
+        call = observe.Call(entry_id, match.label, request)
+        call.role = observe.Role.SHADOW
+        response = self.watch.answer(
+            call, None, lambda request, begin: self._execute_beside(entry_id, match, call, request)
+        )
+        assert response is not None
+        return response
+
+    def _execute_beside(
+        self, entry_id: str, match: RouteMatch, call: observe.Call | None, request: Request
+    ) -> Response:
+        executor = self._entry(entry_id).beside
+        if call is not None:
+            call.dialect = executor.dialect
+        try:
+            return executor.execute(_for_guest(request, match, executor), match)
+        except GatewayError:
+            raise
+        except Exception as error:
+            extra = observe.failure(call, entry_id, match.label, error)
+            log.exception("component %s, beside the site: error of the gateway", entry_id, extra=extra)
+            raise HostError(str(error)) from error
+
+    def _inside(self, caller: HostContext, entry_id: str, match: RouteMatch, request: Request) -> Response:
+        """The answer to a request of a guest to its own application."""
+        if not caller.component.scratch:
+            response = self._answer(entry_id, request, match)
+            assert response is not None
+            return response
+        try:
+            return self._beside(entry_id, match, request)
+        except GatewayError as error:
+            extra = observe.failure(None, entry_id, match.label, error)
+            return _failure(error, entry_id, f"beside the site: {request.method} {request.path!r}", extra)
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
@@ -489,12 +541,15 @@ class Gateway:
         if entry_id is None:
             raise Trap(f"no HTTP trigger belongs to component {component_id!r}, which the guest called")
         request = replace(request, client=("0.0.0.0", 0), scheme="http", gone=caller.deadline.gone)
-        response = self._answer(entry_id, request, RouteMatch.chained(request.path))
-        assert response is not None
-        return response
+        return self._inside(caller, entry_id, RouteMatch.chained(request.path), request)
 
     def self_request(self, caller: HostContext, request: Request) -> Response:
-        return self.handle(replace(request, gone=caller.deadline.gone)) or Response(404)
+        request = replace(request, gone=caller.deadline.gone)
+        match = self.match(request.path)
+        target = None if match is None else match.route.target
+        if match is None or not isinstance(target, Target) or target.entry_id is None:
+            return self.handle(request, match) or Response(404)
+        return self._inside(caller, target.entry_id, match, request)
 
     def open_log(self, component_id: str) -> InstanceLog:
         return self.logs.open(component_id)
@@ -627,6 +682,19 @@ def _runtime_config(value: RuntimeConfig | str | Path | None) -> RuntimeConfig:
     if value is None:
         return RuntimeConfig()
     return value if isinstance(value, RuntimeConfig) else load_runtime_config(value)
+
+
+def _imported(value: Any, key: str) -> Any:
+    """A function, or the one that a dotted name stands for; ManifestError."""
+    if isinstance(value, str):
+        module, _, name = value.rpartition(".")
+        try:
+            value = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ManifestError(f"{value!r} cannot be imported: {error}", key=key) from error
+    if not callable(value):
+        raise ManifestError(f"{value!r} is no function", key=key)
+    return value
 
 
 def _directory(flag: str | Path | None, configured: str | Path | None, default: Path | None) -> Path | None:

@@ -29,11 +29,11 @@ from .component.names import canonical_name
 from .component.parse import parse_component
 from .component.resolve import validate as validate_component
 from .engine import CompileCache, Engine, wat2wasm
-from .errors import ComponentError, ManifestError, Saturated, UnsupportedError
+from .errors import ComponentError, LinkError, ManifestError, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
 from .host.application import Hosts
 from .host.base import Grants
-from .host.outbound import AllowedHosts, validate
+from .host.outbound import AllowedHosts, Both, SafeHosts, validate
 from .manifest import (
     INHERITABLE,
     Component,
@@ -167,6 +167,8 @@ class Entry:
         self.refused: str | None = None  # why others, that lie there now, are not taken
         self.before: Entry | None = None  # the last good one
         self.swaps = 0
+        self.outside: Both | None = None  # where `http` may go beside the site
+        self._beside: Executor | None = None
         self.start_over()
 
     def start_over(self) -> None:
@@ -181,8 +183,18 @@ class Entry:
 
     def close(self) -> None:
         """Give up what is kept between requests; those under way go on."""
-        if self.http is not None:
-            self.http.close()
+        for executor in (self.http, self._beside):
+            if executor is not None:
+                executor.close()
+
+    @property
+    def beside(self) -> Executor:
+        """`http` for requests that the site answers; LinkError where it has none."""
+        if self.http is None or self.outside is None:
+            raise self.problem or LinkError("exports no HTTP handler")
+        if self._beside is None:
+            self._beside = self.http.beside(self.outside)
+        return self._beside
 
     def reopen(self) -> None:
         """Serve again after `close`."""
@@ -334,6 +346,12 @@ class Loader:
     def _load(self, served: Served, limits: ComponentOptions, binaries: Binaries | None) -> Entry:
         gateway, options = self.gateway, self.gateway.options
         component, trigger = served.component, served.http
+        outbound = AllowedHosts.for_component(
+            component.allowed_outbound_hosts,
+            resolve=self.variables.resolve_template,
+            components=tuple(self.manifest.components),
+            component=component.id,
+        )
         grants = Grants(
             id=component.id,
             key_value_stores=frozenset(component.key_value_stores),
@@ -342,12 +360,7 @@ class Loader:
             host_interfaces=frozenset(map(canonical_name, limits.host_interfaces)),
             environment={**component.environment, **options.environment},
             variables=self.variables.of(component),
-            outbound=AllowedHosts.for_component(
-                component.allowed_outbound_hosts,
-                resolve=self.variables.resolve_template,
-                components=tuple(self.manifest.components),
-                component=component.id,
-            ),
+            outbound=outbound,
         )
         self._check_templated_hosts(component)
         if binaries is None:
@@ -368,9 +381,22 @@ class Loader:
             providers=_providers(component.dependencies.items(), binaries.dependencies, grants),
             chain=self._chain(trigger, binaries.chain, grants),
         )
+        entry.outside = Both(outbound, self._safe_hosts(component, limits))
         if options.watch:
             entry.digest = binaries.digest
         return entry
+
+    def _safe_hosts(self, component: Component, limits: ComponentOptions) -> SafeHosts:
+        try:
+            return SafeHosts(
+                limits.shadow_allowed_hosts,
+                resolve=self.variables.resolve_template,
+                components=tuple(self.manifest.components),
+                component=component.id,
+            )
+        except ManifestError as error:
+            key = f"component.{component.id}.shadow_allowed_hosts"
+            raise ManifestError(error.message, path=self.manifest.path, key=key) from error
 
     def _ruled(self, component: Component, limits: ComponentOptions) -> ComponentOptions:
         """`limits` with what the site says about who answers for this component and its routes."""

@@ -30,7 +30,7 @@ from wasm_gateway.host.key_value import CacheStore
 from wasm_gateway.workers import Workers
 
 from .. import options
-from .connections import SiteWorkers
+from .connections import SiteWorkers, kept_fresh
 
 KEYS = frozenset(
     (
@@ -74,7 +74,7 @@ class Settings:
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
         values = {"WATCH": settings.DEBUG and under_autoreload(), **self.values}
-        return options.make_gateway(self.manifest, values, cache_store=cache_store)
+        return options.make_gateway(self.manifest, values, cache_store=cache_store, around=kept_fresh)
 
 
 def under_autoreload() -> bool:

@@ -15,7 +15,7 @@ from .. import observe
 from ..component.values import Err
 from ..errors import BodyTooLarge, DeadlineExceeded, GuestError, GuestExit, LimitExceeded
 from ..guest_logs import printable
-from ..host.base import Deadline, HostContext
+from ..host.base import Deadline, HostContext, OutboundRules
 from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
 from ..messages import STREAMED, Begin, Headers, Request, Response
@@ -45,6 +45,9 @@ class WasiHttpExecutor:
 
     def reopen(self) -> None:
         pass
+
+    def beside(self, outbound: OutboundRules) -> WasiHttpExecutor:
+        return WasiHttpExecutor(self.guest.beside(outbound), self.handler)
 
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest

@@ -705,9 +705,11 @@ def test_limits_that_change_are_in_force(wat: Any, steps: Any, application: Any)
     entry = gateway._entries["a"]
     assert (entry._places.free, entry._places.limit, entry.options.max_concurrency) == (3, 3, 3)
     assert gateway.pilot.rule("a", "/a/...").mode == "native"
+    compared = gateway.pilot.comparison("a", "/a/...")
     application.manifest({"a": application.part(wasm, tool={"mode": "canary"})})
     look(gateway)
     assert gateway.pilot.rule("a", "/a/...").mode == "canary"
+    assert gateway.pilot.comparison("a", "/a/...") is not compared
 
 
 def test_a_manifest_that_changes_before_it_is_open(wat: Any, application: Any, ask: Any, quick: None) -> None:

@@ -200,8 +200,9 @@ class Entry:
 
     def reopen(self) -> None:
         """Serve again after `close`."""
-        if self.http is not None:
-            self.http.reopen()
+        for executor in (self.http, self._beside):
+            if executor is not None:
+                executor.reopen()
 
     def run(self, execute: Callable[..., Any], *arguments: Any) -> Any:
         """`execute(*arguments)` in one of the places, counted and timed; Saturated when none is free."""

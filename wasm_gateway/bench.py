@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 
 from .errors import ManifestError
-from .gateway import Gateway
+from .gateway import Gateway, Target
 from .messages import Request
 from .stopwatch import PHASES, Stopwatch
 
@@ -121,6 +121,7 @@ def run(make: Callable[[], Gateway], request: Request, count: int) -> Result:
         match = gateway.match(request.path)
         if match is None:
             raise ManifestError(f"no route answers {request.path}", path=gateway.manifest.path)
+        target = match.route.target
         begin = perf_counter_ns()
         response = gateway.handle(request)
         first = (perf_counter_ns() - begin) / 1e3
@@ -147,7 +148,7 @@ def run(make: Callable[[], Gateway], request: Request, count: int) -> Result:
         host_calls = stopwatch.entries("host", handle)
     return Result(
         route=match.route.raw,
-        component=getattr(match.route.target, "component", None),
+        component=target.trigger.component if isinstance(target, Target) else None,
         statuses=dict(statuses),
         body_bytes=body_bytes,
         first=first,

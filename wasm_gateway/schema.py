@@ -35,6 +35,7 @@ def _quantity(units: list[str]) -> Schema:
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _SWITCH: Final = {"type": "string", "pattern": rf"^(header|query):{_TOKEN}(=.*)?$"}
 _FAILURE: Final = {"enum": [str(failure) for failure in Failure]}
+_TEXTS: Final = {"type": "array", "items": {"type": "string"}}
 _COUNT: Final = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
 
 
@@ -58,7 +59,12 @@ SHAPES: Final[Mapping[Callable[..., Any], Schema]] = {
     },
     OPTION_READERS["max_concurrency"]: _COUNT,
     OPTION_READERS["stream"]: {"type": "boolean"},
-    OPTION_READERS["host_interfaces"]: {"type": "array", "items": {"type": "string"}},
+    OPTION_READERS["host_interfaces"]: _TEXTS,
+    OPTION_READERS["lend"]: {"anyOf": _one_or_list({"enum": list(manifest.LENDABLE)})},
+    OPTION_READERS["shadow_allowed_hosts"]: _TEXTS,
+    OPTION_READERS["compare_body"]: {"enum": list(manifest.BODY_RULES)},
+    OPTION_READERS["compare_headers"]: _TEXTS,
+    OPTION_READERS["compare_ignore"]: {"type": "array", "items": {"type": "string", "pattern": "^/"}},
     OPTION_READERS["routes"]: {"type": "object", "additionalProperties": {"$ref": "#/definitions/rule"}},
     policy.READERS["mode"]: {"enum": [str(mode) for mode in Mode]},
     policy.READERS["percent"]: {"type": "number", "minimum": 0, "maximum": 100},
@@ -89,6 +95,13 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "breaker_failures": "So many failures in a row, and the site answers for a while.",
     "breaker_pause": "How long the site answers then, before one request tries the guest again.",
     "host_interfaces": "Interfaces of the site that the component may import.",
+    "lend": "What of who asks the component may know.",
+    "identity_headers": "Whether the same is in a signed header of each request.",
+    "cookies": "Whether the component sees the client's cookies.",
+    "shadow_allowed_hosts": "Of allowed_outbound_hosts, those that it reaches beside the site.",
+    "compare_body": "How the bodies of guest and site are compared; auto goes by the content type.",
+    "compare_headers": "Headers that count when guest and site are compared.",
+    "compare_ignore": "Paths in JSON that do not count, as /updated or /items/*/id.",
     "max_instance_reuse_count": "Requests that an instance of wasi:http 0.3 answers, or LOW..HIGH.",
     "idle_instance_timeout": "How long such an instance is kept without work.",
     "mode": "The guest answers (wasm), the site does (native), both by share (canary), or the site, with the "
@@ -99,6 +112,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "opt_out": "For testers, who get the site: header:NAME or query:NAME, with or without =VALUE.",
     "staff": "Whether the guest answers for the site's staff in any case.",
     "groups": "Groups of the site for whose members the guest answers in any case.",
+    "csrf": "Django: whether CSRF is checked before the guest is asked; else as the site says.",
     "fallback": "Failures of the guest after which the site answers instead; true for all of them.",
 }
 
@@ -142,7 +156,8 @@ def schema(*, with_spin: bool = False) -> Schema:
 def _property(name: str, reader: Callable[..., Any]) -> Schema:
     found: Schema = {"description": DESCRIPTIONS[name], **SHAPES[reader]}
     default = getattr(PLAIN, name) if name in policy.READERS else DEFAULTS[name]
-    found["default"] = _plain(default)
+    if default is not None:
+        found["default"] = _plain(default)
     if name == "max_instance_reuse_count":
         found["default"] = default[0]  # kept as a range
     return found
@@ -158,8 +173,10 @@ def _plain(value: object) -> object:
     match value:
         case enum.Enum():
             return str(value)
-        case frozenset() | tuple():
+        case frozenset():
             return sorted(map(str, value))
+        case tuple():
+            return list(map(str, value))
         case Mapping():
             return dict(value)
         case _:

@@ -118,6 +118,18 @@ def test_grants_that_are_missed(tmp_path: Path) -> None:
     assert look(tmp_path, 'source = "reader.wasm"\nkey_value_stores = ["default"]')[1] == []
 
 
+def test_a_database_that_begins_empty(tmp_path: Path) -> None:
+    component = (
+        'source = "command.wasm"\nsqlite_databases = ["default"]\nbuild = { command = "x", workdir = "w" }'
+    )
+    assert look(tmp_path, component, WAGI)[1] == []
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "make.sql").write_text("CREATE TABLE t (x)")
+    row, (finding,) = look(tmp_path, component, WAGI)
+    assert (row.runs, finding.level) == (True, Level.HINT)
+    assert "--sqlite @w/make.sql" in finding.advice
+
+
 def test_models_are_not_here(tmp_path: Path) -> None:
     row, (finding,) = look(tmp_path, 'source = "command.wasm"\nai_models = ["llama2-chat"]', WAGI)
     assert (row.runs, finding.level) == (True, Level.RISK)

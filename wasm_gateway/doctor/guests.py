@@ -89,6 +89,7 @@ def diagnose(manifest: Manifest, options: Mapping[str, Any]) -> tuple[list[Row],
     for id, guest in guests.items():
         if id not in broken:
             findings += _warnings(manifest.components[id], guest)
+            findings += _tables(manifest.components[id], manifest)
     elsewhere = {id for id, of in routes.items() if all(route.endswith(ELSEWHERE) for route in of)}
     rows = [
         Row(id, whole and id not in broken | elsewhere, _dialect(guests.get(id)), tuple(routes.get(id, ())))
@@ -281,3 +282,20 @@ def _warnings(component: Component, guest: Inspection) -> Iterator[Finding]:
             what = f"it imports what needs the Python package {module}, which is not installed"
             advice = f"pip install 'wasm-gateway[{extra}]', if it calls it"
             yield Finding(Level.RISK, what, OPERATOR, advice, component.id)
+
+
+def _tables(component: Component, manifest: Manifest) -> Iterator[Finding]:
+    """SQL beside a component that has the default database, which begins empty."""
+    if "default" not in component.sqlite_databases:
+        return
+    folder = manifest.folder
+    workdir = component.build.workdir if component.build and component.build.workdir else ""
+    files = sorted(
+        {*folder.glob("*.sql"), *(folder / workdir).glob("*.sql"), *folder.glob("migrations/*.sql")}
+    )
+    if files:
+        shown = [path.relative_to(folder) if path.is_relative_to(folder) else path for path in files]
+        what = f"its database begins empty, and there is SQL ({', '.join(map(str, shown[:3]))})"
+        flags = " ".join(f"--sqlite @{path}" for path in shown[:3])
+        advice = f"make the tables first, if these do (`wasm-gateway up {flags}`; setting SQLITE)"
+        yield Finding(Level.HINT, what, YOU, advice, component.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,17 @@ def test_a_backup_is_never_written_over(app: Path) -> None:
     run("--fix", "--yes")
     assert (app / "spin.toml.v1_backup").read_text() == "mine"
     assert (app / "spin.toml.v1_backup2").read_text() == V1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
+def test_what_a_link_leads_to_is_repaired(app: Path) -> None:
+    (app / "elsewhere").mkdir()
+    (app / "spin.toml").rename(app / "elsewhere" / "real.toml")
+    (app / "spin.toml").symlink_to(app / "elsewhere" / "real.toml")
+    assert run("--fix", "--yes").exit_code == 0
+    assert (app / "spin.toml").is_symlink()
+    assert (app / "elsewhere" / "real.toml").read_text() == V2
+    assert (app / "elsewhere" / "real.toml.v1_backup").read_text() == V1
 
 
 def test_a_byte_order_mark_is_kept(app: Path) -> None:

@@ -101,12 +101,21 @@ def test_a_site_without_the_middleware_but_with_the_door(tmp_path: Path) -> None
         ("web: gunicorn -k eventlet app", "eventlet"),
         ("import faulthandler\nfaulthandler.enable()", "faulthandler"),
         ("# worker_class = 'gevent'", None),
+        ("  ; gevent = 100", None),
+        ("RUN true ; gunicorn -k gevent", "gevent"),
         ("worker_class = 'gthread'", None),
     ],
 )
 def test_servers(text: str, what: str | None) -> None:
     found = list(surroundings.servers({Path("gunicorn.conf.py"): text}))
     assert [what in each.what and each.level is Level.RISK for each in found] == [True] * (what is not None)
+
+
+def test_where_faulthandler_is_enabled() -> None:
+    text = "import faulthandler\nfaulthandler.enable()"
+    paths = [Path("gunicorn.conf.py"), Path("manage.py")]
+    found = surroundings.servers(dict.fromkeys(paths, text))
+    assert [each.level for each in found] == [Level.RISK, Level.HINT]
 
 
 def test_all_of_it(tmp_path: Path) -> None:

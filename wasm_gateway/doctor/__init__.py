@@ -111,7 +111,7 @@ def repair(report: Report) -> Path | None:
 
     Raises OSError; then the file is as it was. Nothing is written over a file that has changed since.
     """
-    path = report.path
+    path = report.path.resolve()  # what a link leads to
     data = path.read_bytes()
     mark = b"\xef\xbb\xbf" if data.startswith(b"\xef\xbb\xbf") else b""
     if Document.read(path).text != report.text:

@@ -36,7 +36,7 @@ OURS = "wasm_gateway.integrations.django.WasmGatewayMiddleware"
 OURS_MODULE = "wasm_gateway.integrations.django"
 
 _GREENLETS = re.compile(r"\b(gevent|eventlet)\b")
-_COMMENT = re.compile(r"(^|\s)(#|;).*$", re.MULTILINE)
+_COMMENT = re.compile(r"^\s*[#;].*$|\s#.*$", re.MULTILINE)
 _FAULTHANDLER = re.compile(r"\bfaulthandler\.enable\(")
 
 
@@ -165,6 +165,8 @@ def servers(texts: Mapping[Path, str]) -> Iterator[Finding]:
             advice = "use workers with real threads (gunicorn --worker-class gthread, granian)"
             yield Finding(Level.RISK, what, YOU, advice, place=str(path))
         if _FAULTHANDLER.search(plain):
+            # A hook of gunicorn runs after what is preloaded; elsewhere the order is not plain to see.
+            level = Level.RISK if path.name.startswith("gunicorn") else Level.HINT
             what = "it enables faulthandler, which has to be done before the first guest is loaded"
             advice = "use `python -X faulthandler` (PYTHONFAULTHANDLER=1), or set HARDENED"
-            yield Finding(Level.RISK, what, YOU, advice, place=str(path))
+            yield Finding(level, what, YOU, advice, place=str(path))

@@ -154,6 +154,15 @@ def test_an_extra_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monk
     assert "wasm-gateway[redis]" in finding.advice
 
 
+def test_what_a_site_lends(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "example_projects" / "django_scores" / "spin.toml"
+    options = {"cache_dir": tmp_path}
+    (row,), (finding,) = diagnose(parse_manifest(path.read_text(), path), options)
+    assert not row.runs
+    assert (finding.level, finding.component) == (Level.HINT, "board")
+    assert "scores:site/board@1.0.0" in finding.what
+
+
 def test_a_component_without_a_trigger(tmp_path: Path) -> None:
     (tmp_path / "b.wasm").write_bytes(wasmtime.wat2wasm(COMMAND))
     text = """

@@ -12,11 +12,21 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..assets import load_source
+from ..component.names import canonical_name
 from ..engine import wat2wasm
-from ..errors import ComponentError, DecodeError, GatewayError, HostError, ManifestError, UnsupportedError
+from ..errors import (
+    ComponentError,
+    DecodeError,
+    GatewayError,
+    HostError,
+    LinkError,
+    ManifestError,
+    UnsupportedError,
+)
 from ..gateway import Gateway, GatewayOptions
 from ..inspection import Inspection, inspect_guest
 from ..loader import Loader, Served, default_cache_dir, served
@@ -30,6 +40,7 @@ from ..manifest import (
     RedisTrigger,
     RegistrySource,
 )
+from ..sites import find_site
 from .findings import AUTHOR, OPERATOR, YOU, Finding, Level
 
 # Beginning of an interface's name -> the module that speaks to the service, and the extra that brings it.
@@ -85,7 +96,7 @@ def diagnose(manifest: Manifest, options: Mapping[str, Any]) -> tuple[list[Row],
             findings.append(Finding(Level.HINT, what, YOU, advice, component.id))
     whole, found = _load(manifest, options, broken, guests)
     findings += found
-    broken |= {finding.component for finding in found if finding.component and finding.level is Level.BROKEN}
+    broken |= {finding.component for finding in found if finding.component}
     for id, guest in guests.items():
         if id not in broken:
             findings += _warnings(manifest.components[id], guest)
@@ -213,7 +224,7 @@ def _load(
                 try:
                     loader.check(one)
                 except GatewayError as error:
-                    findings.append(_of_component(error, one, guests.get(one.component.id)))
+                    findings.append(_of_component(error, one, guests.get(one.component.id), manifest.folder))
         except GatewayError as error:
             return False, [*findings, _of_application(error)]
         finally:
@@ -229,15 +240,10 @@ def _of_application(error: GatewayError) -> Finding:
     return Finding(Level.BROKEN, str(error), OPERATOR, "mend the installation")
 
 
-def _of_component(error: GatewayError, one: Served, guest: Inspection | None) -> Finding:
+def _of_component(error: GatewayError, one: Served, guest: Inspection | None, folder: Path) -> Finding:
     component, id = one.component, one.component.id
     by_wagi = one.http is not None and one.http.executor.type == "wagi"
-    error_component = getattr(error, "component", None)
-    if isinstance(error, ComponentError):
-        error.component = None  # the line begins with it
-    what = str(error)
-    if error_component is not None and isinstance(error, ComponentError):
-        error.component = error_component
+    what = Exception.__str__(error)  # without the component, with which the line begins
     if isinstance(error, ManifestError):
         advice = "mend the manifest"
         if component.build is not None and "does not exist" in error.message:
@@ -245,6 +251,12 @@ def _of_component(error: GatewayError, one: Served, guest: Inspection | None) ->
         return Finding(Level.BROKEN, error.message, YOU, advice, id, error.key)
     if isinstance(error, HostError):
         return Finding(Level.BROKEN, what, OPERATOR, "see to what stands behind it", id)
+    lent = set(map(canonical_name, component.options.host_interfaces))
+    if isinstance(error, LinkError) and error.interface and canonical_name(error.interface) in lent:
+        what = f"it imports what a site lends ({error.interface}), and runs only in that site"
+        site = find_site(folder)
+        advice = "look at it there (`manage.py check --deploy`, `flask wasm compile`)"
+        return Finding(Level.RISK if site is None else Level.HINT, what, YOU, advice, id)
     if guest is not None and guest.dialects == ("wagi",) and not by_wagi:
         advice = 'give its trigger `executor = { type = "wagi" }`, if it is a CGI program'
         return Finding(Level.BROKEN, what, YOU, advice, id)

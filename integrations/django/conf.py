@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from django.utils.connection import ConnectionProxy
 
 from wasm_gateway.asgi import THREADS
@@ -79,7 +81,8 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-        values = {**self.values, "LEDGER": ledger(self.values.get("LEDGER"))}
+        values = {"WATCH": settings.DEBUG and under_autoreload(), **self.values}
+        values["LEDGER"] = ledger(values.get("LEDGER"))
         if guest_failed.has_listeners():
             values["OBSERVERS"] = [*(values.get("OBSERVERS") or ()), FailureTeller()]
         identity = Identity(DjangoSite(), lambda: settings.SECRET_KEY)
@@ -101,6 +104,11 @@ def ledger(value: Any) -> Any:
     if value == DATABASE:
         return Telling(DjangoLedger())
     return Telling(open_ledger(value) if isinstance(value, str | Path) else value)
+
+
+def under_autoreload() -> bool:
+    """Whether this is the process of `runserver` that serves, and is restarted when code changes."""
+    return os.environ.get(DJANGO_AUTORELOAD_ENV) == "true"
 
 
 def cache_store(label: str, alias: str) -> CacheStore:

@@ -70,7 +70,9 @@ class Passage:
 
     @property
     def component(self) -> str:
-        return str(getattr(self.match.route.target, "component", None) or "")
+        """Its id, "" for a route that has none."""
+        trigger = getattr(self.match.route.target, "trigger", None)
+        return getattr(trigger, "component", None) or ""
 
     @property
     def route(self) -> str:

@@ -28,7 +28,8 @@ class WasmGateway:
     Configuration: WASM_GATEWAY_MANIFEST, a path below `app.root_path` ("spin.toml" when absent), and
     WASM_GATEWAY_ with the names of options.py: RUNTIME_CONFIG, COMPONENTS, VARIABLES, STATE_DIR, LOG_DIR,
     CACHE_DIR ... TRUSTED_HOSTS applies to Wasm routes too. What an app does around its views, such as
-    `before_request` and sessions, does not: the guest is asked before the app is.
+    `before_request` and sessions, does not: the guest is asked before the app is. In debug mode guests are
+    swapped when their files change (WATCH).
 
     WASM_GATEWAY_VISITOR is a function that says who asks (a Visitor, or None), for rules that depend on it
     and for guests to whom the user is lent; WASM_GATEWAY_LOCALE one that says in which language. Either is
@@ -49,7 +50,9 @@ class WasmGateway:
             raise RuntimeError(f"{app!r} has a WasmGateway already")
         config = app.config
         config.setdefault(f"{PREFIX}MANIFEST", "spin.toml")
-        values = {key: config[PREFIX + key] for key in KEYS if PREFIX + key in config}
+        # `app.run(debug=True)` says so only later, but its reloader starts the script again
+        debug = app.debug or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+        values = {"WATCH": debug} | {key: config[PREFIX + key] for key in KEYS if PREFIX + key in config}
         functions = [function_of(config, PREFIX + key) for key in OWN_KEYS]
         site = FlaskSite(weakref.ref(app), *functions)
         identity = Identity(site, lambda: str(config.get("SECRET_KEY") or ""))

@@ -177,7 +177,7 @@ def test_flask_wasm_mode(make: Make, tmp_path: Path) -> None:
 def test_flask_wasm_report(make: Make, tmp_path: Path) -> None:
     app = make(LEDGER=tmp_path / "ledger.db")
     runner = app.test_cli_runner()
-    pilot = app.extensions["wasm_gateway"].pilot
+    pilot = app.extensions["wasm_gateway"].open().pilot
     answers = {"status": 200}, {"status": 500}
     pilot.ledger.record(
         Mismatch("hello", "/wasm/hello", "GET", "/wasm/hello", ("status",), *answers, 0.1, 0.2)

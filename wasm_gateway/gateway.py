@@ -42,7 +42,7 @@ from .host import identity
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
-from .loader import Entry, Loader, Statistics, entry_ids, options_of, remove_folder, served
+from .loader import Entry, Loader, Statistics, entry_ids, remove_folder, served
 from .manifest import (
     Component,
     ComponentOptions,
@@ -301,10 +301,6 @@ class Gateway:
         self.pilot = self._pilot(entries)
         return entries
 
-    def options_of(self, component: Component) -> ComponentOptions:
-        """The options of a component: its own, and what the site says; raises ManifestError."""
-        return options_of(self, self.manifest, component)
-
     def _govern(self, changed: Iterable[str]) -> None:
         """The components in `changed` have other guests, or other options."""
         entries = self._entries or {}
@@ -313,6 +309,29 @@ class Gateway:
         else:
             options = {entry.component.id: entry.options for entry in entries.values()}
             self.pilot.govern(options, changed)
+
+    def options_of(self, component: Component, manifest: Manifest | None = None) -> ComponentOptions:
+        """The options of a component: its own, and what the site says; raises ManifestError.
+
+        What is nearer to the command wins: manifest, runtime configuration, options. `manifest` is the one
+        that the component is in, where that is to become this gateway's.
+        """
+        options = component.options
+        if self.runtime_config.max_instance_memory is not None:
+            options = replace(options, max_memory=self.runtime_config.max_instance_memory)
+        if self.options.limits:
+            options = options.updated(self.options.limits)
+        rules = self.options.rules
+        try:
+            if component.id in rules:
+                options = options.updated(rules[component.id])
+            routes = [
+                t.route for t in (manifest or self.manifest).http_triggers if t.component == component.id
+            ]
+            tables = {route: rules[route] for route in routes if route is not None and route in rules}
+            return options.updated({"routes": {**options.routes, **tables}}) if tables else options
+        except ManifestError as error:
+            raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
 
     def _pilot(self, entries: Mapping[str, Entry]) -> Pilot | None:
         ledger = self.options.ledger
@@ -382,14 +401,14 @@ class Gateway:
 
         For a door that has a native answer; the turn is then given to `handle`, if the guest is to answer.
         """
-        component = self._governed(match)
-        if component is None:
+        target = self._governed(match)
+        if target is None:
             return None
-        assert self.pilot is not None
-        target = match.route.target
-        turn = self.pilot.choose(component, match.route.raw, facts)
+        component, pilot = target.trigger.component, self.pilot
+        assert component is not None
+        assert pilot is not None
+        turn = pilot.choose(component, match.route.raw, facts)
         if turn.choice.shadow:
-            assert isinstance(target, Target)
             assert target.entry_id is not None
             turn.answer = partial(self._beside, target.entry_id, match)
         if self.watch is not None and not turn.choice.guest:
@@ -398,18 +417,21 @@ class Gateway:
 
     def rule(self, match: RouteMatch) -> Rule | None:
         """The rule by which `choose` chooses now; None where only the guest may answer."""
-        component = self._governed(match)
-        if component is None:
+        target = self._governed(match)
+        if target is None:
             return None
+        assert target.trigger.component is not None
         assert self.pilot is not None
-        return self.pilot.rule(component, match.route.raw)
+        return self.pilot.rule(target.trigger.component, match.route.raw)
 
-    def _governed(self, match: RouteMatch) -> str | None:
-        """The component that `match` leads to, if there are rules at all."""
+    def _governed(self, match: RouteMatch) -> Target | None:
+        """Where `match` leads to, if that is a component and there are rules at all."""
         if self._entries is None:
             self.open()
         target = match.route.target
-        return target.trigger.component if self.pilot is not None and isinstance(target, Target) else None
+        if self.pilot is None or not isinstance(target, Target) or target.trigger.component is None:
+            return None
+        return target
 
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""

@@ -200,8 +200,9 @@ class Entry:
 
     def reopen(self) -> None:
         """Serve again after `close`."""
-        if self.http is not None:
-            self.http.reopen()
+        for executor in (self.http, self._beside):
+            if executor is not None:
+                executor.reopen()
 
     def run(self, execute: Callable[..., Any], *arguments: Any) -> Any:
         """`execute(*arguments)` in one of the places, counted and timed; Saturated when none is free."""
@@ -284,7 +285,7 @@ class Loader:
 
     def load(self, served: Served) -> Entry:
         """The entry of `served`; one with a `problem` where the site answers instead."""
-        limits = self._limits(served.component)
+        limits = self.gateway.options_of(served.component, self.manifest)
         try:
             return self.load_guest(served, limits=limits)
         except ComponentError as error:
@@ -300,7 +301,8 @@ class Loader:
     ) -> Entry:
         """The same, but what is wrong is raised in any case."""
         try:
-            return self._load(served, limits or self._limits(served.component), binaries)
+            limits = limits or self.gateway.options_of(served.component, self.manifest)
+            return self._load(served, limits, binaries)
         except ComponentError as error:
             error.component = served.component.id
             raise
@@ -334,9 +336,6 @@ class Loader:
         except ComponentError as error:
             error.component = component.id
             raise
-
-    def _limits(self, component: Component) -> ComponentOptions:
-        return options_of(self.gateway, self.manifest, component)
 
     def _load(self, served: Served, limits: ComponentOptions, binaries: Binaries | None) -> Entry:
         gateway, options = self.gateway, self.gateway.options
@@ -473,29 +472,6 @@ class Loader:
         )
 
 
-def _lent(options: ComponentOptions) -> tuple[str, ...]:
-    return (*options.host_interfaces, identity.INTERFACE) if options.lend else options.host_interfaces
-
-
-def options_of(gateway: Gateway, manifest: Manifest, component: Component) -> ComponentOptions:
-    """The options of a component: its own, and what the site says of it and its routes; ManifestError."""
-    # What is nearer to the command wins: manifest, runtime configuration, options.
-    options = component.options
-    if gateway.runtime_config.max_instance_memory is not None:
-        options = replace(options, max_memory=gateway.runtime_config.max_instance_memory)
-    if gateway.options.limits:
-        options = options.updated(gateway.options.limits)
-    rules = gateway.options.rules
-    try:
-        if component.id in rules:
-            options = options.updated(rules[component.id])
-        routes = [t.route for t in manifest.http_triggers if t.component == component.id]
-        tables = {route: rules[route] for route in routes if route is not None and route in rules}
-        return options.updated({"routes": {**options.routes, **tables}}) if tables else options
-    except ManifestError as error:
-        raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
-
-
 def remove_folder(folder: Path, owner: int) -> None:
     """Remove a folder that has been made in process `owner`; nothing in its forked children."""
     if owner == os.getpid():
@@ -515,6 +491,10 @@ def _providers(
         wasm, files = binaries[name], "files" in inherit
         providers.append(Provider(name, wasm, dependency.export, narrowed[inherit], files))
     return providers
+
+
+def _lent(options: ComponentOptions) -> tuple[str, ...]:
+    return (*options.host_interfaces, identity.INTERFACE) if options.lend else options.host_interfaces
 
 
 def _named(trigger: HttpTrigger | None) -> list[tuple[str, Dependency]]:

@@ -81,8 +81,11 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-        values = {"WATCH": settings.DEBUG and under_autoreload(), **self.values}
-        values["LEDGER"] = ledger(values.get("LEDGER"))
+        values = {
+            "WATCH": settings.DEBUG and under_autoreload(),
+            **self.values,
+            "LEDGER": ledger(self.values.get("LEDGER")),
+        }
         if guest_failed.has_listeners():
             values["OBSERVERS"] = [*(values.get("OBSERVERS") or ()), FailureTeller()]
         identity = Identity(DjangoSite(), lambda: settings.SECRET_KEY)

@@ -19,6 +19,7 @@ from django.http.request import RawPostDataException, UnreadablePostError
 from django.utils.cache import patch_vary_headers
 
 from wasm_gateway.errors import GatewayError, RequestError
+from wasm_gateway.gateway import Target
 from wasm_gateway.messages import Headers
 from wasm_gateway.migration.compare import Native
 from wasm_gateway.migration.requests import RequestFacts
@@ -70,9 +71,8 @@ class Passage:
 
     @property
     def component(self) -> str:
-        """Its id, "" for a route that has none."""
-        trigger = getattr(self.match.route.target, "trigger", None)
-        return getattr(trigger, "component", None) or ""
+        target = self.match.route.target
+        return (target.trigger.component or "") if isinstance(target, Target) else ""
 
     @property
     def route(self) -> str:

@@ -198,7 +198,7 @@ class Pilot:
     def govern(self, options: Mapping[str, ComponentOptions], changed: Iterable[str]) -> None:
         """Components have other `options`; the breakers of those `changed`, with other guests, are closed."""
         self._options = options
-        self._rules = {}
+        self._rules, self._comparisons = {}, {}
         with self._lock:
             for component in changed:
                 self._breakers.pop(component, None)
@@ -293,11 +293,11 @@ class Pilot:
 
     def comparison(self, component: str, route: str) -> Comparison:
         """How answers to a route are compared."""
-        key = component, route
-        found = self._comparisons.get(key)
+        key, comparisons = (component, route), self._comparisons
+        found = comparisons.get(key)
         if found is None:
             function = self._functions.get(route) or self._functions.get(component)
-            found = self._comparisons[key] = Comparison(self._options[component], function)
+            found = comparisons[key] = Comparison(self._options[component], function)
         return found
 
     def record(self, mismatch: Mismatch) -> None:

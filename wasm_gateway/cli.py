@@ -200,6 +200,7 @@ def _engine(disable_pooling: bool) -> Any:
 @_options(_runtime_config, _state_dir)
 @click.option("--disable-cache", is_flag=True, envvar="DISABLE_WASMTIME_CACHE", help="Keep no compiled code.")
 @_options(_disable_pooling)
+@click.option("--watch", is_flag=True, help="Replace components, and the manifest, when their files change.")
 @click.option(
     "--allow-transient-write", is_flag=True, help="Let components write to (copies of) their files."
 )
@@ -374,6 +375,7 @@ _PASSED_ON = (
     "allow_transient_write",
     "direct_mounts",
     "disable_cache",
+    "watch",
     "tracing",
     "access_log",
     "server_timing",

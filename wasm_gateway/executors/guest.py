@@ -182,7 +182,11 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Give up what is kept between requests."""
+        """Give up what is kept between requests; requests go on to be answered."""
+        ...
+
+    def reopen(self) -> None:
+        """Keep things between requests again."""
 
 
 class MessageExecutor(Protocol):

@@ -77,6 +77,9 @@ class SpinExecutor:
     def close(self) -> None:
         pass  # nothing is kept between requests
 
+    def reopen(self) -> None:
+        pass
+
     def beside(self, outbound: OutboundRules) -> SpinExecutor:
         return SpinExecutor(self.guest.beside(outbound), self.handler, self.dialect)
 

@@ -52,6 +52,9 @@ class WagiExecutor:
     def close(self) -> None:
         pass  # nothing is kept between requests
 
+    def reopen(self) -> None:
+        pass
+
     def beside(self, outbound: OutboundRules) -> WagiExecutor:
         return WagiExecutor(self.guest.beside(outbound), self.argv, self.run)
 

@@ -43,6 +43,9 @@ class WasiHttpExecutor:
     def close(self) -> None:
         pass  # nothing is kept between requests
 
+    def reopen(self) -> None:
+        pass
+
     def beside(self, outbound: OutboundRules) -> WasiHttpExecutor:
         return WasiHttpExecutor(self.guest.beside(outbound), self.handler)
 

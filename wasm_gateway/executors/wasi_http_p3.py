@@ -45,6 +45,10 @@ class WasiHttpP3Executor:
         if self._reuse is not None:
             self._reuse.close()
 
+    def reopen(self) -> None:
+        if self._reuse is not None:
+            self._reuse.reopen()
+
     def beside(self, outbound: OutboundRules) -> WasiHttpP3Executor:
         return WasiHttpP3Executor(self.guest.beside(outbound), self.handler)
 

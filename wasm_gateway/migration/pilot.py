@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from .. import forks
@@ -182,15 +182,23 @@ class Pilot:
 
     def rule(self, component: str, route: str) -> Rule:
         """The rule of a route, as it is now."""
-        key = component, route
-        found = self._rules.get(key)
+        key, rules = (component, route), self._rules
+        found = rules.get(key)
         if found is None:
             options, dials = self._options[component], self._dials
             found = options.rule.updated(_known(component, dials))
             if route in options.routes:
                 found = found.updated(options.routes[route])
-            found = self._rules[key] = found.updated(_known(route, dials))
+            found = rules[key] = found.updated(_known(route, dials))
         return found
+
+    def govern(self, options: Mapping[str, ComponentOptions], changed: Iterable[str]) -> None:
+        """Components have other `options`; the breakers of those `changed`, with other guests, are closed."""
+        self._options = options
+        self._rules = {}
+        with self._lock:
+            for component in changed:
+                self._breakers.pop(component, None)
 
     def breaker(self, component: str) -> Breaker:
         found = self._breakers.get(component)

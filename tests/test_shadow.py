@@ -338,6 +338,38 @@ def test_closing_waits_for_those_that_run(gated: Gateway, gate: Gate, door: Door
     assert not gate.waiting.acquire(blocking=False)
 
 
+def test_closing_with_requests_just_behind(made: Made) -> None:
+    """Nobody waits for somebody who waits for him."""
+    for _ in range(10):
+        gateway = made(say("native"), options={"ledger": None})
+        ask = over_wsgi(gateway, Site(b"native").wsgi)
+        for _ in range(THREADS + 2):
+            ask()
+        closing = threading.Thread(target=gateway.close, daemon=True)
+        closing.start()
+        closing.join(30)
+        assert not closing.is_alive()
+
+
+def test_a_swapped_guest_and_other_rules(made: Made, wat: Any, tmp_path: Path) -> None:
+    gateway = made(say("one"), compare_headers=[])
+    ask = over_wsgi(gateway, Site(b"two").wsgi)
+    ask()
+    assert settled(gateway, 1) == {"different": 1}
+    (tmp_path / "a.wasm").write_bytes(wat.flat(say("two")))
+    gateway.reload("a")
+    ask()
+    assert settled(gateway, 2) == {"different": 1, "equal": 1}
+    (tmp_path / "a.wasm").write_bytes(wat.flat(say("three")))
+    manifest = tmp_path / "spin.toml"
+    manifest.write_text(
+        manifest.read_text().replace("compare_headers", 'compare_body = "none"\ncompare_headers')
+    )
+    gateway.reload()
+    ask()
+    assert settled(gateway, 3) == {"different": 1, "equal": 2}
+
+
 # What a guest does is not seen
 
 

@@ -196,6 +196,7 @@ class Pilot:
         """Components have other `options`; the breakers of those `changed`, with other guests, are closed."""
         self._options = options
         self._rules = {}
+        self._comparisons = {}
         with self._lock:
             for component in changed:
                 self._breakers.pop(component, None)

@@ -180,16 +180,17 @@ OnCopyDone = Callable[[CopyResult], None]
 class Shared:
     """A stream or future of `t`: the pending end's component instance, buffer and callbacks."""
 
+    dropped = False
+    part: int | None = None
+    buffer: Buffer | None = None
+    on_copy: OnCopy | None = None
+    on_copy_done: OnCopyDone | None = None
+
     def __init__(self, t: ValType | None) -> None:
         self.t = t
-        self.dropped = False
-        self.reset_pending()
 
     def reset_pending(self) -> None:
-        self.part: int | None = None
-        self.buffer: Buffer | None = None
-        self.on_copy: OnCopy | None = None
-        self.on_copy_done: OnCopyDone | None = None
+        self.part = self.buffer = self.on_copy = self.on_copy_done = None
 
     def set_pending(
         self, part: int | None, buffer: Buffer, on_copy: OnCopy | None, on_copy_done: OnCopyDone
@@ -565,14 +566,14 @@ class CopyEnd(Waitable):
     reads: bool
     kind: type[ValType]
     code: EventCode
+    state = CopyState.IDLE
 
     def __init__(self, shared: Any) -> None:
-        super().__init__()
-        self.state = CopyState.IDLE
         self.shared = shared
 
     def copying(self) -> bool:
-        return self.state in (CopyState.COPYING, CopyState.CANCELLING_COPY)
+        state = self.state
+        return state is CopyState.COPYING or state is CopyState.CANCELLING_COPY
 
     def drop(self) -> None:
         if self.copying():

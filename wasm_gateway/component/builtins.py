@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from ..errors import Trap
-from .canon import element_codec, lift_string, lower_string
+from .canon import check_type, element_codec, lift_string, lower_string
 from .concurrency import (
     BLOCKED,
     ConcurrentInstance,
@@ -40,7 +40,7 @@ from .streams import (
     copy,
     drop_end,
 )
-from .types import FutureType, StreamType, U8Type, ValType, same_type
+from .types import FutureType, StreamType, U8Type, ValType, bounded, same_type
 
 # What the elements may take that are on their way from one guest to another, in bytes of the host.
 COPY_LIMIT = 4 << 20
@@ -236,17 +236,20 @@ def _copying(definition: Builtin) -> Callable[..., int | None]:
         return lambda inst, i: drop_end(_leaving(inst, part), kind, t, i)
     if verb.startswith("cancel"):
         return lambda inst, i: cancel_copy(inst.loop, _leaving(inst, part), kind, t, flag, i)
-    codec = None if t is None else _codec(name, t, definition)
+    if t is not None:
+        check_type(name, bounded(t))
+    codec = cache(lambda: None if t is None else codec_of(definition, t))
 
     def function(inst: Any, i: int, ptr: int, n: int = 1) -> int:
-        return copy(inst.loop, _leaving(inst, part), part, kind, t, codec, flag, i, ptr, n)
+        return copy(inst.loop, _leaving(inst, part), part, kind, t, codec(), flag, i, ptr, n)
 
     return function
 
 
-def _codec(name: str, t: ValType, definition: Builtin) -> Codec:
+def codec_of(definition: Builtin, t: ValType) -> Codec:
+    """That of a stream or future of `t`, in the memory that a built-in names."""
     slot = definition.options.slot
-    load, store = element_codec(name, t, slot, definition.options.encoding, definition.part)
+    load, store = element_codec(definition.name, t, slot, definition.options.encoding, definition.part)
 
     def ensure(inst: Any, end: int) -> None:
         memory = inst.memories[slot]

@@ -70,6 +70,15 @@ class CopyState(Enum):
     DONE = 4
 
 
+Reclaim = Callable[[], None]
+OnCopy = Callable[[Reclaim], None]
+OnCopyDone = Callable[[CopyResult], None]
+
+
+def _goes_on(reclaim: Reclaim) -> None:
+    """An OnCopy of who does not take the buffer back."""
+
+
 # Buffers.
 
 
@@ -153,6 +162,52 @@ class HostBuffer:
         self.progress += len(values)
 
 
+class Drain(HostBuffer):
+    """The host reads all of a stream: `sink` gets what the guest writes, within the guest's own call.
+
+    `over` is called at the end. This is the buffer of the read, which goes on until then.
+    """
+
+    def __init__(
+        self, shared: SharedStream, sink: Callable[[Sequence[Any]], object], over: Callable[[], object]
+    ) -> None:
+        super().__init__(DRAIN_ELEMENTS)
+        self.sink = sink
+        self._over = over
+        self._again = True
+        while self._again:  # what is there already
+            self._again = False
+            shared.read(None, self, self._on_copy, self._on_copy_done)
+
+    def _pass_on(self) -> None:
+        values, self.values, self.progress = self.values, None, 0
+        if values:
+            self.sink(values)
+
+    def _on_copy(self, reclaim: Reclaim) -> None:
+        self._pass_on()
+
+    def _on_copy_done(self, result: CopyResult) -> None:
+        # COMPLETED only for what was there already: after that the read waits
+        if result is CopyResult.COMPLETED:
+            self._pass_on()
+            self._again = True
+        else:
+            self._over()
+
+
+class Receiver(HostBuffer):
+    """The host reads a future: `callback` gets the value, within the guest's own call. The buffer of that."""
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        super().__init__(1)
+        self.callback = callback
+
+    def on_copy_done(self, result: CopyResult) -> None:
+        if self.values is not None:
+            self.callback(self.values[0])
+
+
 Buffer = GuestBuffer | HostBuffer
 
 
@@ -167,11 +222,6 @@ def move(source: Buffer, into: Buffer) -> None:
             return
         if left:
             source.inst.deadline.remaining()  # the guest, which is stopped when it is over, does not run
-
-
-Reclaim = Callable[[], None]
-OnCopy = Callable[[Reclaim], None]
-OnCopyDone = Callable[[CopyResult], None]
 
 
 # What two ends share.
@@ -303,53 +353,6 @@ class SharedStream(Shared):
         return True
 
 
-class Drain:
-    """The host reads all of a stream: `sink` gets what the guest writes, within the guest's own call.
-
-    `over` is called at the end.
-    """
-
-    def __init__(
-        self, shared: SharedStream, sink: Callable[[Sequence[Any]], object], over: Callable[[], object]
-    ) -> None:
-        self._shared = shared
-        self._sink = sink
-        self._over = over
-        self._results: list[CopyResult] = []
-        self._read()
-
-    def _read(self) -> None:
-        goes_on = True
-        while goes_on:
-            self._buffer = HostBuffer(DRAIN_ELEMENTS)
-            self._results.clear()
-            self._reading = True
-            self._shared.read(None, self._buffer, self._on_copy, self._on_copy_done)
-            self._reading = False
-            goes_on = bool(self._results) and self._goes_on(self._results[0])
-
-    def _goes_on(self, result: CopyResult) -> bool:
-        values = self._buffer.values
-        if values:
-            self._sink(values)
-        if result is CopyResult.COMPLETED:
-            return True
-        self._over()
-        return False
-
-    def _on_copy(self, reclaim: Reclaim) -> None:
-        reclaim()
-        self._goes_on(CopyResult.COMPLETED)
-        self._read()
-
-    def _on_copy_done(self, result: CopyResult) -> None:
-        # a read of so many elements that waits ends by _on_copy, or with the stream
-        if self._reading:
-            self._results.append(result)
-        else:
-            self._goes_on(result)
-
-
 class SharedFuture(Shared):
     """SharedFutureImpl; the host is the reading end by `value` or `then`."""
 
@@ -377,7 +380,7 @@ class SharedFuture(Shared):
         """What the guest writes. It has to before it drops its end."""
         buffer = HostBuffer(1)
         over: list[CopyResult] = []
-        self.read(None, buffer, lambda reclaim: None, over.append)
+        self.read(None, buffer, _goes_on, over.append)
         try:
             await wait(Condition(lambda: bool(over)))
         except GeneratorExit:
@@ -389,13 +392,8 @@ class SharedFuture(Shared):
 
     def then(self, callback: Callable[[Any], object]) -> None:
         """The host reads: `callback` gets the value once it is there."""
-        buffer = HostBuffer(1)
-
-        def done(result: CopyResult) -> None:
-            if buffer.values is not None:
-                callback(buffer.values[0])
-
-        self.read(None, buffer, lambda reclaim: None, done)
+        receiver = Receiver(callback)
+        self.read(None, receiver, _goes_on, receiver.on_copy_done)
 
 
 # What the host gives.
@@ -550,13 +548,8 @@ class HostFuture:
 
     def then(self, callback: Callable[[Any], object]) -> None:
         """The host reads what it gave itself (a guest has passed it on)."""
-        buffer = HostBuffer(1)
-
-        def done(result: CopyResult) -> None:
-            if buffer.values is not None:
-                callback(buffer.values[0])
-
-        self.read(None, buffer, lambda reclaim: None, done)
+        receiver = Receiver(callback)
+        self.read(None, receiver, _goes_on, receiver.on_copy_done)
 
 
 # Ends, in a guest's table.

@@ -40,7 +40,7 @@ from .streams import (
     copy,
     drop_end,
 )
-from .types import FutureType, StreamType, U8Type, ValType, bounded, same_type
+from .types import FutureType, StreamType, U8Type, ValType, bounded, element_of, same_type
 
 # What the elements may take that are on their way from one guest to another, in bytes of the host.
 COPY_LIMIT = 4 << 20
@@ -217,10 +217,10 @@ def _subtask_drop(inst: Any, state: Any, i: int) -> None:
 def _new(part: int, t: Any, inst: Any) -> int:
     handles = _leaving(inst, part).handles
     if isinstance(t, StreamType):
-        stream = SharedStream(t.t)
+        stream = SharedStream(element_of(t))
         readable, writable = handles.add(ReadableStreamEnd(stream)), handles.add(WritableStreamEnd(stream))
     else:
-        future = SharedFuture(t.t)
+        future = SharedFuture(element_of(t))
         readable, writable = handles.add(ReadableFutureEnd(future)), handles.add(WritableFutureEnd(future))
     packed: int = readable | writable << 32
     return packed

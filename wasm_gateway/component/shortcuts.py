@@ -27,7 +27,7 @@ from .streams import (
     WritableFutureEnd,
     WritableStreamEnd,
 )
-from .types import FutureType, StreamType, U8Type, ValType
+from .types import FutureType, StreamType, U8Type, ValType, element_of
 
 SUPPORT: dict[str, Any] = {
     "DONE": CopyState.DONE,
@@ -127,7 +127,7 @@ def _new(out: Writer, definition: Builtin) -> None:
     shared, readable, writable = (out.constant("KIND", kind) for kind in PAIRS[type(t)])
     with out.block(f"if {out.state}.may_leave:"):
         out.emit(f"add = {out.state}.handles.add")
-        out.emit(f"shared = {shared}({out.constant('ELEMENT', t.t, id(t.t))})")
+        out.emit(f"shared = {shared}({_element(out, t)})")
         out.emit(f"readable = add({readable}(shared))")
         _return(out, "l", f"readable | add({writable}(shared)) << 32")
         out.emit("return")
@@ -139,8 +139,13 @@ def _end(out: Writer, definition: Builtin) -> str:
     out.emit(f"handles = {out.state}.handles; array = handles.array")
     _find(out, "end", "a0")
     kind = out.constant("KIND", ENDS[definition.name])
-    element = out.constant("ELEMENT", t.t, id(t.t))
-    return f"{out.state}.may_leave and type(end) is {kind} and (shared := end.shared).t is {element}"
+    good = f"type(end) is {kind} and (shared := end.shared).t is {_element(out, t)}"
+    return f"{out.state}.may_leave and {good}"
+
+
+def _element(out: Writer, t: StreamType | FutureType) -> str:
+    element = element_of(t)
+    return out.constant("ELEMENT", element, id(element))
 
 
 def _write_end(out: Writer, definition: Builtin) -> None:

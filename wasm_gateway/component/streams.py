@@ -482,24 +482,24 @@ class HostStream:
 class Promise:
     """A value that the host will give: `settle` it, once."""
 
-    __slots__ = ("_arrive", "_values")
+    __slots__ = ("_arrive", "values")
 
     def __init__(self) -> None:
-        self._values: list[Any] = []
+        self.values: Sequence[Any] = ()  # one, once it is there
         self._arrive: Callable[[Any], object] | None = None
 
     def settle(self, value: Any) -> None:
         """The value is there; a second one is not asked for."""
-        if self._values:
+        if self.values:
             return
-        self._values.append(value)
+        self.values = [value]
         if self._arrive is not None:
             self._arrive(value)
 
     def then(self, arrive: Callable[[Any], object]) -> None:
         """Call `arrive` with the value when it is there."""
-        if self._values:
-            arrive(self._values[0])
+        if self.values:
+            arrive(self.values[0])
         else:
             self._arrive = arrive
 
@@ -507,31 +507,29 @@ class Promise:
 class HostFuture:
     """The readable side of a future: a coroutine's result, that of a Promise, or a value that is there."""
 
+    _pending: tuple[Buffer, OnCopyDone] | None = None
+    _running: Hosted | None = None
+
     def __init__(self, loop: Loop, t: ValType | None, source: Any) -> None:
         self.t = t
-        self._result: list[Any] = []
-        self._pending: tuple[Buffer, OnCopyDone] | None = None
-        self._running: Hosted | None = None
+        if type(source) is Promise:
+            self._promise = source
+            return
+        self._promise = Promise()
         if type(source) is CoroutineType:
-            self._running = loop.spawn(source, self._arrive)
-        elif type(source) is Promise:
-            source.then(self._arrive)
+            self._running = loop.spawn(source, self._promise.settle)
         else:
-            self._result.append(source)
+            self._promise.settle(source)
 
     def _arrive(self, value: Any) -> None:
-        self._result.append(value)
         if self._pending is not None:
             (into, done), self._pending = self._pending, None
-            into.write(self._result)
+            into.write(self._promise.values)
             done(CopyResult.COMPLETED)
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
-        if self._result:
-            into.write(self._result)
-            on_copy_done(CopyResult.COMPLETED)
-        else:
-            self._pending = into, on_copy_done
+        self._pending = into, on_copy_done
+        self._promise.then(self._arrive)
 
     def cancel(self) -> None:
         assert self._pending is not None
@@ -543,14 +541,16 @@ class HostFuture:
             self._running.close()
 
     async def value(self) -> Any:
-        await wait(Condition(lambda: bool(self._result)))
-        return self._result[0]
+        await wait(Condition(lambda: bool(self._promise.values)))
+        return self._promise.values[0]
 
     def then(self, callback: Callable[[Any], object]) -> None:
         """The host reads what it gave itself (a guest has passed it on)."""
         receiver = Receiver(callback)
         self.read(None, receiver, _goes_on, receiver.on_copy_done)
 
+
+GIVEN: dict[type[ValType], type[HostStream | HostFuture]] = {StreamType: HostStream, FutureType: HostFuture}
 
 # Ends, in a guest's table.
 
@@ -628,15 +628,6 @@ def lift_end(state: Any, i: int, t: Any) -> Any:
         raise Trap(f"cannot lift the end of a {t} that is in a waitable set")
     remove(state.handles, i)
     return end.shared
-
-
-def lower_end(inst: Any, state: Any, value: Any, t: Any) -> int:
-    """lower_stream, lower_future: a readable end for the guest."""
-    if not isinstance(value, Shared | HostStream | HostFuture):
-        make = HostStream if isinstance(t, StreamType) else HostFuture
-        value = make(inst.loop, t.t, value)
-    index: int = state.handles.add(READABLE[type(t)](value))
-    return index
 
 
 def copy(

@@ -343,8 +343,7 @@ class Lifting:
         h = self.find(index)
         value = self.out.temp("v")
         kind = self.out.constant("KIND", READABLE[type(t)])
-        element = element_of(t)
-        same = f"{h}.shared.t is {self.out.constant('ELEMENT', element, id(element))}"
+        same = f"{h}.shared.t is {self.out.constant('ELEMENT', element_of(t), id(element_of(t)))}"
         with self.out.block(f"if type({h}) is {kind} and {same} and {h}.state is IDLE and {h}.wset is None:"):
             self.out.emit(f"{value} = {h}.shared")
             self.out.emit(f"handles.array[{index}] = None; handles.free.append({index})")

@@ -227,12 +227,10 @@ class Lowering:
         """lower_stream, lower_future: a readable end for the guest; what it was not given yet becomes one."""
         h = self.out.temp("h")
         given = self.out.constant("GIVEN", GIVEN[type(t)])
-        element = element_of(t)
+        element = self.out.constant("ELEMENT", element_of(t), id(element_of(t)))
         self.out.emit(f"{h} = {value}")
         with self.out.block(f"if not isinstance({h}, (Shared, {given})):"):
-            self.out.emit(
-                f"{h} = {given}(inst.loop, {self.out.constant('ELEMENT', element, id(element))}, {h})"
-            )
+            self.out.emit(f"{h} = {given}(inst.loop, {element}, {h})")
         kind = self.out.constant("KIND", READABLE[type(t)])
         self.out.emit(f"{h} = {self.out.state}.handles.add({kind}({h}))")
         return h

@@ -14,6 +14,7 @@ from ..errors import Trap
 from .canon import check_type, element_codec, lift_string, lower_string
 from .concurrency import (
     BLOCKED,
+    Callee,
     ConcurrentInstance,
     ErrorContext,
     LiftOptions,
@@ -112,19 +113,30 @@ def _task_cancel(inst: Any, state: Any) -> None:
     task.cancel()
 
 
-def task_return(inst: Any, definition: Builtin, options: LiftOptions | None, result: tuple[Any, ...]) -> None:
-    """canon task.return with these options; `result` is what was lifted, a tuple of none or one.
+def task_return(definition: Builtin, options: LiftOptions | None) -> Callable[..., None]:
+    """canon task.return with these options: (inst, result), where it has one.
 
     `options` are None where they do not matter for such a result.
     """
-    task: Task = inst.loop.task
-    if task.callee.callback is None:
-        raise Trap("task.return in a task that is lifted synchronously")
-    if not same_type(task.callee.type.result, definition.type):
-        raise Trap(f"task.return of another type than {task.callee.name} has")
-    if options is not None and options != task.callee.options:
-        raise Trap(f"task.return with another string encoding or memory than {task.callee.name} has")
-    task.return_((result[0] if result else None,))
+    fits: Callee | None = None  # the one that was last seen to have this type and these options
+
+    def returns(inst: Any, result: Any = None) -> None:
+        nonlocal fits
+        task: Task = inst.loop.task
+        if task.callee is not fits:
+            check(task.callee)
+            fits = task.callee
+        task.return_((result,))
+
+    def check(callee: Callee) -> None:
+        if callee.callback is None:
+            raise Trap("task.return in a task that is lifted synchronously")
+        if not same_type(callee.type.result, definition.type):
+            raise Trap(f"task.return of another type than {callee.name} has")
+        if options is not None and options != callee.options:
+            raise Trap(f"task.return with another string encoding or memory than {callee.name} has")
+
+    return returns
 
 
 def _yield(part: int, cancellable: bool, inst: Any) -> int:

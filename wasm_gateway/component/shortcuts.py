@@ -103,6 +103,21 @@ def _context_set(out: Writer, definition: Builtin) -> None:
         out.emit("return")
 
 
+def _set_new(out: Writer, definition: Builtin) -> None:
+    with out.block(f"if {out.state}.may_leave:"):
+        _return(out, "i", f"{out.state}.handles.add(WaitableSet())")
+        out.emit("return")
+
+
+def _set_drop(out: Writer, definition: Builtin) -> None:
+    out.emit(f"handles = {out.state}.handles; array = handles.array")
+    _find(out, "wset", "a0")
+    good = "type(wset) is WaitableSet and not wset.elems and not wset.num_waiting"
+    with out.block(f"if {out.state}.may_leave and {good}:"):
+        out.emit("array[a0] = None; handles.free.append(a0)")
+        out.emit("return")
+
+
 def _waitable_join(out: Writer, definition: Builtin) -> None:
     out.emit(f"array = {out.state}.handles.array")
     _find(out, "waitable", "a0")
@@ -202,6 +217,8 @@ def _drop_end(out: Writer, definition: Builtin) -> None:
 SHORT: dict[str, Short] = {
     "context.get": _context_get,
     "context.set": _context_set,
+    "waitable-set.new": _set_new,
+    "waitable-set.drop": _set_drop,
     "waitable.join": _waitable_join,
     "stream.new": _new,
     "future.new": _new,

@@ -276,10 +276,7 @@ class _Binder:
 
         options = definition.options
         given = lift_options(options, self._plan) if uses_memory(definition.type) else None
-
-        def returns(inst: Any, *result: Any) -> None:
-            task_return(inst, definition, given, result)
-
+        returns = task_return(definition, given)
         type_ = FuncType(() if definition.type is None else (("result", definition.type),))
         return lower_import(
             definition.name, type_, returns, current, options.slot, options.encoding, definition.part

@@ -277,6 +277,8 @@ class Instance(HostContext):
             self.parts = [self, *(Part(program.new_handles()) for _ in range(1, program.parts))]
             for part in self.parts[1:]:
                 self.on_close(partial(part.handles.close, self))
+        if program.new_loop is not None:
+            self._runs(program.new_loop(self))
         linker = None
         try:
             for step in program.steps:
@@ -328,14 +330,17 @@ class Instance(HostContext):
         if name == "loop":
             from .component.concurrency import Loop
 
-            loop = self.loop = Loop(self)
-            self._closers.append(self._end_loop)
-            return loop
+            return self._runs(Loop(self))
         if name != "handles":
             raise AttributeError(name)
         from .component.handles import HandleTable
 
         return self._hold(HandleTable())
+
+    def _runs(self, loop: Loop) -> Loop:
+        self.loop = loop
+        self._closers.append(self._end_loop)
+        return loop
 
     def _end_loop(self) -> None:
         self.loop.close()

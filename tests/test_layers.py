@@ -19,7 +19,7 @@ PACKAGE = "wasm_gateway"
 LEVELS: list[list[set[str]]] = [
     [{"errors"}, {"forks"}, {"stack"}],
     [{"messages"}, {"policy"}],
-    [{"toml", "manifest", "manifest_ids", "manifest_v1"}],
+    [{"toml", "manifest", "manifest_ids", "manifest_v1"}, {"workers"}],
     [
         {"component"},
         {"capi"},
@@ -27,7 +27,7 @@ LEVELS: list[list[set[str]]] = [
         {"router"},
         {"runtime_config", "variables", "assets"},
         {"guest_logs"},
-        {"workers"},
+        {"watch"},
         {"migration"},
     ],
     [{"engine"}, {"observe"}],
@@ -35,7 +35,7 @@ LEVELS: list[list[set[str]]] = [
     [{"host"}],
     [{"instance"}],
     [{"executors"}],
-    [{"gateway", "loader"}, {"inspection"}],
+    [{"gateway", "loader", "swap"}, {"inspection"}],
     [{"wsgi", "asgi"}, {"redis_trigger"}],
     [{"__init__"}],
     [{"integrations"}, {"cli", "__main__", "serve", "announce", "report"}],

@@ -863,6 +863,7 @@ def test_runserver_watches_manifest_and_guests(manifest: Path, tmp_path: Path) -
     assert {manifest, tmp_path / "hello.wasm", tmp_path / "echo.wasm"} <= Sender.extra_files
 
     manifest.write_text("not toml")
+    owner.close()
     Sender.extra_files.clear()
     watch_guests(Sender)
     assert Sender.extra_files == {manifest}
@@ -1019,3 +1020,27 @@ def test_the_door_closes_what_is_too_old(rows: Rows, door: Callable[..., Any]) -
 
 def test_sites_can_ask_their_gateway() -> None:
     assert get_gateway() is owner.gateway()
+
+
+# Watching
+
+
+def test_a_site_that_is_watched(site: dict[str, Any], ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+    """Each setting; the guest's threads are below the site's own span."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    site |= {"METRICS": True, "TRACING": True, "ACCESS_LOG": True, "SERVER_TIMING": True}
+    site["OBSERVERS"] = ["tests.observe.test_observe.Recorder"]
+    owner.close()
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("site")
+    with caplog.at_level("INFO", "wasm_gateway.access"), tracer.start_as_current_span("site") as span:
+        response = ask("get", "/wasm/echo/a", headers={"traceparent": "made up"})
+    assert response["server-timing"].startswith("wasm;dur=")
+    trace = f"00-{span.get_span_context().trace_id:032x}-"
+    assert environment(response.content)[0]["HTTP_TRACEPARENT"].startswith(trace)
+    [record] = caplog.records
+    assert record.getMessage().startswith('echo "GET /wasm/echo/a" 200 ok ')
+    watch = owner.gateway().watch
+    assert watch is not None
+    names = [type(observer).__name__ for observer in watch.observers]
+    assert names == ["Tracing", "Metrics", "Recorder", "AccessLog"]

@@ -225,3 +225,12 @@ def test_the_commands_are_found_by_flask(make: Make) -> None:
     result = runner.invoke(FlaskGroup(create_app=lambda: make()), ["wasm", "--help"])
     assert "routes" in result.output
     assert "compile" in result.output
+
+
+def test_an_app_that_is_watched(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    client = make(ACCESS_LOG=True, SERVER_TIMING=True).test_client()
+    with caplog.at_level("INFO", "wasm_gateway.access"):
+        response = client.get("/wasm/hello")
+    assert response.headers["server-timing"].startswith("wasm;dur=")
+    [record] = caplog.records
+    assert vars(record)["route"] == "/wasm/hello"

@@ -158,7 +158,7 @@ def test_every_error_has_an_outcome() -> None:
         "GuestExit": "trap",
         "DeadlineExceeded": "deadline",
         "LimitExceeded": "limit",
-        "HostError": "host",
+        "Withheld": "host",
         "BodyTooLarge": "refused",
         "Disconnected": "disconnected",
         "Saturated": "saturated",
@@ -318,6 +318,30 @@ def test_nothing_is_left_to_the_garbage_collector(
         )
 
     assert garbage(work) == []
+
+
+# Messages
+
+HANDLER = """(func (export "handle-redis-message") (param $at i32) (param $size i32) (result i32)
+  (if (i32.eq (local.get $size) (i32.const 1)) (then unreachable)) (i32.const 64))"""
+REDIS = '[[trigger.redis]]\naddress = "redis://localhost"\nchannel = "c"\ncomponent = "a"'
+
+
+def test_messages(application: Any, wat: Any, recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    gateway = application(REDIS, {"observers": [recorder], "access_log": True}, a=wat.flat(say("a"), HANDLER))
+    with caplog.at_level(logging.INFO, "wasm_gateway.access"):
+        gateway.handle_redis("a", b"well")
+        with pytest.raises(errors.Trap):
+            gateway.handle_redis("a", b"!")
+    found = [(call.route, call.dialect, call.outcome, call.status) for call in recorder.calls]
+    assert found == [
+        ("redis", "legacy-flat-redis", Outcome.OK, None),
+        ("redis", "legacy-flat-redis", Outcome.TRAP, None),
+    ]
+    assert all(call.is_message and call.start_seconds for call in recorder.calls)
+    well, trap = caplog.records
+    assert well.getMessage().startswith("a message ok 0 bytes ")
+    assert (vars(trap)["outcome"], vars(trap)["method"]) == ("trap", None)
 
 
 # Server-Timing

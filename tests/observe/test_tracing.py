@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from opentelemetry import baggage, context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode, get_current_span
 
 from tests.host.test_trace_context import PARENT, TRACE, backend, spin_guest
+from tests.observe.test_observe import REDIS
 from tests.test_gateway import headers_of, say
 from wasm_gateway.messages import Request
 from wasm_gateway.observe import Call, Quiet
@@ -81,6 +82,7 @@ def test_the_span_of_a_request(application: Any, wat: Any, ask: Any, traces: Tra
         "wasm.component": "hello",
         "wasm.dialect": "spin",
         "wasm.outcome": "ok",
+        "wasm.role": "answer",
     }
     assert span.status.status_code is StatusCode.UNSET
     assert span.instrumentation_scope.name == "wasm_gateway"
@@ -219,6 +221,38 @@ def test_components_that_call_components(application: Any, wat: Any, ask: Any, t
     assert seen["traceparent"] == [f"00-{TRACE}-{inner.context.span_id:016x}-01"]
 
 
+def test_a_message(application: Any, wat: Any, traces: Traces, backend: str) -> None:
+    """A trace begins with it, and goes along with the requests of its handler."""
+    guest = wat.flat(
+        say("a"),
+        f"""(func (export "handle-redis-message") (param i32 i32) (result i32)
+          (call $http_send (i32.const 0) (str "http://{backend}/") {"(i32.const 0)" * 7} (i32.const 64))
+          (call $print (i32.load (i32.const 88)) (i32.load (i32.const 92)))
+          (i32.store (i32.const 64) (i32.const 0)) (i32.const 64))""",
+    )
+    output: list[bytes] = []
+
+    class Log:
+        def write(self, stream: str, data: bytes) -> None:
+            output.append(data)
+
+        def close(self) -> None:
+            pass
+
+    part = application.part(guest, allowed_outbound_hosts=[f"http://{backend}"])
+    gateway = application(REDIS, {"observers": [traces.tracing]}, a=part)
+    gateway.open_log = lambda component: Log()
+    for _ in range(2):
+        gateway.handle_redis("a", b"hello")
+    first, second = traces.exporter.get_finished_spans()
+    assert (first.name, first.kind, first.parent) == ("process a", SpanKind.CONSUMER, None)
+    assert trace_of(first) != trace_of(second)
+    assert (first.attributes or {})["messaging.system"] == "redis"
+    assert not [name for name in first.attributes or {} if name.startswith(("http.", "url."))]
+    [sent, _] = [dict(json.loads(data)) for data in output]
+    assert names(sent["traceparent"], first)
+
+
 def test_a_trace_that_is_not_sampled(application: Any, wat: Any, ask: Any) -> None:
     """Nothing is recorded, and the guest is told so."""
     traces = Traces(sampler=ALWAYS_OFF)
@@ -243,6 +277,20 @@ def test_the_option_uses_the_provider_of_the_process(application: Any, wat: Any,
     assert ask(gateway, "/hello") == (200, b"hello")
     [tracing] = gateway.watch.observers
     assert isinstance(tracing, Tracing)
+
+
+def test_spans_that_wait_go_out_when_the_gateway_is_closed(application: Any, wat: Any, ask: Any) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
+    try:
+        gateway = application("", {"observers": [Tracing(provider)]}, hello=wat.spin(say("hello")))
+        ask(gateway, "/hello")
+        assert exporter.get_finished_spans() == ()
+        gateway.close()
+        assert [span.name for span in exporter.get_finished_spans()] == ["GET /hello/..."]
+    finally:
+        provider.shutdown()
 
 
 # Guests in other threads

@@ -61,6 +61,10 @@ FAMILIES = {
     "spin:mqtt/mqtt@3": "mqtt",
     "fermyon:spin/llm": "llm",
     "fermyon:spin/llm@2": "llm",
+    "wasi:otel/types@0.2.0-rc.2": "wasi_otel",
+    "wasi:otel/tracing@0.2.0-rc.2": "wasi_otel",
+    "wasi:otel/logs@0.2.0-rc.2": "wasi_otel",
+    "wasi:otel/metrics@0.2.0-rc.2": "wasi_otel",
     "wasi:io/error@0.2": "wasi_io",
     "wasi:io/poll@0.2": "wasi_io",
     "wasi:io/streams@0.2": "wasi_io",
@@ -380,6 +384,9 @@ class Hosts:
 
     def _make_wasi_io(self, module: Any) -> Any:
         return module.WasiIo()
+
+    def _make_wasi_otel(self, module: Any) -> Any:
+        return module.WasiOtel()
 
     def _make_wasi_clocks(self, module: Any) -> Any:
         return module.WasiClocks()

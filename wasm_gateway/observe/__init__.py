@@ -4,7 +4,7 @@
 # Rule 1: an observer watches. One that raises is logged, and the request goes on.
 # Rule 2: what a metric may be labelled with is bounded by the manifest and by this file:
 # component, route pattern, outcome, role. Paths, headers and words of a guest are not.
-# Rule 3: a request that nobody watches pays for one test in the gateway, and one in the instance.
+# Rule 3: a request that nobody watches pays for one test in the gateway, and two for its instance.
 
 from __future__ import annotations
 
@@ -78,15 +78,31 @@ class Role(StrEnum):
     SHADOW = "shadow"  # nobody: the site answered beside it
 
 
-class Call:
-    """One request of a guest, as far as it has come.
+# What stands for the route of a message; that of a component which another one called is "chained".
+REDIS = "redis"
+# What stands for the request of a message, which may still carry headers.
+_MESSAGE = Request("", "")
 
-    `component` is its id, `route` the pattern of its route or "chained" for
-    one that another component called, `dialect` that of the guest.
-    `status` is what the client got from it, None for nothing yet. `seconds` is how long all of it took,
-    `start_seconds` what of this the fresh instance took, None where there was none. `response_bytes` are
-    those of the body. `error` is why there is no answer, up to the end of the call. `request` is what the
-    guest is given: `carry` adds to it.
+
+class GuestSpans(Protocol):
+    """Where spans go that a guest makes itself, in terms of wasi:otel/tracing."""
+
+    def outer(self) -> tuple[Any, ...]:
+        """The span-context that they belong to."""
+        ...
+
+    def export(self, data: Any) -> None:
+        """Take a span-data."""
+
+
+class Call:
+    """One request of a guest, or one message for it, as far as it has come.
+
+    `component` is its id, `route` the pattern of its route (RouteMatch.label) or REDIS, `dialect` that of
+    the guest. `status` is what the client got from it, None for nothing yet, and `response_bytes` are those
+    of the body. `error` is why there is no answer, up to the end of the call. `seconds` is how long all of it
+    took, `start_seconds` what of this the fresh instance took, None where there was none. `request` is what
+    the guest is given: `carry` adds to it. `spans` takes those that the guest makes itself, if anybody does.
     """
 
     __slots__ = (
@@ -96,21 +112,24 @@ class Call:
         "dialect",
         "error",
         "inner",
+        "is_message",
         "outcome",
         "request",
         "response_bytes",
         "role",
         "route",
         "seconds",
+        "spans",
         "start_seconds",
         "started",
         "status",
     )
 
-    def __init__(self, component: str, route: str, request: Request) -> None:
+    def __init__(self, component: str, route: str, request: Request = _MESSAGE) -> None:
         self.component = component
         self.route = route
         self.request = request
+        self.is_message = request is _MESSAGE
         self.dialect = ""
         self.role = Role.ANSWER
         self.outcome = Outcome.OK
@@ -118,6 +137,7 @@ class Call:
         self.status: int | None = None
         self.response_bytes = 0
         self.inner = False  # another guest's request
+        self.spans: GuestSpans | None = None
         self.seconds = 0.0
         self.start_seconds: float | None = None
         self.started: float | None = None
@@ -166,7 +186,7 @@ class Call:
             "component": self.component,
             "route": self.route,
             "dialect": self.dialect,
-            "method": self.request.method,
+            "method": self.request.method or None,
             "status": self.status,
             "outcome": self.outcome.value,
             "role": self.role.value,
@@ -191,6 +211,9 @@ class Observer(Protocol):
     def passed(self, component: str, route: str, reason: str) -> object:
         """The site answered a request of this route, and the guest was not asked (policy.Choice.reason)."""
 
+    def close(self) -> object:
+        """The gateway is closed, and the process may end: pass on what is kept. There may be more later."""
+
 
 class Quiet:
     """An Observer that does nothing."""
@@ -202,6 +225,9 @@ class Quiet:
         return None
 
     def passed(self, component: str, route: str, reason: str) -> object:
+        return None
+
+    def close(self) -> object:
         return None
 
 
@@ -249,9 +275,7 @@ class Watch:
 
         None where the site is to answer instead.
         """
-        outer, current.call = current.call, call
-        call.inner = outer is not None
-        begun = [self._guarded(observer.begin, call) for observer in self.observers]
+        outer, begun = self._begin(call)
         try:
             response = ask(call.request, None if begin is None else _Counted(self, call, begin))
             if response is None:
@@ -263,16 +287,39 @@ class Watch:
             call.failed(error)
             raise
         finally:
-            call.seconds = call.elapsed
-            for observer, token in zip(reversed(self.observers), reversed(begun), strict=True):
-                self._guarded(observer.end, call, token)
-            current.call = outer
-            call.error = None  # whose frames lead back here; nothing is to wait for the garbage collector
+            self._end(call, outer, begun)
+
+    def deliver(self, call: Call, deliver: Callable[[], object]) -> None:
+        """Hand over a message by `deliver()`, and raise what that raises; observed."""
+        outer, begun = self._begin(call)
+        try:
+            deliver()
+        except BaseException as error:
+            call.failed(error)
+            raise
+        finally:
+            self._end(call, outer, begun)
+
+    def _begin(self, call: Call) -> tuple[Call | None, list[Any]]:
+        outer, current.call = current.call, call
+        call.inner = outer is not None
+        return outer, [self._guarded(observer.begin, call) for observer in self.observers]
+
+    def _end(self, call: Call, outer: Call | None, begun: list[Any]) -> None:
+        call.seconds = call.elapsed
+        for observer, token in zip(reversed(self.observers), reversed(begun), strict=True):
+            self._guarded(observer.end, call, token)
+        current.call = outer
+        call.error = None  # whose frames lead back here; nothing is to wait for the garbage collector
 
     def passed(self, component: str, route: str, reason: str) -> None:
         """The site answered, and the guest was not asked."""
         for observer in self.observers:
             self._guarded(observer.passed, component, route, reason)
+
+    def close(self) -> None:
+        for observer in self.observers:
+            self._guarded(observer.close)
 
     @staticmethod
     def _guarded(tell: Callable[..., Any], *arguments: Any) -> Any:

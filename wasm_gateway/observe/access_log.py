@@ -23,10 +23,10 @@ class AccessLog(Quiet):
             printable(text.encode(errors="backslashreplace")).replace('"', "%22")
             for text in (call.request.method, call.request.path)
         )
+        what = "message" if call.is_message else f'"{method} {path}" {call.status}'
         start = "" if call.start_seconds is None else f" start {call.start_seconds * 1e3:.3f} ms"
         log.info(
-            '%s "%s %s" %s %s %d bytes %.3f ms%s',
-            *(call.component, method, path, call.status, call.outcome, call.response_bytes),
-            *(call.seconds * 1e3, start),
+            "%s %s %s %d bytes %.3f ms%s",
+            *(call.component, what, call.outcome, call.response_bytes, call.seconds * 1e3, start),
             extra={**call.fields(), "path": path},
         )

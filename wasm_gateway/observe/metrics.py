@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -148,11 +149,16 @@ class _Shared:
         for path in glob.glob(os.path.join(self._folder, "gauge_live*.db")):
             found = re.search(r"_(\d+)\.db$", path)
             if found is not None and not _lives(int(found[1])):
-                mark_process_dead(int(found[1]), self._folder)
+                try:
+                    mark_process_dead(int(found[1]), self._folder)
+                except FileNotFoundError:
+                    pass  # somebody else collects too
         return cast(Iterable[Metric], self._all.collect())
 
 
 def _lives(pid: int) -> bool:
+    if sys.platform == "win32":  # where 0 is no signal that only asks
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -119,7 +119,7 @@ def _pairs(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
 
 
 def _parsed(parse: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """A callback that reads a value as the manifest does: `parse` is "size", "duration" or "count_range"."""
+    """A callback that reads a value as the manifest does: `parse` is the end of parse_NAME there."""
 
     def callback(_: click.Context, __: click.Parameter, value: str | None) -> Any:
         if value is None:
@@ -238,6 +238,12 @@ def _engine(disable_pooling: bool) -> Any:
     callback=_parsed("count_range"),
     help="Requests that an instance of wasi:http 0.3 answers, one after the other: N, or LOW..HIGH for a "
     "number by chance. 1 by default: each request has a fresh one.",
+)
+@click.option(
+    "--max-instance-concurrent-reuse-count",
+    metavar="COUNT",
+    callback=_parsed("one"),
+    help="Of them at the same time; only 1 can be said here.",
 )
 @click.option(
     "--idle-instance-timeout",

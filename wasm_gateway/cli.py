@@ -654,9 +654,7 @@ _templating = _options(
 @click.option("--list", "listing", is_flag=True, help="List the templates.")
 @click.option("--tag", metavar="TAG", help="With --list: only those with this tag.")
 @click.option("--format", "style", type=click.Choice(["plain", "json"]), default="plain", help="Of the list.")
-def new(
-    words: tuple[str, ...], output: str, init: bool, listing: bool, tag: str | None, **flags: Any
-) -> None:
+def new(words: tuple[str, ...], init: bool, listing: bool, tag: str | None, **flags: Any) -> None:
     """Make an application from a template, ready for `build --up`."""
     from . import scaffold
 

@@ -146,10 +146,10 @@ def environment(cache_dir: Path, base: Mapping[str, str] | None = None) -> dict[
 
 # Words of a shell that are no programs, or that every system has.
 _SHELL = frozenset({
-    "cd", "echo", "export", "set", "unset", "if", "then", "else", "elif", "fi", "for", "while", "until", "do",
-    "done", "case", "esac", "{", "}", "!", "[", "[[", "test", "true", "false", "exit", "eval", "exec", "source",
-    ".", ":", "wait", "trap", "cp", "mv", "rm", "mkdir", "cat", "sh", "bash", "env", "time", "touch", "python",
-    "python3",
+    "cd", "echo", "export", "set", "unset", "if", "then", "else", "elif", "fi", "for", "while", "until",
+    "do", "done", "case", "esac", "{", "}", "!", "[", "[[", "test", "true", "false", "exit", "eval", "exec",
+    "source", ".", ":", "wait", "trap", "cp", "mv", "rm", "mkdir", "cat", "sh", "bash", "env", "time",
+    "touch", "python", "python3",
 })  # fmt: skip
 _DEFAULT = re.compile(r"\$\{(\w+):-([^}]*)\}")
 _NPM_INSTALLS = ("install", "i", "ci", "add")

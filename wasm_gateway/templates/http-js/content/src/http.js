@@ -3,11 +3,23 @@
 import types from "wasi:http/types@0.3.0";
 
 /**
+ * What a handler gets, and what it gives.
+ *
+ * @typedef {Object} Request
+ * @property {string} method
+ * @property {string} url
+ * @property {[string, string][]} headers
+ *
+ * @typedef {Object} Answer
+ * @property {number} [status]
+ * @property {Record<string, string>} [headers]
+ * @property {string | Uint8Array} [body]
+ */
+
+/**
  * The function that the world exports, made of one that answers a request.
  *
- * @param {(request: { method: string, url: string, headers: [string, string][] })
- *   => Answer | Promise<Answer>} answer
- * @typedef {{ status?: number, headers?: Record<string, string>, body?: string | Uint8Array }} Answer
+ * @param {(request: Request) => Answer | Promise<Answer>} answer
  */
 export function serve(answer) {
   return {

@@ -291,7 +291,7 @@ def create(
     manifest = folder / MANIFEST_NAME
     if manifest not in files:
         raise TemplateError(f"Template '{template.id}' makes no {MANIFEST_NAME}")
-    parse_manifest(files[manifest].decode(), manifest)
+    _check(files[manifest].decode(), manifest)
     folders = [_beneath(folder, render(path, values)) for path, _ in template.folders]
     return _write(Made(manifest, folder, tuple(files)), files, folders, overwrite)
 
@@ -326,7 +326,7 @@ def add(
         for what, file in variant.snippets.items()
     }
     text = _extended(document.text, document.data, snippets)
-    parse_manifest(text, manifest)
+    _check(text, manifest)
     files = {folder / path: data for path, data in _contents(template, variant, values, vcs)}
     roots = {"component": folder, "manifest": manifest.parent}
     folders = [_beneath(roots[at], render(path, values)) for path, at in template.folders]
@@ -413,6 +413,13 @@ def _extended(text: str, data: Mapping[str, Any], snippets: Mapping[str, str]) -
         if snippet := snippets.get(what, "").strip():
             text = f"{text.rstrip()}\n\n{snippet}\n"
     return text
+
+
+def _check(text: str, manifest: Path) -> None:
+    """ManifestError where the manifest could not be loaded, but for having no triggers yet."""
+    document = Document(text, manifest)
+    if "trigger" in document.data or "component" in document.data:
+        parse_manifest(text, manifest)
 
 
 def _beneath(root: Path, path: str) -> Path:

@@ -702,7 +702,7 @@ def _list_templates(templates: Mapping[str, Any], tag: str | None, output: str) 
 
 def _named(words: tuple[str, ...], template: str | None, templates: Mapping[str, Any]) -> tuple[Any, str]:
     """The template and the name, which may be asked for."""
-    from .scaffold import choose
+    from .scaffold import choose, people
 
     texts = list(words)
     if template is None:
@@ -710,7 +710,7 @@ def _named(words: tuple[str, ...], template: str | None, templates: Mapping[str,
             template = texts.pop(0)
         elif len(templates) == 1:
             (template,) = templates
-        elif _people():
+        elif people():
             _list_templates(templates, None, "plain")
             template = click.prompt(
                 "Template", type=click.Choice(list(templates)), show_choices=False, err=True
@@ -719,7 +719,7 @@ def _named(words: tuple[str, ...], template: str | None, templates: Mapping[str,
             raise click.UsageError("name a template (`wasm-gateway new --list` lists them)")
     chosen = choose(templates, template)
     if not texts:
-        if not _people():
+        if not people():
             raise click.UsageError("name the application or component")
         texts = [click.prompt("Name", err=True)]
     if len(texts) > 1:
@@ -729,30 +729,10 @@ def _named(words: tuple[str, ...], template: str | None, templates: Mapping[str,
 
 def _given(flags: Mapping[str, Any]) -> tuple[dict[str, str], Any]:
     """Parameters that were given, and how to ask for others (None: not at all)."""
-    from .scaffold import read_values
+    from .scaffold import asking, read_values
 
     values = read_values(Path(flags["values_file"])) if flags["values_file"] else {}
-    return values | flags["values"], _asking(flags["accept_defaults"]) if _people() else None
-
-
-def _people() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _asking(accept_defaults: bool) -> Callable[[Any], str]:
-    def ask(parameter: Any) -> str:
-        if accept_defaults and parameter.default is not None:
-            return str(parameter.default)
-
-        def checked(value: str) -> str:
-            if fault := parameter.fault(value):
-                raise click.BadParameter(fault)
-            return value
-
-        text = click.prompt(parameter.prompt, default=parameter.default, value_proc=checked, err=True)
-        return str(text)
-
-    return ask
+    return values | flags["values"], asking(flags["accept_defaults"])
 
 
 def _say_made(made: Any) -> None:

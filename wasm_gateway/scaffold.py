@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -230,6 +231,31 @@ def settle(
     return values
 
 
+def people() -> bool:
+    """Whether somebody sits at a terminal who could be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def asking(accept_defaults: bool = False) -> Ask | None:
+    """What asks on the terminal, also for what has a default unless that is to be accepted; None without one."""
+    if not people():
+        return None
+    import click
+
+    def ask(parameter: Parameter) -> str:
+        if accept_defaults and parameter.default is not None:
+            return parameter.default
+
+        def checked(value: str) -> str:
+            if fault := parameter.fault(value):
+                raise click.BadParameter(fault)
+            return value
+
+        return str(click.prompt(parameter.prompt, default=parameter.default, value_proc=checked, err=True))
+
+    return ask
+
+
 def read_values(path: Path) -> dict[str, str]:
     """A values file: a flat table of texts."""
     root = Document.read(path).root
@@ -338,9 +364,18 @@ def add(
 def add_to_site(
     template: Template, name: str, manifest: Path, given: Mapping[str, str], ask: Ask | None = None
 ) -> Made:
-    """add() into the folder NAME beside the manifest of a site, which is begun where there is none yet."""
+    """add() into the folder NAME beside the manifest of a site, which is begun where there is none yet.
+
+    Its default path is /NAME/..., since a site has pages of its own.
+    """
     if template.add is None:
         raise TemplateError(f"Template '{template.id}' makes no component")
+    component = component_name(name)
+    parameters = tuple(
+        replace(each, default=f"/{component}/...") if each.name == "http-path" else each
+        for each in template.parameters
+    )
+    chosen = replace(template, parameters=parameters)
     begun = not manifest.exists()
     if begun:
         app = kebab_case(manifest.parent.name)
@@ -348,7 +383,7 @@ def add_to_site(
         text = f'spin_manifest_version = 2\n\n[application]\nname = "{app}"\nversion = "0.1.0"\n'
         _replace(manifest, text.encode())
     try:
-        return add(template, name, manifest, manifest.parent / component_name(name), given, ask=ask)
+        return add(chosen, name, manifest, manifest.parent / component, given, ask=ask)
     except GatewayError:
         if begun:
             manifest.unlink()

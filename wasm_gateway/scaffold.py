@@ -237,7 +237,7 @@ def people() -> bool:
 
 
 def asking(accept_defaults: bool = False) -> Ask | None:
-    """What asks on the terminal, also for what has a default unless that is to be accepted; None without one."""
+    """What asks on the terminal; None without one. Defaults are offered, or taken with `accept_defaults`."""
     if not people():
         return None
     import click

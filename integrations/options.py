@@ -20,7 +20,7 @@ from wasm_gateway.host.site import HostInterface
 from wasm_gateway.runtime_config import RuntimeConfig, StoreConfig, load_runtime_config
 
 # Fields of GatewayOptions that are set otherwise.
-_NO_SETTING = {"engine", "stores"}
+_NO_SETTING = {"around", "engine", "stores"}
 
 _FIELDS = {f.name.upper(): f.name for f in fields(GatewayOptions) if f.name not in _NO_SETTING}
 
@@ -48,11 +48,11 @@ CacheStore = Callable[[str, str], Any]
 
 
 def make_gateway(
-    manifest: Path, values: Mapping[str, Any], *, cache_store: CacheStore | None = None
+    manifest: Path, values: Mapping[str, Any], *, cache_store: CacheStore | None = None, **more: Any
 ) -> Gateway:
     """A gateway for `manifest` with the settings `values`, whose keys are of KEYS; ManifestError.
 
-    `cache_store(label, alias)` makes the stores of type django_cache.
+    `cache_store(label, alias)` makes the stores of type django_cache; `more` are fields of GatewayOptions.
     """
     options = {field: values[key] for key, field in _FIELDS.items() if values.get(key) is not None}
     if "interfaces" in options:
@@ -80,6 +80,7 @@ def make_gateway(
         components=values.get("COMPONENTS"),
         profile=values.get("PROFILE"),
         stores=made,
+        **more,
         **options,
     )
 

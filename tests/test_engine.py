@@ -263,6 +263,59 @@ def test_a_link_in_the_cache_is_judged_by_itself(tmp_path: Path) -> None:
     assert foreign(link) is not None  # a link's own mode is 0777
 
 
+def enter(cache: CompileCache) -> threading.Event:
+    """Set once another thread has got into `cache`; which it leaves at once."""
+    inside = threading.Event()
+
+    def work() -> None:
+        with cache.exclusively():
+            inside.set()
+
+    threading.Thread(target=work).start()
+    return inside
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+def test_one_at_a_time_is_in_a_cache(tmp_path: Path) -> None:
+    for _ in range(2):
+        with CompileCache(tmp_path / "cache").exclusively():
+            inside = enter(CompileCache(tmp_path / "cache"))
+            assert not inside.wait(0.1)
+            assert enter(CompileCache(tmp_path / "another")).wait(20)
+        assert inside.wait(20)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_keeps_nobody_out_of_a_cache() -> None:
+    script = """
+import tempfile
+from pathlib import Path
+from wasm_gateway.engine import CompileCache
+with tempfile.TemporaryDirectory() as folder:
+    with CompileCache(Path(folder)).exclusively():
+        pid = os.fork()
+        if not pid:
+            time.sleep(60)  # and has the file open
+    with CompileCache(Path(folder)).exclusively():
+        print("inside")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+"""
+    assert python(script) == ["inside"]
+
+
+def test_nobody_is_kept_out_of_a_cache_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wasm_gateway.engine.MAX_TURN_SECONDS", 0.1)
+    with CompileCache(tmp_path).exclusively():
+        assert enter(CompileCache(tmp_path)).wait(20)
+
+
+def test_a_cache_without_locks(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with CompileCache(tmp_path).exclusively():
+        assert enter(CompileCache(tmp_path)).wait(20)
+
+
 def test_a_cache_that_cannot_be_written_does_not_keep_a_guest_from_running(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

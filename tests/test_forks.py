@@ -106,6 +106,62 @@ print("parent")
     assert lines == ["parent", "said goodbye"]
 
 
+def test_a_fork_waits_where_it_is_postponed() -> None:
+    """And holds nothing meanwhile of what is needed to get there."""
+    lines, _ = python(
+        """
+import logging
+from concurrent.futures import ThreadPoolExecutor
+entered, done = threading.Event(), threading.Event()
+def work():
+    with forks.postponed(), forks.postponed():
+        entered.set()
+        threading.Event().wait(0.3)  # somebody wants to fork by now
+        logging.getLogger("unheard of").isEnabledFor(10)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(int).result()
+        done.set()
+thread = threading.Thread(target=work)
+thread.start()
+entered.wait()
+in_child(lambda: print("child", done.is_set()))
+thread.join()
+def again():
+    with forks.postponed():
+        in_child(lambda: print("grandchild"))
+in_child(again)
+with forks.postponed():
+    print("parent")
+"""
+    )
+    assert lines == ["child True", "grandchild", "parent"]
+
+
+def test_a_fork_does_not_wait_for_ever() -> None:
+    lines, _ = python(
+        """
+forks.MAX_POSTPONED = 0.1
+entered, release = threading.Event(), threading.Event()
+def work():
+    with forks.postponed():
+        entered.set()
+        release.wait()
+thread = threading.Thread(target=work)
+thread.start()
+entered.wait()
+def child():
+    with forks.postponed():
+        print("child")
+in_child(child)
+release.set()
+thread.join()
+with forks.postponed():
+    print("parent")
+"""
+    )
+    assert lines == ["child", "parent"]
+
+
 @pytest.mark.parametrize(
     "held",
     [
@@ -114,6 +170,7 @@ print("parent")
         "gateway.hosts._lock",
         "gateway.logs._lock",
         "gateway._work_lock",
+        "gateway.swaps.lock",
     ],
 )
 def test_a_lock_that_another_thread_holds_is_free_in_the_child(wat: Any, application: Any, held: str) -> None:

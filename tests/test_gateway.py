@@ -621,11 +621,11 @@ def test_routes_are_described_in_order(wat: Any, application: Any) -> None:
     gateway = application.gateway(application.manifest(parts, STATIC))
     rows = [tuple(row.values()) for row in gateway.describe()]
     assert rows == [
-        ("hello", "/hello", False, "hello", "http", None, "Says hello"),
-        ("files", "/files", True, "files", "wagi", None, ""),
-        ("all", "", True, "all", "http", None, ""),
-        ("teapot", "/teapot", False, None, "static", None, ""),
-        ("empty", "/empty", False, None, "static", None, ""),
+        ("hello", "/hello", False, "hello", "http", None, "Says hello", None),
+        ("files", "/files", True, "files", "wagi", None, "", None),
+        ("all", "", True, "all", "http", None, "", None),
+        ("teapot", "/teapot", False, None, "static", None, "", None),
+        ("empty", "/empty", False, None, "static", None, "", None),
     ]
     gateway.open()
     assert [row["dialect"] for row in gateway.describe()] == ["legacy-flat", "wagi", "spin", None, None]

@@ -839,7 +839,7 @@ def test_the_end_of_the_process_is_not_swallowed(
         fails.ask(gateway, "/bad")
     fails.served(gateway)
     assert gateway.stats()[0].failed == 1
-    assert gateway._entries["bad"]._free == 64  # type: ignore[index]  # its place is free again
+    assert gateway._entries["bad"]._places.free == 64  # type: ignore[index]  # its place is free again
 
 
 def test_requests_near_pythons_recursion_limit(fails: Expectation, wat: Any) -> None:

@@ -493,6 +493,22 @@ def test_a_request_under_way_is_finished(serve) -> None:
     assert answers == [(504, b"")]
 
 
+def test_changed_guests_are_replaced_where_it_is_asked_for(serve, app: Path) -> None:
+    server = serve("--watch", "--workers", "2").ready()
+    workers = server.children()
+    wait_until(lambda: server.get("/echo", b"x") == (200, b"x"))
+    trap = '(module (memory (export "memory") 1) (func (export "_start") unreachable))'
+    (app / "echo.wasm").write_bytes(wasmtime.wat2wasm(trap))
+    wait_until(lambda: "echo: its changed guest answers from now on" in server.stderr())
+    (app / "echo.wasm").write_bytes(b"garbage")
+    wait_until(lambda: "echo: its changed guest is not taken" in server.stderr())
+    (app / "spin.toml").write_text(MANIFEST.replace('"/echo/..."', '"/moved"').replace("300ms", "200ms"))
+    wait_until(lambda: server.get("/moved")[0] == 500)
+    assert server.get("/endless") == (504, b"")
+    assert server.children() == workers
+    assert server.stop() == 0
+
+
 def test_a_worker_that_dies_is_replaced(serve) -> None:
     server = serve().ready()
     (worker,) = server.children()

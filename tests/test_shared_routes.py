@@ -40,8 +40,8 @@ async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"native " + body})
 
 
-def over_wsgi(gateway: Gateway, **options: Any) -> Ask:
-    client = Client(gateway.wsgi(wsgi_app, **options), use_cookies=False)
+def over_wsgi(gateway: Gateway, site: Any = wsgi_app, **options: Any) -> Ask:
+    client = Client(gateway.wsgi(site, **options), use_cookies=False)
 
     def ask(path: str = "/a", body: bytes = b"", **headers: str) -> Answer:
         fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
@@ -52,8 +52,8 @@ def over_wsgi(gateway: Gateway, **options: Any) -> Ask:
     return ask
 
 
-def over_asgi(gateway: Gateway, **options: Any) -> Ask:
-    app = gateway.asgi(asgi_app, **options)
+def over_asgi(gateway: Gateway, site: Any = asgi_app, **options: Any) -> Ask:
+    app = gateway.asgi(site, **options)
 
     async def exchange(path: str, body: bytes, headers: dict[str, str]) -> Answer:
         fields = [(b"host", b"x.test")]

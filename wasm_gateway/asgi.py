@@ -23,11 +23,13 @@ from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .errors import Disconnected, GuestError, RequestError, Saturated
 from .messages import STREAMED, Headers, Request, Response, Trailers
+from .migration.compare import Answer
 from .migration.requests import RequestFacts, set_cookie
 from .workers import OUTBOX_CHUNKS, STALL_SECONDS, Stalled, Workers, post
 from .wsgi import (
@@ -76,6 +78,9 @@ INLINE_BODY_BYTES = 64 << 10
 # The extension of a server that sends trailers; those of requests reach no application yet.
 # - hypercorn, gunicorn: over HTTP/2
 TRAILERS = "http.response.trailers"
+
+# Messages that stand for the bytes of a file.
+ELSEWHERE = ("http.response.pathsend", "http.response.zerocopysend")
 
 
 class AsgiGateway:
@@ -147,8 +152,28 @@ class AsgiGateway:
                 return
         if turn.choice.guest:
             await self._http(scope, receive, send, path, match, turn)
+            return
+        if turn.kept is not None:
+            receive = replaying(turn.kept, receive)
+            if turn.choice.shadow:
+                await self._watched(scope, receive, send, path, turn)
+                return
+        elif turn.choice.shadow:
+            turn.unseen()
+        await self.app(scope, receive, send)
+
+    async def _watched(self, scope: Scope, receive: Receive, send: Send, path: str, turn: Turn) -> None:
+        """What the app answers; once it has gone out, the guest gets the same request."""
+        assert self.app is not None
+        given = {**scope}  # the app may change it
+        watch = Watched(send, turn.limit)
+        await self.app(scope, receive, watch.send)
+        try:
+            request = to_request(given, path, (turn.kept,) if turn.kept else ())
+        except RequestError:
+            turn.unseen()
         else:
-            await self.app(scope, receive if turn.kept is None else replaying(turn.kept, receive), send)
+            turn.shadowed(request, watch.answer())
 
     async def _http(
         self,
@@ -241,6 +266,54 @@ def _with_cookie(scope: Scope, send: Send, value: str) -> Send:
         await send(message)
 
     return sending
+
+
+class Watched:
+    """A `send` that sees a response go by.
+
+    There is no body of one with more than `limit` bytes, of one that has no end, and of one that the server
+    sends otherwise (a file).
+    """
+
+    def __init__(self, send: Send, limit: int) -> None:
+        self._send = send
+        self._left = limit
+        self._status = 0
+        self._headers: Iterable[tuple[bytes, bytes]] = ()
+        self._chunks: list[bytes] | None = []
+        self._ended = False
+        self._begin = perf_counter()
+        self._waited = 0.0
+        self._seconds = 0.0
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.body":
+            self._see(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._ended = True
+                self._seconds = perf_counter() - self._begin - self._waited
+        elif kind == "http.response.start":
+            self._status, self._headers = message["status"], message.get("headers", ())
+        elif kind in ELSEWHERE:
+            self._chunks = None
+        begin = perf_counter()
+        await self._send(message)
+        self._waited += perf_counter() - begin
+
+    def _see(self, chunk: bytes) -> None:
+        self._left -= len(chunk)
+        if self._left < 0:
+            self._chunks = None
+        elif self._chunks is not None:
+            self._chunks.append(chunk)
+
+    def answer(self) -> Answer:
+        fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
+        whole = self._ended and self._chunks is not None
+        return Answer(
+            self._status, Headers(fields), b"".join(self._chunks or ()) if whole else None, self._seconds
+        )
 
 
 async def keep_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:

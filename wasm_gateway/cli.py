@@ -203,6 +203,7 @@ def _engine(disable_pooling: bool) -> Any:
 @_options(_runtime_config, _state_dir)
 @click.option("--disable-cache", is_flag=True, envvar="DISABLE_WASMTIME_CACHE", help="Keep no compiled code.")
 @_options(_disable_pooling)
+@click.option("--watch", is_flag=True, help="Replace components, and the manifest, when their files change.")
 @click.option(
     "--allow-transient-write", is_flag=True, help="Let components write to (copies of) their files."
 )
@@ -379,6 +380,7 @@ _PASSED_ON = (
     "allow_transient_write",
     "direct_mounts",
     "disable_cache",
+    "watch",
     "tracing",
     "access_log",
     "server_timing",
@@ -839,6 +841,57 @@ def toolchain_install(names: tuple[str, ...], cache_dir: str | None) -> None:
         pinned = ", ".join(f"{package} {version}" for package, version in chosen.versions().items())
         _tell(f"{chosen.name}: {pinned}")
         _print(str(toolchains.install(chosen, cache)))
+
+
+# report
+
+
+@cli.command()
+@_options(_from, _profile, _components, _format)
+@click.option(
+    "--ledger",
+    metavar="FILE|URL",
+    required=True,
+    envvar="WASM_GATEWAY_LEDGER",
+    show_envvar=True,
+    help="What the site has as LEDGER: a SQLite file, or redis://...",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(0, 200),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many of the last mismatches.",
+)
+@click.option("--forget", is_flag=True, help="Afterwards begin to count anew, and forget the mismatches.")
+def report(
+    source: str | None,
+    profile: str | None,
+    components: tuple[str, ...],
+    output: str,
+    ledger: str,
+    limit: int,
+    forget: bool,
+) -> None:
+    """Say who answered, and where guests and the site differ, by what a site's processes have recorded."""
+    from dataclasses import asdict
+
+    from .migration.ledger import open_ledger
+    from .migration.report import read, text
+
+    manifest = _manifest(source, profile, components)
+    if "://" not in ledger and not Path(ledger).exists():
+        raise click.ClickException(f"there is no ledger {ledger}")
+    with closing(open_ledger(ledger)) as opened:
+        found = read(opened, list(manifest.components), limit=limit)
+        if output == "json":
+            _print_json(asdict(found))
+        else:
+            _print(text(found))
+        if forget:
+            for component in manifest.components:
+                opened.forget(component)
 
 
 # Output

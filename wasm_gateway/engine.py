@@ -25,7 +25,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ from .errors import ComponentError, HostError, LinkError, UnsupportedError
 log = logging.getLogger("wasm_gateway.engine")
 
 TICK_SECONDS = 0.01
+
+# Seconds that one process waits for another that compiles, 37 for a Python guest when the machine is busy;
+# and how often it looks.
+MAX_TURN_SECONDS = 120.0
+TURN_CHECK_SECONDS = 0.02
 
 # A pool slot reserves address space, not memory: 4 GiB and its guard each, so that
 # bounds checks cost nothing. 256 slots are 1 TiB of the 128 TiB that there are.
@@ -381,6 +387,43 @@ class CompileCache:
         if reason:
             log.warning("compiled guests are not cached in %s: %s", self.folder, reason)
         return not reason
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Meanwhile no other process is in here: of several that want the same code one compiles it.
+
+        Somebody who stays in here for too long is not waited for.
+        """
+        file = self._turn() if sys.platform != "win32" and self.usable() else None
+        try:
+            yield
+        finally:
+            if file is not None:
+                import fcntl
+
+                # closing alone does not, where a forked child has it too
+                fcntl.flock(file, fcntl.LOCK_UN)
+                os.close(file)
+
+    def _turn(self) -> int | None:
+        """A file that is locked; None where it is somebody else's for too long, or no lock is to be had."""
+        import fcntl
+
+        try:
+            file = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return None
+        end = time.monotonic() + MAX_TURN_SECONDS
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+            except BlockingIOError:
+                time.sleep(TURN_CHECK_SECONDS)
+            except OSError:
+                break  # a file system without locks
+        os.close(file)
+        return None
 
     def path(self, engine: Engine, wasm: bytes | memoryview, variant: str = "") -> Path:
         """Where the compiled code of `wasm` is kept, for this engine's settings."""

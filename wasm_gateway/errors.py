@@ -17,6 +17,7 @@
 #     DeadlineExceeded       it ran out of its time
 #     LimitExceeded          it asked for more than it was granted
 #   HostError                us or the infrastructure; raised only in host/
+#     Withheld               a call that a guest beside the site may not make
 #   RequestError             the client
 #     BodyTooLarge
 #     Disconnected
@@ -151,6 +152,10 @@ class LimitExceeded(GuestError):
 
 class HostError(GatewayError):
     """A host interface failed: our own fault or that of the infrastructure behind it."""
+
+
+class Withheld(HostError):
+    """A guest that runs beside the site called what would be noticed."""
 
 
 class RequestError(GatewayError):

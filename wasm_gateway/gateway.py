@@ -11,15 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from .errors import (
     GatewayError,
     HostError,
     LinkError,
+    ManifestError,
     Saturated,
     Trap,
 )
@@ -39,7 +41,7 @@ from .guest_logs import GuestLogs, InstanceLog, printable
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
-from .loader import Entry, Loader, Statistics, entry_ids, served
+from .loader import Entry, Loader, Statistics, entry_ids, remove_folder, served
 from .manifest import (
     HttpTrigger,
     Manifest,
@@ -49,6 +51,7 @@ from .manifest import (
 from .messages import Begin, Headers, Request, Response
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
+from .swap import Swaps
 
 if TYPE_CHECKING:
     from .migration.ledger import Ledger
@@ -71,7 +74,10 @@ class GatewayOptions:
     fields of every component's options. `stores` are key-value stores made by the site, by label;
     `interfaces` are what it lends to guests (HostInterface). `rules` say who answers for a component or a
     route (policy.Rule), by its id or pattern; `ledger` is where processes share what is turned at run time,
-    or the path of a SQLite file for it.
+    or the path of a SQLite file for it, or the URL of a Redis. `compare` are functions of the site's own that
+    compare two answers (migration/compare.py, Function), or their dotted names, by component or pattern;
+    `around` is entered in threads of the gateway's own around each guest. `watch` has guests and manifest
+    replaced when their files change.
     """
 
     runtime_config: RuntimeConfig | str | Path | None = None
@@ -87,9 +93,12 @@ class GatewayOptions:
     limits: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ledger: Ledger | str | Path | None = None
+    compare: Mapping[str, Any] = field(default_factory=dict)
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
     allow_transient_write: bool = False
     direct_mounts: bool = False
     disable_cache: bool = False
+    watch: bool = False
     metrics: bool = False  # by prometheus-client, in its default registry
     tracing: bool = False  # by opentelemetry-api, and the SDK that the process has set up
     access_log: bool = False
@@ -108,30 +117,13 @@ class Gateway:
 
     def __init__(self, manifest: Manifest, options: GatewayOptions | None = None) -> None:
         options = options or GatewayOptions()
-        self.manifest = manifest
         self.options = options
         self.runtime_config = _runtime_config(options.runtime_config)
         config = self.runtime_config
         beside = manifest.folder / ".spin" if manifest.path is not None else None
         self.state_dir = _directory(options.state_dir, config.state_dir, beside)
         self.log_dir = _directory(options.log_dir, config.log_dir, self.state_dir and self.state_dir / "logs")
-        self.router = Router(
-            (trigger.route, trigger) for trigger in manifest.http_triggers if trigger.route is not None
-        )
-        for duplicate in self.router.duplicates:  # Spin: http, 2.4
-            one, other = (getattr(target, "id", None) for target in (duplicate.replaced, duplicate.effective))
-            log.error("route %s: trigger %r is replaced by trigger %r", duplicate.raw, one, other)
-        for route in self.router.reserved:
-            log.error("route %s gets no request: the gateway itself answers below %s", route.raw, WELL_KNOWN)
-        # Whom a request inside the application reaches. The executor's settings belong to the component: the
-        # last trigger's win (Spin: http, 2.5).
-        self._chained = {t.component: t for t in manifest.http_triggers if t.component is not None}
-        self._entry_ids = entry_ids(manifest)  # by those of triggers
-        self._static = {
-            t.id: _static_response(t.static_response)
-            for t in manifest.http_triggers
-            if t.static_response is not None
-        }
+        self._take(manifest)
         self._lock = threading.Lock()  # guards opening and closing
         self._entries: dict[str, Entry] | None = None
         self.pilot: Pilot | None = None  # where anybody but the guests may answer
@@ -146,7 +138,32 @@ class Gateway:
             server_timing=options.server_timing,
         )
         self.logs = GuestLogs(self.log_dir, follow=options.follow)
+        self.swaps = Swaps(self, watch=options.watch)
+        self._watcher = self.swaps.watcher
         forks.watch(self)
+
+    def _take(self, manifest: Manifest) -> None:
+        """Serve the routes of `manifest`, of whose guests there are entries, if it is open.
+
+        The last step is what requests see of it.
+        """
+        ids = entry_ids(manifest)  # by those of triggers
+        router = Router(
+            (trigger.route, Target.of(trigger, ids))
+            for trigger in manifest.http_triggers
+            if trigger.route is not None
+        )
+        for duplicate in router.duplicates:  # Spin: http, 2.4
+            targets: list[Any] = [duplicate.replaced, duplicate.effective]
+            one, other = (target.trigger.id for target in targets)
+            log.error("route %s: trigger %r is replaced by trigger %r", duplicate.raw, one, other)
+        for route in router.reserved:
+            log.error("route %s gets no request: the gateway itself answers below %s", route.raw, WELL_KNOWN)
+        # Whom a request inside the application reaches. The executor's settings belong to the component: the
+        # last trigger's win (Spin: http, 2.5).
+        self._chained = {t.component: ids[t.id] for t in manifest.http_triggers if t.component is not None}
+        self.manifest = manifest
+        self.router = router
 
     def after_fork(self) -> None:
         """A forked child has its own places and locks."""
@@ -169,8 +186,10 @@ class Gateway:
         `components` keeps these components and their triggers only; `options` are the fields of
         GatewayOptions. Raises ManifestError.
         """
-        manifest = load_manifest(path, profile=profile, component_ids=components)
-        return cls(manifest, GatewayOptions(**options))
+        read = partial(load_manifest, path, profile=profile, component_ids=components)
+        gateway = cls(read(), GatewayOptions(**options))
+        gateway.swaps.read = read
+        return gateway
 
     # Life
 
@@ -181,6 +200,7 @@ class Gateway:
         HostError; then nothing stays open.
         """
         if self._entries is None:
+            self.swaps.begin()
             with self._lock:
                 if self._entries is None:
                     try:
@@ -192,7 +212,9 @@ class Gateway:
 
     def close(self) -> None:
         """Give back stores, connections, files and compiled guests. Requests must have ended."""
-        with self._lock:
+        if self._watcher is not None:
+            self._watcher.stop()
+        with self.swaps.lock, self._lock:
             entries, self._entries = self._entries, None
             for entry in (entries or {}).values():
                 entry.close()
@@ -219,6 +241,30 @@ class Gateway:
             if self._work_dir is not None:
                 self._work_dir[1]()
                 self._work_dir = None
+
+    def reload(self, component_id: str | None = None) -> None:
+        """Load the guest of a component again from its file; for None the manifest, and all guests.
+
+        The old ones answer until the new ones can, and go on when these cannot be loaded. Raises
+        ManifestError, ComponentError, HostError. In this process only: `watch` is for all.
+        """
+        self.swaps.reload(component_id)
+
+    def rollback(self, component_id: str) -> None:
+        """Have the guest answer again that was replaced last, until a file comes that is newer still.
+
+        HostError when there is none: one is kept in each process, and none across a changed manifest.
+        """
+        self.swaps.rollback(component_id)
+
+    @property
+    def watching(self) -> bool:
+        """Whether guests are swapped when their files change: it is asked for, and they could be loaded."""
+        return self.options.watch and self._entries is not None
+
+    def watched_files(self) -> set[Path]:
+        """The manifest, and the files of all guests that it serves. Raises ManifestError."""
+        return self.swaps.files()
 
     def check(self) -> list[GatewayError]:
         """Everything that would keep `open` from working, component by component; empty when all is well."""
@@ -252,18 +298,31 @@ class Gateway:
         self.pilot = self._pilot(entries)
         return entries
 
+    def _govern(self, changed: Iterable[str]) -> None:
+        """The components in `changed` have other guests, or other options."""
+        entries = self._entries or {}
+        if self.pilot is None:
+            self.pilot = self._pilot(entries)
+        else:
+            options = {entry.component.id: entry.options for entry in entries.values()}
+            self.pilot.govern(options, changed)
+
     def _pilot(self, entries: Mapping[str, Entry]) -> Pilot | None:
         ledger = self.options.ledger
         governed = {entry.component.id: entry.options for entry in entries.values()}
         if ledger is None and not any(options.governed for options in governed.values()):
             return None
         # imported where it is needed: most applications have guests that answer everything
-        from .migration.ledger import SqliteLedger
+        from .migration.ledger import open_ledger
         from .migration.pilot import Pilot
+        from .migration.shadow import Shadows
 
         if isinstance(ledger, str | Path):
-            ledger = SqliteLedger(ledger)
-        return Pilot(governed, ledger)
+            ledger = open_ledger(ledger)
+        functions = {
+            name: _imported(value, f"COMPARE.{name}") for name, value in self.options.compare.items()
+        }
+        return Pilot(governed, ledger, Shadows(self.options.around), functions)
 
     @property
     def work_dir(self) -> Path:
@@ -271,13 +330,16 @@ class Gateway:
         with self._work_lock:
             if self._work_dir is None:
                 path = Path(tempfile.mkdtemp(prefix="wasm-gateway-"))
-                self._work_dir = path, weakref.finalize(self, _remove, path, os.getpid())
+                self._work_dir = path, weakref.finalize(self, remove_folder, path, os.getpid())
             return self._work_dir[0]
 
     # Requests
 
     def match(self, path: str) -> RouteMatch | None:
         """Which route answers the raw `path`, None for none; cheap, for a door that has a native answer."""
+        watcher = self._watcher
+        if watcher is not None and not watcher.running:
+            watcher.start()
         if path.startswith(WELL_KNOWN):
             return _WELL_KNOWN_MATCH
         return self.router.match(path)
@@ -302,11 +364,11 @@ class Gateway:
                 return None
         if match is _WELL_KNOWN_MATCH:
             return self._well_known(request.path)
-        trigger = match.route.target
-        assert isinstance(trigger, HttpTrigger)
-        if trigger.component is None:
-            return self._static[trigger.id]
-        return self._answer(self._entry_ids[trigger.id], request, match, begin, turn)
+        target = match.route.target
+        assert isinstance(target, Target)
+        if target.entry_id is None:
+            return target.static
+        return self._answer(target.entry_id, request, match, begin, turn)
 
     def choose(self, match: RouteMatch, facts: Facts) -> Turn | None:
         """Who answers a request that `match` leads to; None where only the guest may.
@@ -318,28 +380,30 @@ class Gateway:
         pilot = self.pilot
         if pilot is None:
             return None
-        trigger = match.route.target
-        component = getattr(trigger, "component", None)
-        if component is None or match is _WELL_KNOWN_MATCH:
+        target = match.route.target
+        if not isinstance(target, Target) or target.trigger.component is None:
             return None
+        component = target.trigger.component
         turn = pilot.choose(component, match.route.raw, facts)
+        if turn.choice.shadow:
+            assert target.entry_id is not None
+            turn.answer = partial(self._beside, target.entry_id, match)
         if self.watch is not None and not turn.choice.guest:
             self.watch.passed(component, match.route.raw, turn.choice.reason)
         return turn
 
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""
-        trigger = match.route.target
-        if match is _WELL_KNOWN_MATCH or not isinstance(trigger, HttpTrigger) or trigger.component is None:
+        target = match.route.target
+        if not isinstance(target, Target) or target.entry_id is None:
             return False
-        entry = self._entry(self._entry_ids[trigger.id])
+        entry = self._entry(target.entry_id)
         # what the site lends may belong to the request's own thread, as Django's connections do
         return entry.http is not None and entry.http.streams and not entry.options.host_interfaces
 
     def runs_inline(self, match: RouteMatch) -> bool:
         """Whether the component of this route is said to answer quickly enough for an event loop."""
-        trigger_id = getattr(match.route.target, "id", "")
-        entry = (self._entries or {}).get(self._entry_ids.get(trigger_id, ""))
+        entry = (self._entries or {}).get(getattr(match.route.target, "entry_id", None) or "")
         # what the site lends may refuse to run on a loop, as Django's models do
         return entry is not None and entry.options.inline and not entry.options.host_interfaces
 
@@ -354,8 +418,6 @@ class Gateway:
         if self.watch is None:
             return self._execute(entry_id, match, turn, None, request, begin)
         call = observe.Call(entry_id, match.label, request)
-        if turn is not None and turn.choice.shadow:
-            call.role = observe.Role.SHADOW
         return self.watch.answer(call, begin, partial(self._execute, entry_id, match, turn, call))
 
     def _execute(
@@ -395,8 +457,49 @@ class Gateway:
             response = Response(500)
         return None if instead and not getattr(noted, "begun", False) else response
 
+    def _beside(self, entry_id: str, match: RouteMatch, request: Request) -> Response:
+        """What the guest answers while the site does: whole, and nothing is seen of it; GatewayError."""
+        if self.watch is None:
+            return self._execute_beside(entry_id, match, None, request)
+        call = observe.Call(entry_id, match.label, request)
+        call.role = observe.Role.SHADOW
+        response = self.watch.answer(
+            call, None, lambda request, begin: self._execute_beside(entry_id, match, call, request)
+        )
+        assert response is not None
+        return response
+
+    def _execute_beside(
+        self, entry_id: str, match: RouteMatch, call: observe.Call | None, request: Request
+    ) -> Response:
+        executor = self._entry(entry_id).beside
+        if call is not None:
+            call.dialect = executor.dialect
+        try:
+            return executor.execute(_for_guest(request, match, executor), match)
+        except GatewayError:
+            raise
+        except Exception as error:
+            extra = observe.failure(call, entry_id, match.label, error)
+            log.exception("component %s, beside the site: error of the gateway", entry_id, extra=extra)
+            raise HostError(str(error)) from error
+
+    def _inside(self, caller: HostContext, entry_id: str, match: RouteMatch, request: Request) -> Response:
+        """The answer to a request of a guest to its own application."""
+        if not caller.component.scratch:
+            response = self._answer(entry_id, request, match)
+            assert response is not None
+            return response
+        try:
+            return self._beside(entry_id, match, request)
+        except GatewayError as error:
+            extra = observe.failure(None, entry_id, match.label, error)
+            return _failure(error, entry_id, f"beside the site: {request.method} {request.path!r}", extra)
+
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
+        if self._watcher is not None and not self._watcher.running:
+            self._watcher.start()
         if self.watch is None:
             self._deliver(component_id, None, payload)
         else:
@@ -434,16 +537,19 @@ class Gateway:
     # What the application does for its instances (instance.Services)
 
     def chain(self, caller: HostContext, component_id: str, request: Request) -> Response:
-        trigger = self._chained.get(component_id)
-        if trigger is None:
+        entry_id = self._chained.get(component_id)
+        if entry_id is None:
             raise Trap(f"no HTTP trigger belongs to component {component_id!r}, which the guest called")
         request = replace(request, client=("0.0.0.0", 0), scheme="http", gone=caller.deadline.gone)
-        response = self._answer(self._entry_ids[trigger.id], request, RouteMatch.chained(request.path))
-        assert response is not None
-        return response
+        return self._inside(caller, entry_id, RouteMatch.chained(request.path), request)
 
     def self_request(self, caller: HostContext, request: Request) -> Response:
-        return self.handle(replace(request, gone=caller.deadline.gone)) or Response(404)
+        request = replace(request, gone=caller.deadline.gone)
+        match = self.match(request.path)
+        target = None if match is None else match.route.target
+        if match is None or not isinstance(target, Target) or target.entry_id is None:
+            return self.handle(request, match) or Response(404)
+        return self._inside(caller, target.entry_id, match, request)
 
     def open_log(self, component_id: str) -> InstanceLog:
         return self.logs.open(component_id)
@@ -451,14 +557,17 @@ class Gateway:
     # What it says about itself
 
     def describe(self) -> list[dict[str, Any]]:
-        """A row for each route, in order: id, route, wildcard, component, dialect, description."""
-        rows = []
+        """A row for each route, in order: id, route, wildcard, component, dialect, description, refused.
+
+        `refused` says why a changed manifest or guest is not taken, None where there is none.
+        """
+        rows, ids = [], entry_ids(self.manifest)
         for trigger in self.manifest.http_triggers:
             if trigger.route is None:
                 continue
             component = self.manifest.components.get(trigger.component or "")
             route = "/" + trigger.route.lstrip("/")
-            entry = (self._entries or {}).get(self._entry_ids[trigger.id]) if trigger.component else None
+            entry = (self._entries or {}).get(ids[trigger.id]) if trigger.component else None
             rows.append(
                 {
                     "id": trigger.component or trigger.id,
@@ -468,13 +577,17 @@ class Gateway:
                     "executor": "static" if trigger.static_response else trigger.executor.type,
                     "dialect": entry.http.dialect if entry and entry.http else None,
                     "description": component.description if component else "",
+                    "refused": self.swaps.refused or (entry.refused if entry else None),
                 }
             )
         return rows
 
     def stats(self) -> list[Statistics]:
         """What each open component did in this process since it was opened."""
-        return [entry.statistics() for entry in (self._entries or {}).values()]
+        entries = self._entries
+        if entries is None:
+            return []
+        return [entries[one.id].statistics() for one in served(self.manifest) if one.id in entries]
 
     def wsgi(self, app: Any = None, **options: Any) -> Any:
         """This gateway as a WSGI application, or as middleware around `app`."""
@@ -487,6 +600,20 @@ class Gateway:
         from .asgi import AsgiGateway
 
         return AsgiGateway(self, app, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a route leads: to the entry of a component, or to a response that is always the same."""
+
+    trigger: HttpTrigger
+    entry_id: str | None
+    static: Response | None
+
+    @classmethod
+    def of(cls, trigger: HttpTrigger, entry_ids: Mapping[str, str]) -> Target:
+        static = trigger.static_response
+        return cls(trigger, entry_ids.get(trigger.id), None if static is None else _static_response(static))
 
 
 _WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)
@@ -523,12 +650,6 @@ def _number(text: str) -> int:
     return int(text) if len(text) < 20 else sys.maxsize
 
 
-def _remove(folder: Path, owner: int) -> None:
-    """Remove the work folder of a gateway that has been made in process `owner`."""
-    if owner == os.getpid():
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 class _Noted:
     """A Begin that knows whether it has been called."""
 
@@ -561,6 +682,19 @@ def _runtime_config(value: RuntimeConfig | str | Path | None) -> RuntimeConfig:
     if value is None:
         return RuntimeConfig()
     return value if isinstance(value, RuntimeConfig) else load_runtime_config(value)
+
+
+def _imported(value: Any, key: str) -> Any:
+    """A function, or the one that a dotted name stands for; ManifestError."""
+    if isinstance(value, str):
+        module, _, name = value.rpartition(".")
+        try:
+            value = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ManifestError(f"{value!r} cannot be imported: {error}", key=key) from error
+    if not callable(value):
+        raise ManifestError(f"{value!r} is no function", key=key)
+    return value
 
 
 def _directory(flag: str | Path | None, configured: str | Path | None, default: Path | None) -> Path | None:

@@ -509,6 +509,7 @@ class Instance(HostContext):
 
     def log(self, stream: Stream, data: bytes) -> None:
         if self._log is None:
-            self._log = self.services.open_log(self.component.id)
+            beside = self.component.scratch
+            self._log = self.services.open_log(f"{self.component.id}.shadow" if beside else self.component.id)
             self.on_close(self._log.close)
         self._log.write(stream, data)

@@ -8,12 +8,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import shutil
+import tempfile
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +29,11 @@ from .component.names import canonical_name
 from .component.parse import parse_component
 from .component.resolve import validate as validate_component
 from .engine import CompileCache, Engine, wat2wasm
-from .errors import ComponentError, ManifestError, Saturated, UnsupportedError
+from .errors import ComponentError, LinkError, ManifestError, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
 from .host.application import Hosts
 from .host.base import Grants
-from .host.outbound import AllowedHosts, validate
+from .host.outbound import AllowedHosts, Both, SafeHosts, validate
 from .manifest import (
     INHERITABLE,
     Component,
@@ -68,6 +74,8 @@ class Statistics:
     started: int = 0
     failed: int = 0
     last_us: list[float] = field(default_factory=list)
+    swaps: int = 0  # guests that came after the first one
+    refused: str | None = None  # why the guest that lies there now is not taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,23 @@ def served(manifest: Manifest) -> list[Served]:
     return list(found.values())
 
 
+class Places:
+    """The places and counters of a component; guests that follow one another in it share them."""
+
+    def __init__(self, limit: int) -> None:
+        self.lock = threading.Lock()  # guards what follows
+        self.limit = limit
+        self.free = limit
+        self.started = self.failed = 0
+        self.durations: deque[float] = deque(maxlen=KEPT_DURATIONS)
+
+    def resize(self, limit: int) -> None:
+        """Have `limit` places from now on; where more are taken, none is free until enough came back."""
+        with self.lock:
+            self.free += limit - self.limit
+            self.limit = limit
+
+
 class Entry:
     """A component that is being served: its executors, its places, its counters."""
 
@@ -136,26 +161,54 @@ class Entry:
         self.http: Executor | None = None
         self.messages: MessageExecutor | None = None
         self.problem: ComponentError | None = None  # why it has neither, where the site answers instead
+        # What swap.py knows of it.
+        self.digest: str | None = None  # of its binaries, where somebody compares
+        self.rejected: str | None = None  # of those that were rolled back, and are not to come again
+        self.refused: str | None = None  # why others, that lie there now, are not taken
+        self.before: Entry | None = None  # the last good one
+        self.swaps = 0
+        self.outside: Both | None = None  # where `http` may go beside the site
+        self._beside: Executor | None = None
         self.start_over()
 
     def start_over(self) -> None:
         """Counters and lock as new, as a forked child must have them."""
-        self._lock = threading.Lock()  # guards the next three
-        self._free = self.options.max_concurrency
-        self._started = self._failed = 0
-        self._durations: deque[float] = deque(maxlen=KEPT_DURATIONS)
+        self._places = Places(self.options.max_concurrency)
+
+    def succeed(self, other: Entry) -> None:
+        """Take the place of `other`, with what is counted and taken there."""
+        self._places = other._places
+        self._places.resize(self.options.max_concurrency)
+        self.swaps = other.swaps + 1
 
     def close(self) -> None:
+        """Give up what is kept between requests; those under way go on."""
+        for executor in (self.http, self._beside):
+            if executor is not None:
+                executor.close()
+
+    @property
+    def beside(self) -> Executor:
+        """`http` for requests that the site answers; LinkError where it has none."""
+        if self.http is None or self.outside is None:
+            raise self.problem or LinkError("exports no HTTP handler")
+        if self._beside is None:
+            self._beside = self.http.beside(self.outside)
+        return self._beside
+
+    def reopen(self) -> None:
+        """Serve again after `close`."""
         if self.http is not None:
-            self.http.close()
+            self.http.reopen()
 
     def run(self, execute: Callable[..., Any], *arguments: Any) -> Any:
         """`execute(*arguments)` in one of the places, counted and timed; Saturated when none is free."""
-        with self._lock:
-            if not self._free:
+        places = self._places
+        with places.lock:
+            if places.free < 1:
                 raise Saturated(f"all {self.options.max_concurrency} instances are busy")
-            self._free -= 1
-            self._started += 1
+            places.free -= 1
+            places.started += 1
         failed = 1
         begin = time.perf_counter()
         try:
@@ -164,23 +217,50 @@ class Entry:
             return result
         finally:
             duration = (time.perf_counter() - begin) * 1e6
-            with self._lock:
-                self._free += 1
-                self._failed += failed
-                self._durations.append(duration)
+            with places.lock:
+                places.free += 1
+                places.failed += failed
+                places.durations.append(duration)
 
     def statistics(self) -> Statistics:
-        executor = self.http or self.messages
+        executor, places = self.http or self.messages, self._places
         dialect = "none" if executor is None else executor.dialect
-        with self._lock:
-            return Statistics(self.id, dialect, self._started, self._failed, list(self._durations))
+        with places.lock:
+            counted = places.started, places.failed, list(places.durations)
+        return Statistics(self.id, dialect, *counted, self.swaps, self.refused)
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """The Wasm of what is served: the component's, then that of its dependencies and its middleware."""
+
+    wasm: bytes
+    dependencies: Mapping[str, bytes]
+    chain: Mapping[str, bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter((self.wasm, *self.dependencies.values(), *self.chain.values()))
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells them apart from all others."""
+        digest = hashlib.sha256()
+        for wasm in self:
+            digest.update(hashlib.sha256(wasm).digest())
+        return digest.hexdigest()
 
 
 class Loader:
     """Makes entries out of components; what they share (engine, cache, hosts, variables) is made once."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        manifest, options = gateway.manifest, gateway.options
+    def __init__(self, gateway: Gateway, manifest: Manifest | None = None, *, apart: bool = False) -> None:
+        """For the gateway's manifest, or one that shall become it.
+
+        `apart`: files are copied into folders of their own, since others are in use.
+        """
+        options = gateway.options
+        self.manifest = manifest = manifest or gateway.manifest
+        self.apart = apart
         self.gateway = gateway
         self.engine = Engine.shared(options.engine)
         cache_dir = Path(options.cache_dir) if options.cache_dir else default_cache_dir()
@@ -201,17 +281,27 @@ class Loader:
         self.hosts = gateway.hosts
 
     def load(self, served: Served) -> Entry:
+        """The entry of `served`; one with a `problem` where the site answers instead."""
         limits = self._limits(served.component)
         try:
-            return self._load(served, limits)
+            return self.load_guest(served, limits=limits)
         except ComponentError as error:
-            error.component = served.component.id
             if Failure.LINK not in limits.rule.fallback:
                 raise
             log.error("%s; the site answers instead", error)
             entry = Entry(served.id, served.component, limits)
             entry.problem = error
             return entry
+
+    def load_guest(
+        self, served: Served, binaries: Binaries | None = None, limits: ComponentOptions | None = None
+    ) -> Entry:
+        """The same, but what is wrong is raised in any case."""
+        try:
+            return self._load(served, limits or self._limits(served.component), binaries)
+        except ComponentError as error:
+            error.component = served.component.id
+            raise
 
     def check(self, served: Served) -> None:
         """Load it; DecodeError also for a component that runs here, but is not valid by itself.
@@ -221,15 +311,24 @@ class Loader:
         entry = self.load(served)
         if entry.problem is not None:
             raise entry.problem
-        component = served.component
-        others = {**component.dependencies, **dict(_named(served.http))}
         try:
-            for wasm in (
-                self._wasm(component, "source"),
-                *(self._dependency(component, name, each) for name, each in others.items()),
-            ):
+            for wasm in self.read(served):
                 if preamble(wasm) == "component":
                     validate_component(parse_component(wasm))
+        except ComponentError as error:
+            error.component = served.component.id
+            raise
+
+    def read(self, served: Served) -> Binaries:
+        """What lies there now. Raises ManifestError for what does not, ComponentError for bad text."""
+        component = served.component
+
+        def others(dependencies: Iterable[tuple[str, Dependency]]) -> dict[str, bytes]:
+            return {name: self._dependency(component, name, each) for name, each in dependencies}
+
+        try:
+            wasm = self._wasm(component, "source")
+            return Binaries(wasm, others(component.dependencies.items()), others(_named(served.http)))
         except ComponentError as error:
             error.component = component.id
             raise
@@ -244,9 +343,15 @@ class Loader:
             limits = limits.updated(options.limits)
         return self._ruled(component, limits)
 
-    def _load(self, served: Served, limits: ComponentOptions) -> Entry:
+    def _load(self, served: Served, limits: ComponentOptions, binaries: Binaries | None) -> Entry:
         gateway, options = self.gateway, self.gateway.options
         component, trigger = served.component, served.http
+        outbound = AllowedHosts.for_component(
+            component.allowed_outbound_hosts,
+            resolve=self.variables.resolve_template,
+            components=tuple(self.manifest.components),
+            component=component.id,
+        )
         grants = Grants(
             id=component.id,
             key_value_stores=frozenset(component.key_value_stores),
@@ -255,33 +360,43 @@ class Loader:
             host_interfaces=frozenset(map(canonical_name, limits.host_interfaces)),
             environment={**component.environment, **options.environment},
             variables=self.variables.of(component),
-            outbound=AllowedHosts.for_component(
-                component.allowed_outbound_hosts,
-                resolve=self.variables.resolve_template,
-                components=tuple(gateway.manifest.components),
-                component=component.id,
-            ),
+            outbound=outbound,
         )
         self._check_templated_hosts(component)
-        wasm = self._wasm(component, "source")
-        loaded = load_guest(
-            wasm,
+        if binaries is None:
+            binaries = self.read(served)
+        entry = Entry(served.id, component, limits)
+        entry.http, entry.messages = load_guest(
+            binaries.wasm,
             engine=self.engine,
             cache=self.cache,
             hosts=self.hosts,
             grants=grants,
             options=limits,
-            mounts=self._mounts(component),
+            mounts=self._mounts(component, entry),
             services=gateway,
             wagi_argv=trigger.executor.argv if trigger and trigger.executor.type == "wagi" else None,
             wants_http=trigger is not None,
             wants_messages=served.messages,
-            providers=self._providers(component, component.dependencies.items(), grants),
-            chain=self._chain(component, trigger, grants),
+            providers=_providers(component.dependencies.items(), binaries.dependencies, grants),
+            chain=self._chain(trigger, binaries.chain, grants),
         )
-        entry = Entry(served.id, component, limits)
-        entry.http, entry.messages = loaded
+        entry.outside = Both(outbound, self._safe_hosts(component, limits))
+        if options.watch:
+            entry.digest = binaries.digest
         return entry
+
+    def _safe_hosts(self, component: Component, limits: ComponentOptions) -> SafeHosts:
+        try:
+            return SafeHosts(
+                limits.shadow_allowed_hosts,
+                resolve=self.variables.resolve_template,
+                components=tuple(self.manifest.components),
+                component=component.id,
+            )
+        except ManifestError as error:
+            key = f"component.{component.id}.shadow_allowed_hosts"
+            raise ManifestError(error.message, path=self.manifest.path, key=key) from error
 
     def _ruled(self, component: Component, limits: ComponentOptions) -> ComponentOptions:
         """`limits` with what the site says about who answers for this component and its routes."""
@@ -289,7 +404,7 @@ class Loader:
         try:
             if component.id in rules:
                 limits = limits.updated(rules[component.id])
-            routes = [t.route for t in self.gateway.manifest.http_triggers if t.component == component.id]
+            routes = [t.route for t in self.manifest.http_triggers if t.component == component.id]
             tables = {route: rules[route] for route in routes if route is not None and route in rules}
             return limits.updated({"routes": {**limits.routes, **tables}}) if tables else limits
         except ManifestError as error:
@@ -297,7 +412,7 @@ class Loader:
 
     def _check_templated_hosts(self, component: Component) -> None:
         """Entries whose variables all have defaults have to be right with them (Spin: manifest, 8)."""
-        manifest = self.gateway.manifest
+        manifest = self.manifest
 
         def with_defaults(text: str) -> str | None:
             template = self.variables.template(text)
@@ -312,7 +427,7 @@ class Loader:
 
     def _wasm(self, component: Component, *place: str) -> bytes:
         """The bytes of a component, or of one that stands for a dependency at `place`."""
-        path = self.gateway.manifest.path
+        path = self.manifest.path
         source = load_source(component, self.cache_dir, manifest_path=path)
         try:
             wasm = source.read_bytes()
@@ -320,8 +435,10 @@ class Loader:
         except OSError as error:
             raise error_in(path, f"cannot be read: {error}", "component", component.id, *place) from error
 
-    def _chain(self, component: Component, trigger: HttpTrigger | None, grants: Grants) -> list[Provider]:
-        """The middleware of a trigger, with what it inherits of `component` (Spin: manifest, 2.3)."""
+    def _chain(
+        self, trigger: HttpTrigger | None, binaries: Mapping[str, bytes], grants: Grants
+    ) -> list[Provider]:
+        """The middleware of a trigger, with what it inherits of the component (Spin: manifest, 2.3)."""
         if trigger is None or not trigger.middleware:
             return []
         if trigger.executor.type == "wagi":
@@ -330,21 +447,7 @@ class Loader:
                 "wagi calls none",
                 "middleware of wagi",
             )
-        return self._providers(component, _named(trigger), grants)
-
-    def _providers(
-        self, component: Component, dependencies: Iterable[tuple[str, Dependency]], grants: Grants
-    ) -> list[Provider]:
-        """What meets imports of `component`, with what it inherits (Spin: manifest, 9)."""
-        narrowed: dict[tuple[str, ...], Grants] = {}
-        providers = []
-        for name, dependency in dependencies:
-            inherit = dependency.inherit
-            if inherit not in narrowed:
-                narrowed[inherit] = inherited(grants, inherit)
-            wasm = self._dependency(component, name, dependency)
-            providers.append(Provider(name, wasm, dependency.export, narrowed[inherit], "files" in inherit))
-        return providers
+        return _providers(_named(trigger), binaries, grants)
 
     def _dependency(self, component: Component, name: str, dependency: Dependency) -> bytes:
         source = dependency.source
@@ -352,24 +455,50 @@ class Loader:
             raise ManifestError(
                 f"the dependency {name} comes from a package registry, which this gateway does not read: "
                 "give a `path`, a `component`, or a `url` with its `digest`",
-                path=self.gateway.manifest.path,
+                path=self.manifest.path,
                 key=f"component.{component.id}.dependencies.{name}",
             )
         return self._wasm(replace(component, source=source, build=None), "dependencies", name)
 
-    def _mounts(self, component: Component) -> Any:
+    def _mounts(self, component: Component, entry: Entry) -> Any:
+        """What the guest sees of the folder; copies that are apart go with `entry`."""
         if not component.files:
             return ()
         gateway, options = self.gateway, self.gateway.options
+        work_dir = gateway.work_dir
+        if self.apart:
+            work_dir = Path(tempfile.mkdtemp(dir=work_dir))
+            weakref.finalize(entry, remove_folder, work_dir, os.getpid())
         return prepare_files(
             component,
-            gateway.manifest.folder,
-            work_dir=gateway.work_dir,
+            self.manifest.folder,
+            work_dir=work_dir,
             direct_mounts=options.direct_mounts,
             writable=options.allow_transient_write,
             in_place=True,
-            manifest_path=gateway.manifest.path,
+            manifest_path=self.manifest.path,
         )
+
+
+def remove_folder(folder: Path, owner: int) -> None:
+    """Remove a folder that has been made in process `owner`; nothing in its forked children."""
+    if owner == os.getpid():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _providers(
+    dependencies: Iterable[tuple[str, Dependency]], binaries: Mapping[str, bytes], grants: Grants
+) -> list[Provider]:
+    """What meets imports of a component with `grants`, with what it inherits (Spin: manifest, 9)."""
+    narrowed: dict[tuple[str, ...], Grants] = {}
+    providers = []
+    for name, dependency in dependencies:
+        inherit = dependency.inherit
+        if inherit not in narrowed:
+            narrowed[inherit] = inherited(grants, inherit)
+        wasm, files = binaries[name], "files" in inherit
+        providers.append(Provider(name, wasm, dependency.export, narrowed[inherit], files))
+    return providers
 
 
 def _named(trigger: HttpTrigger | None) -> list[tuple[str, Dependency]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -128,6 +128,10 @@ class Dependency:
     inherit: tuple[str, ...] = ()
 
 
+# How the bodies of two answers are compared: "auto" by their content type.
+BODY_RULES: Final = ("auto", "bytes", "json", "html", "none")
+
+
 @dataclass(frozen=True, slots=True)
 class ComponentOptions:
     """The [tool.wasm-gateway] tables: sizes in bytes, times in seconds."""
@@ -146,6 +150,10 @@ class ComponentOptions:
     breaker_failures: int = 5  # in a row, after which the site answers for a while
     breaker_pause: float = 10.0
     host_interfaces: tuple[str, ...] = ()  # of the site, lent to this component
+    shadow_allowed_hosts: tuple[str, ...] = ()  # of allowed_outbound_hosts, those it reaches beside the site
+    compare_body: str = "auto"
+    compare_headers: tuple[str, ...] = ("content-type", "location", "cache-control", "vary")
+    compare_ignore: tuple[str, ...] = ()  # paths in JSON
     # Requests that an instance of wasi:http 0.3 answers: from the first number up to the second.
     max_instance_reuse_count: tuple[int, int] = (1, 2)
     idle_instance_timeout: float = 1.0
@@ -490,10 +498,27 @@ def _routes(value: object) -> Mapping[str, Mapping[str, object]]:
     return frozen({pattern: frozen(dict(table)) for pattern, table in value.items()})
 
 
-def _interfaces(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"{value!r} is not a list of interface names")
-    return tuple(value)
+def _texts(what: str) -> Callable[[object], tuple[str, ...]]:
+    def read(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+            raise ValueError(f"{value!r} is not a list of {what}")
+        return tuple(value)
+
+    return read
+
+
+def _body_rule(value: object) -> str:
+    if value not in BODY_RULES:
+        raise ValueError(f"{value!r} is none of {', '.join(BODY_RULES)}")
+    return str(value)
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    paths: tuple[str, ...] = _texts("paths")(value)
+    for path in paths:
+        if not path.startswith("/"):
+            raise ValueError(f"the path {path!r} does not begin with /")
+    return paths
 
 
 _OPTIONS: Final = {
@@ -509,7 +534,11 @@ _OPTIONS: Final = {
     "max_kept_body": parse_size,
     "breaker_failures": _count,
     "breaker_pause": parse_duration,
-    "host_interfaces": _interfaces,
+    "host_interfaces": _texts("interface names"),
+    "shadow_allowed_hosts": _texts("hosts"),
+    "compare_body": _body_rule,
+    "compare_headers": _texts("header names"),
+    "compare_ignore": _paths,
     "max_instance_reuse_count": parse_count_range,
     "idle_instance_timeout": parse_duration,
 }

@@ -71,7 +71,9 @@ class Workers:
         self._pid = os.getpid()
         self._lock = threading.Lock()  # guards all that follows
         self._jobs: dict[str, deque[Job]] = {}  # those that wait, by whose they are
-        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each of them
+        # one for each of them, and one more for each thread that is to end
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._closed = False
         self._threads: set[threading.Thread] = set()
         self._busy = 0  # jobs that run or wait
 
@@ -92,6 +94,8 @@ class Workers:
         if self._pid != os.getpid():
             self._start_over()
         with self._lock:
+            if self._closed:
+                raise Saturated("the pool is closed")
             if self._busy >= self.size + self.backlog:
                 raise Saturated(f"{self.backlog} requests wait for a thread")
             if self._busy >= len(self._threads) and len(self._threads) < self.size:
@@ -123,8 +127,27 @@ class Workers:
         self.submit(job)
         await done
 
-    def _next(self) -> Job:
+    def close(self) -> None:
+        """Take no more jobs, forget those that wait, and wait for those that run."""
+        if self._pid != os.getpid():
+            return
         with self._lock:
+            self._closed = True
+            threads = list(self._threads)
+            self._busy -= sum(map(len, self._jobs.values()))
+            self._jobs.clear()
+        for _ in threads:
+            self._calls.put(None)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _next(self) -> Job | None:
+        """The next job; None, and this thread is no more one of ours, when there is none for it."""
+        with self._lock:
+            if not self._jobs:
+                self._threads.discard(threading.current_thread())
+                return None
             of, jobs = next(iter(self._jobs.items()))
             del self._jobs[of]
             job = jobs.popleft()
@@ -142,7 +165,11 @@ class Workers:
                         continue
                     self._threads.discard(threading.current_thread())
                     return
-            job, then = self._next()
+            found = self._next()
+            if found is None:
+                return
+            job, then = found
+            del found
             try:
                 job()
             except BaseException:

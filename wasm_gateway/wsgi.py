@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from http import HTTPStatus
 from io import BytesIO
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
 from .errors import Disconnected, GatewayError, GuestError, RequestError
 from .messages import NOT_TRAILERS, STREAMED, Headers, Request, Response, Trailers
+from .migration.compare import Answer
 from .migration.requests import RequestFacts, set_cookie
 
 if TYPE_CHECKING:
@@ -120,7 +122,36 @@ class WsgiGateway:
                 return answer
             if turn.kept:
                 environ["wsgi.input"] = BytesIO(turn.kept)
+        elif turn.choice.shadow:
+            if turn.kept is None:
+                turn.unseen()
+            else:
+                return self._watched(app, environ, start_response, path, turn)
         return app(environ, start_response)
+
+    def _watched(
+        self,
+        app: WSGIApplication,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        path: str,
+        turn: Turn,
+    ) -> Iterable[bytes]:
+        """What the app answers; once it has gone out, the guest gets the same request."""
+        given = environ.copy()  # the app may change it
+        body = (turn.kept,) if turn.kept else ()
+
+        def done(native: Answer) -> None:
+            try:
+                authority = None if self.host is None else self.host(given)
+                request = to_request(given, path, authority=authority, body=body)
+            except RequestError:
+                turn.unseen()
+            else:
+                turn.shadowed(request, native)
+
+        watch = Watch(start_response, turn.limit, done)
+        return watch.body(app(environ, watch.start), environ.get("wsgi.file_wrapper"))
 
     def _guest(
         self,
@@ -189,6 +220,126 @@ def _with_cookie(environ: WSGIEnvironment, start_response: StartResponse, value:
         return start_response(status, [*headers, field], exc_info)
 
     return start
+
+
+class Watch:
+    """Sees a response go by, and tells `done` what it was, once all of it has gone out.
+
+    Of one with more than `limit` bytes, of one that the server sends otherwise (a file), and of one that
+    nobody read to its end there is no body.
+    """
+
+    __slots__ = ("_begin", "_chunks", "_done", "_headers", "_left", "_seconds", "_start", "_status")
+
+    def __init__(self, start: StartResponse, limit: int, done: Callable[[Answer], object]) -> None:
+        self._start = start
+        self._done = done
+        self._left = limit
+        self._chunks: list[bytes] | None = []
+        self._status = ""
+        self._headers: list[tuple[str, str]] = []
+        self._seconds = 0.0
+        self._begin = perf_counter()
+
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """The start_response of the app."""
+        self._status, self._headers = status, headers
+        write: Any = (
+            self._start(status, headers) if exc_info is None else self._start(status, headers, exc_info)
+        )
+        if not callable(write):
+            return write
+
+        def writing(data: bytes) -> object:
+            self.see(data)
+            return write(data)
+
+        return writing
+
+    def see(self, chunk: bytes) -> None:
+        self._left -= len(chunk)
+        if self._left < 0:
+            self._chunks = None
+        elif self._chunks is not None:
+            self._chunks.append(chunk)
+
+    def unseen(self) -> None:
+        self._chunks = None
+
+    def body(self, body: Iterable[bytes], file_wrapper: Any) -> Iterable[bytes]:
+        """The body that the app has returned, seen by whoever iterates it."""
+        self._seconds = perf_counter() - self._begin
+        if isinstance(file_wrapper, type) and isinstance(body, file_wrapper):
+            self.unseen()
+            self.end()
+            return body
+        return (Sized if hasattr(body, "__len__") else Watched)(self, body)
+
+    def took(self, seconds: float) -> None:
+        self._seconds += seconds
+
+    def end(self) -> None:
+        """The response is over; never raises."""
+        chunks = self._chunks
+        try:
+            self._done(
+                Answer(
+                    int(self._status[:3]),
+                    Headers(self._headers),
+                    None if chunks is None else b"".join(chunks),
+                    self._seconds,
+                )
+            )
+        except Exception:
+            log.exception("a response could not be compared")
+
+
+class Watched:
+    """The body of such a response."""
+
+    __slots__ = ("_body", "_ended", "_next", "_watch")
+
+    def __init__(self, watch: Watch, body: Iterable[bytes]) -> None:
+        self._watch = watch
+        self._body = body
+        self._next = iter(body).__next__
+        self._ended = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        watch = self._watch
+        begin = perf_counter()
+        try:
+            chunk = self._next()
+        except StopIteration:
+            self._ended = True
+            watch.took(perf_counter() - begin)
+            raise
+        watch.took(perf_counter() - begin)
+        watch.see(chunk)
+        return chunk
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        try:
+            if close is not None:
+                close()
+        finally:
+            watch, ended = self._watch, self._ended
+            if not ended:
+                watch.unseen()
+            watch.end()
+
+
+class Sized(Watched):
+    """The same of one whose length is known: servers state a content-length when that is 1 (PEP 3333)."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]
 
 
 def keep_body(environ: WSGIEnvironment, limit: int) -> bytes | None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from django.utils.connection import ConnectionProxy
 
 from wasm_gateway.asgi import THREADS
@@ -28,7 +30,7 @@ from wasm_gateway.host.key_value import CacheStore
 from wasm_gateway.workers import Workers
 
 from .. import options
-from .connections import SiteWorkers
+from .connections import SiteWorkers, kept_fresh
 
 KEYS = frozenset(
     (
@@ -71,7 +73,13 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-        return options.make_gateway(self.manifest, self.values, cache_store=cache_store)
+        values = {"WATCH": settings.DEBUG and under_autoreload(), **self.values}
+        return options.make_gateway(self.manifest, values, cache_store=cache_store, around=kept_fresh)
+
+
+def under_autoreload() -> bool:
+    """Whether this is the process of `runserver` that serves, and is restarted when code changes."""
+    return os.environ.get(DJANGO_AUTORELOAD_ENV) == "true"
 
 
 def cache_store(label: str, alias: str) -> CacheStore:

@@ -25,7 +25,8 @@ class WasmGateway:
     Configuration: WASM_GATEWAY_MANIFEST, a path below `app.root_path` ("spin.toml" when absent), and
     WASM_GATEWAY_ with the names of options.py: RUNTIME_CONFIG, COMPONENTS, VARIABLES, STATE_DIR, LOG_DIR,
     CACHE_DIR ... TRUSTED_HOSTS applies to Wasm routes too. What an app does around its views, such as
-    `before_request` and sessions, does not: the guest is asked before the app is.
+    `before_request` and sessions, does not: the guest is asked before the app is. In debug mode guests are
+    swapped when their files change (WATCH).
 
     One object serves any number of apps, each with a Gateway of its own in
     `app.extensions["wasm_gateway"]`. Guests are loaded when `init_app` is called, so that a server with a
@@ -42,7 +43,9 @@ class WasmGateway:
             raise RuntimeError(f"{app!r} has a WasmGateway already")
         config = app.config
         config.setdefault(f"{PREFIX}MANIFEST", "spin.toml")
-        values = {key: config[PREFIX + key] for key in KEYS if PREFIX + key in config}
+        # `app.run(debug=True)` says so only later, but its reloader starts the script again
+        debug = app.debug or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+        values = {"WATCH": debug} | {key: config[PREFIX + key] for key in KEYS if PREFIX + key in config}
         gateway = make_gateway(Path(app.root_path, values["MANIFEST"]), values)
         weakref.finalize(app, gateway.close)
         if os.environ.get("FLASK_RUN_FROM_CLI") != "true":

@@ -24,11 +24,13 @@ from wasm_gateway.host.key_value import (
     KeyValue,
     MemoryStore,
     RedisStore,
+    ScratchStore,
     SqliteFile,
     SqliteStore,
     Store,
     StoreError,
 )
+from wasm_gateway.host.key_value_resources import KeyValueResources
 from wasm_gateway.host.limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, Budget
 
 INTERFACE = "fermyon:spin/key-value"
@@ -64,7 +66,7 @@ def django_cache() -> Any:
 
 
 _names = itertools.count()
-KINDS = ["memory", "sqlite", "cache", "django", pytest.param("redis", marks=pytest.mark.services)]
+KINDS = ["memory", "sqlite", "cache", "django", "scratch", pytest.param("redis", marks=pytest.mark.services)]
 
 
 @pytest.fixture(params=KINDS)
@@ -81,6 +83,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             made = CacheStore(django_cache())
         case "redis":
             made = request.getfixturevalue("redis_store")
+        case "scratch":
+            made = ScratchStore(MemoryStore())
     yield made
     made.close()
 
@@ -185,6 +189,61 @@ def test_store_lists_what_threads_set(store: Store) -> None:
 
 
 # One kind of store.
+
+
+def test_scratch_store_writes_nothing() -> None:
+    below = MemoryStore()
+    below.set_many([("a", b"1"), ("b", b"2"), ("n", (5).to_bytes(8, "little"))])
+    store = ScratchStore(below)
+    assert (store.get("a"), store.exists("b"), sorted(store.keys())) == (b"1", True, ["a", "b", "n"])
+    store.set("a", b"one")
+    store.delete("b")
+    store.set("c", b"3")
+    assert store.increment("n", 2) == 7
+    assert store.compare_and_set("b", b"2", b"x") is False
+    assert store.compare_and_set("a", b"one", b"uno") is True
+    assert (store.get("a"), store.get("b"), store.exists("b")) == (b"uno", None, False)
+    assert sorted(store.keys()) == ["a", "c", "n"]
+    assert sorted(store.get_many(["a", "b", "c", "d"])) == [("a", b"uno"), ("c", b"3")]
+    store.delete_many(["a", "c", "n"])
+    assert store.keys() == []
+    # what changes below meanwhile is seen
+    below.set("d", b"4")
+    assert store.get("d") == b"4"
+    assert sorted(below.keys()) == ["a", "b", "d", "n"]
+    assert (below.get("a"), below.get("n")) == (b"1", (5).to_bytes(8, "little"))
+    store.close()
+    assert store.get("a") == b"1"
+
+
+def test_scratch_store_is_bounded() -> None:
+    store = ScratchStore(MemoryStore(), max_bytes=1000)
+    store.set("a", bytes(800))
+    with pytest.raises(StoreError, match="beside the site"):
+        store.set("b", bytes(200))
+    with pytest.raises(StoreError, match="beside the site"):
+        store.set_many([("a", b""), ("c", bytes(5000))])
+    assert store.keys() == ["a"]
+    assert store.get("a") == bytes(800)
+    store.set("a", b"")
+    store.set("b", bytes(800))
+
+
+@pytest.mark.parametrize("version", ["fermyon:spin/key-value@2", "wasi:keyvalue/store@0.2.0-draft2"])
+def test_a_guest_beside_the_site_has_one_scratch_in_all_versions(
+    family: KeyValue, context: Callable[..., Any], version: str
+) -> None:
+    guest = context(key_value_stores=frozenset({"default"}), scratch=True)
+    one, other = family.functions(INTERFACE), KeyValueResources(family).functions(version)
+    kind = "store" if "spin" in version else "bucket"
+    here = one["open"](guest, "default")
+    there = other["[static]store.open" if kind == "store" else "open"](guest, "default")
+    assert other[f"[method]{kind}.set"](guest, there, "a", b"1") is None
+    assert one["get"](guest, here, "a") == b"1"
+    assert family.stores["default"].keys() == []
+    another = context(key_value_stores=frozenset({"default"}), scratch=True)
+    assert one["get"](another, one["open"](another, "default"), "a") == Err(("no-such-key", None))
+    assert one["open"](another, "secret") == DENIED
 
 
 def test_memory_store_is_bounded() -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -704,6 +705,70 @@ def test_a_database_that_cannot_be_opened(tmp_path: Path, context: Callable[...,
         assert isinstance(answer, Err)
         assert answer.value[0] == "io"
         assert str(tmp_path) not in answer.value[1]
+
+
+# Beside the site
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO t VALUES (2)",
+        "UPDATE t SET a = 2",
+        "DELETE FROM t",
+        "CREATE TABLE other (a)",
+        "DROP TABLE t",
+        "PRAGMA user_version = 5",
+        "VACUUM",
+        "REINDEX",
+    ],
+)
+def test_beside_the_site_nothing_is_written(guest: Callable[..., Guest], file: Path, statement: str) -> None:
+    writer = guest()
+    writer.run("CREATE TABLE t (a PRIMARY KEY)")
+    writer.run("INSERT INTO t VALUES (1)")
+    writer.end()
+    reader = guest(scratch=True)
+    for begin in ("", "BEGIN IMMEDIATE"):
+        if begin:
+            reader.run(begin)
+        answer = reader.run(statement)
+        assert isinstance(answer, Err) or statement.startswith("PRAGMA")
+        assert reader.rows("SELECT a FROM t") == [[1]]
+        # nobody has to wait for it
+        other = guest()
+        other.run("UPDATE t SET a = 1")
+        other.end()
+    # what is its own may be changed
+    reader.run("ROLLBACK")
+    reader.run("CREATE TEMP TABLE own (a)")
+    reader.run("INSERT INTO own VALUES (1)")
+    assert reader.rows("SELECT a FROM own") == [[1]]
+    reader.end()
+    with closing(sqlite3.connect(file)) as found:
+        assert found.execute("SELECT a FROM t").fetchall() == [(1,)]
+        assert found.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (2,)
+        assert found.execute("PRAGMA user_version").fetchone() == (0,)
+
+
+def test_beside_the_site_no_file_is_made(
+    guest: Callable[..., Guest], file: Path, context: Callable[..., Any], tmp_path: Path
+) -> None:
+    reader = guest(scratch=True)
+    assert reader.rows("SELECT name FROM sqlite_schema") == []
+    reader.end()
+    assert not file.exists()
+    guest().run("CREATE TABLE t (a)")
+    for database in (
+        Database(file, allow_attach_file=True),
+        Database(tmp_path / "no", allow_attach_file=True),
+    ):
+        connection = database.connect(read_only=True)
+        for name in (tmp_path / "new", f"file:{tmp_path}/new?mode=rwc"):
+            with pytest.raises(SqlError, match="not authorized"):
+                connection.execute(f"ATTACH '{name}' AS n", [])
+        database.release(connection)
+    assert not (tmp_path / "new").exists()
 
 
 def test_scripts_of_the_operator(file: Path, context: Callable[..., Any]) -> None:

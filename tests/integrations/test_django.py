@@ -863,6 +863,7 @@ def test_runserver_watches_manifest_and_guests(manifest: Path, tmp_path: Path) -
     assert {manifest, tmp_path / "hello.wasm", tmp_path / "echo.wasm"} <= Sender.extra_files
 
     manifest.write_text("not toml")
+    owner.close()
     Sender.extra_files.clear()
     watch_guests(Sender)
     assert Sender.extra_files == {manifest}

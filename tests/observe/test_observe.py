@@ -158,7 +158,7 @@ def test_every_error_has_an_outcome() -> None:
         "GuestExit": "trap",
         "DeadlineExceeded": "deadline",
         "LimitExceeded": "limit",
-        "HostError": "host",
+        "Withheld": "host",
         "BodyTooLarge": "refused",
         "Disconnected": "disconnected",
         "Saturated": "saturated",

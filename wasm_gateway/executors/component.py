@@ -328,8 +328,12 @@ class _Roles:
 
     def _all(self, ctx: Any) -> list[Any]:
         """Of an instance, before its first call."""
+        whole: Grants = ctx.component
         return [ctx.role] + [
-            (owner.grants, ctx.wasi.narrowed(owner.grants.environment, files=owner.files))
+            (
+                owner.grants.beside(whole.outbound) if whole.scratch else owner.grants,
+                ctx.wasi.narrowed(owner.grants.environment, files=owner.files),
+            )
             for owner in self._owners
         ]
 

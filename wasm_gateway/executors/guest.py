@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .. import stack
@@ -16,7 +16,7 @@ from ..component.handles import enter, leave
 from ..component.types import FuncType
 from ..engine import CoreSignature, Program, current
 from ..errors import BodyTooLarge, GuestError, LimitExceeded, RequestError
-from ..host.base import Deadline, Grants
+from ..host.base import Deadline, Grants, OutboundRules
 from ..host.wasi_state import WasiState, WasiTemplate
 from ..instance import Instance, Limits, Services
 from ..linked import LinkedProgram
@@ -113,6 +113,15 @@ class Guest:
         instance.depth = depth
         return instance
 
+    def beside(self, outbound: OutboundRules) -> Guest:
+        """The same for requests that the site answers: nothing that it does may be seen."""
+        return replace(
+            self,
+            grants=self.grants.beside(outbound),
+            options=replace(self.options, max_instance_reuse_count=(1, 2)),
+            wasi=self.wasi.read_only(),
+        )
+
     def renew(self, instance: Instance) -> None:
         """Begin another request with an instance that rests (Instance.rest)."""
         seconds, depth = self._bounds()
@@ -161,6 +170,10 @@ class Executor(Protocol):
     @property
     def streams(self) -> bool: ...
 
+    def beside(self, outbound: OutboundRules) -> Executor:
+        """The same for Guest.beside."""
+        ...
+
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         """Answer `request` with a fresh instance; raises a GatewayError for what goes wrong.
 
@@ -169,7 +182,11 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Give up what is kept between requests."""
+        """Give up what is kept between requests; requests go on to be answered."""
+        ...
+
+    def reopen(self) -> None:
+        """Keep things between requests again."""
 
 
 class MessageExecutor(Protocol):

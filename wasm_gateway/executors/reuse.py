@@ -112,5 +112,11 @@ class Reuse:
             idle, self._idle = self._idle, []
             if self._timer is not None:
                 self._timer.cancel()
+                self._timer = None
         for kept in idle:
             kept.instance.close()
+
+    def reopen(self) -> None:
+        """Keep instances again."""
+        with self._lock:
+            self._closed = False

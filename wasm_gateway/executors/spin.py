@@ -9,6 +9,7 @@ from ..component.types import FuncType
 from ..component.values import Err
 from ..component.wit import parse_interface
 from ..errors import GuestError
+from ..host.base import OutboundRules
 from ..messages import Begin, Request, Response
 from ..router import RouteMatch
 from .guest import Guest, LiftedFunction, checked_headers, complete, decoded, whole_body
@@ -75,6 +76,12 @@ class SpinExecutor:
 
     def close(self) -> None:
         pass  # nothing is kept between requests
+
+    def reopen(self) -> None:
+        pass
+
+    def beside(self, outbound: OutboundRules) -> SpinExecutor:
+        return SpinExecutor(self.guest.beside(outbound), self.handler, self.dialect)
 
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest

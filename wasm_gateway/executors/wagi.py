@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 from ..component.values import Err
 from ..engine import Program
 from ..errors import GuestError, GuestExit, LimitExceeded, LinkError
+from ..host.base import OutboundRules
 from ..instance import Instance
 from ..messages import Begin, Headers, Request, Response
 from ..router import RouteMatch, wagi_variables
@@ -50,6 +51,12 @@ class WagiExecutor:
 
     def close(self) -> None:
         pass  # nothing is kept between requests
+
+    def reopen(self) -> None:
+        pass
+
+    def beside(self, outbound: OutboundRules) -> WagiExecutor:
+        return WagiExecutor(self.guest.beside(outbound), self.argv, self.run)
 
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest

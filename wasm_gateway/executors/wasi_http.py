@@ -15,7 +15,7 @@ from .. import observe
 from ..component.values import Err
 from ..errors import BodyTooLarge, DeadlineExceeded, GuestError, GuestExit, LimitExceeded
 from ..guest_logs import printable
-from ..host.base import Deadline, HostContext
+from ..host.base import Deadline, HostContext, OutboundRules
 from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
 from ..messages import STREAMED, Begin, Headers, Request, Response
@@ -42,6 +42,12 @@ class WasiHttpExecutor:
 
     def close(self) -> None:
         pass  # nothing is kept between requests
+
+    def reopen(self) -> None:
+        pass
+
+    def beside(self, outbound: OutboundRules) -> WasiHttpExecutor:
+        return WasiHttpExecutor(self.guest.beside(outbound), self.handler)
 
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest

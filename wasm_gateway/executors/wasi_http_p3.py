@@ -15,7 +15,7 @@ from typing import Any
 from ..component.streams import Drain, HostStream, SharedStream
 from ..component.values import Err, Ok
 from ..errors import GuestError, GuestExit
-from ..host.base import HostContext
+from ..host.base import HostContext, OutboundRules
 from ..host.wasi_http import OutgoingResponse
 from ..host.wasi_io import Pollable, StreamClosed, StreamFailed, waker
 from ..host.wasi_p3_http import Received, incoming
@@ -44,6 +44,13 @@ class WasiHttpP3Executor:
     def close(self) -> None:
         if self._reuse is not None:
             self._reuse.close()
+
+    def reopen(self) -> None:
+        if self._reuse is not None:
+            self._reuse.reopen()
+
+    def beside(self, outbound: OutboundRules) -> WasiHttpP3Executor:
+        return WasiHttpP3Executor(self.guest.beside(outbound), self.handler)
 
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..component.memory import Memory
@@ -78,6 +78,11 @@ class Grants:
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: VariableSource | None = None
     outbound: OutboundRules | None = None
+    scratch: bool = False  # it runs beside the site: nothing that it does may be seen
+
+    def beside(self, outbound: OutboundRules | None) -> Grants:
+        """The same for a guest that runs beside the site, and reaches `outbound`, if it reaches anything."""
+        return replace(self, scratch=True, outbound=outbound if self.outbound is not None else None)
 
 
 class HostContext:

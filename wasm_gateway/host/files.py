@@ -114,6 +114,10 @@ class Root:
     def of(cls, mounts: Iterable[MountPoint]) -> tuple[Root, ...]:
         return tuple(cls(mount.guest_path, mount.host_path, mount.writable) for mount in mounts)
 
+    def read_only(self) -> Root:
+        """The same folder, below which nothing can be changed."""
+        return Root(self.guest_path.decode(), os.fsdecode(self.host_path))
+
     def directory(self) -> Directory:
         """The root itself; OSError when the host has no such directory (any more)."""
         if not HAS_OPENAT:

@@ -783,6 +783,104 @@ def _io(error: StoreError) -> Err:
     return Err(("io", str(error)))
 
 
+# -- beside the site -----------------------------------------------------------------------------------
+
+
+class ScratchStore:
+    """The store `below` as one instance would have changed it, whose writes are kept here and end with it."""
+
+    def __init__(self, below: Store, max_bytes: int = MAX_HOST_BUFFERED_BYTES) -> None:
+        self._below = below
+        self._max = max_bytes
+        self._size = 0
+        self._changed: dict[str, bytes | None] = {}  # None: deleted
+        self._lock = threading.RLock()  # guards what changes
+
+    @classmethod
+    def of(cls, ctx: HostContext, label: str, below: Store) -> ScratchStore:
+        """That of an instance for the store that it knows as `label`."""
+        stores: dict[str, ScratchStore] | None = ctx.state.get(cls)
+        if stores is None:
+            stores = ctx.state[cls] = {}
+        found = stores.get(label)
+        if found is None:
+            found = stores[label] = cls(below)
+        return found
+
+    def _put(self, key: str, value: bytes | None) -> None:
+        with self._lock:
+            size = VALUE_OVERHEAD + len(key) + len(value or b"")
+            if key in self._changed:
+                size -= VALUE_OVERHEAD + len(key) + len(self._changed[key] or b"")
+            if self._size + size > self._max:
+                raise StoreError(f"more than {self._max} bytes were written beside the site")
+            self._size += size
+            self._changed[key] = value
+
+    def get(self, key: str, deadline: Deadline | None = None) -> bytes | None:
+        return self._changed[key] if key in self._changed else self._below.get(key, deadline)
+
+    def set(self, key: str, value: bytes, deadline: Deadline | None = None) -> None:
+        self._put(key, value)
+
+    def delete(self, key: str, deadline: Deadline | None = None) -> None:
+        self._put(key, None)
+
+    def exists(self, key: str, deadline: Deadline | None = None) -> bool:
+        if key in self._changed:
+            return self._changed[key] is not None
+        return self._below.exists(key, deadline)
+
+    def keys(self, deadline: Deadline | None = None) -> list[str]:
+        found = dict.fromkeys(self._below.keys(deadline))
+        for key, value in self._changed.items():
+            if value is None:
+                found.pop(key, None)
+            else:
+                found[key] = None
+        return _keys_within_limit(found)
+
+    def get_many(self, keys: list[str], deadline: Deadline | None = None) -> list[tuple[str, bytes]]:
+        wanted = dict.fromkeys(keys)
+        own = [(key, self._changed[key]) for key in wanted if key in self._changed]
+        others = [key for key in wanted if key not in self._changed]
+        found = self._below.get_many(others, deadline) if others else []
+        return _within_limit([*found, *((key, value) for key, value in own if value is not None)])
+
+    def set_many(self, pairs: Iterable[tuple[str, bytes]], deadline: Deadline | None = None) -> None:
+        with self._lock:
+            before = dict(self._changed), self._size
+            try:
+                for key, value in pairs:
+                    self._put(key, value)
+            except StoreError:
+                self._changed, self._size = before
+                raise
+
+    def delete_many(self, keys: list[str], deadline: Deadline | None = None) -> None:
+        for key in keys:
+            self._put(key, None)
+
+    def increment(self, key: str, delta: int, deadline: Deadline | None = None) -> int:
+        with self._lock:
+            value, total = _add(self.get(key, deadline), delta)
+            self._put(key, value)
+            return total
+
+    def compare_and_set(
+        self, key: str, expected: bytes | None, value: bytes, deadline: Deadline | None = None
+    ) -> bool:
+        with self._lock:
+            if self.get(key, deadline) != expected:
+                return False
+            self._put(key, value)
+            return True
+
+    def close(self) -> None:
+        """Forget what was written; the store below belongs to the application."""
+        self._changed, self._size = {}, 0
+
+
 class KeyValue:
     """The key-value stores of an application, by label, and the functions that guests import."""
 
@@ -819,6 +917,8 @@ class KeyValue:
         store = self.stores.get(label)
         if store is None:
             raise Refused("no-such-store")
+        if ctx.component.scratch:
+            return ScratchStore.of(ctx, label, store)
         return store
 
     # Unversioned, handles are numbers, and a bad one traps (Spin: host interfaces, 4.2); later, resources

@@ -436,7 +436,8 @@ class AllowedHosts:
         if target is None:
             self._deny("unparsable", "the destination of a network call is not a valid URL")
         else:
-            self._deny(target.entry, f"a network call to {target.entry} was denied.\n{hint(target.entry)}")
+            text = f"a network call to {target.entry} was denied.\n{self._hint(target.entry)}"
+            self._deny(target.entry, text)
         return False
 
     def allows_self(self) -> bool:
@@ -447,7 +448,7 @@ class AllowedHosts:
         except GatewayError as error:
             self._deny("unresolved", f"allowed_outbound_hosts cannot be resolved: {error}")
             return False
-        self._deny("self", f"a request to its own application was denied.\n{hint('http://self')}")
+        self._deny("self", f"a request to its own application was denied.\n{self._hint('http://self')}")
         return False
 
     def is_chained(self, host: str) -> str | None:
@@ -471,6 +472,9 @@ class AllowedHosts:
             resolved = self._resolved = (texts, _Rules(parse_allowed_hosts(given, self._components)))
         return resolved[1]
 
+    def _hint(self, entry: str) -> str:
+        return hint(entry)
+
     def _deny(self, what: str, message: str) -> None:
         if what in self._denials:
             return
@@ -478,6 +482,31 @@ class AllowedHosts:
             self._denials.clear()
         self._denials.add(what)
         log.warning("component %s: %s", self._component or "?", message)
+
+
+class SafeHosts(AllowedHosts):
+    """What `shadow_allowed_hosts` of one component permits."""
+
+    def _hint(self, entry: str) -> str:
+        return (
+            "It was made beside the site. To let it through there, "
+            f"add 'shadow_allowed_hosts = [\"{entry}\"]' to the component's [tool.wasm-gateway] table."
+        )
+
+
+class Both:
+    """What a component may do and is safe to do beside the site (base.OutboundRules)."""
+
+    def __init__(self, allowed: AllowedHosts, safe: SafeHosts) -> None:
+        self._allowed = allowed
+        self._safe = safe
+        self.is_chained = allowed.is_chained
+
+    def check_url(self, url: str, default_scheme: str) -> bool:
+        return self._allowed.check_url(url, default_scheme) and self._safe.check_url(url, default_scheme)
+
+    def allows_self(self) -> bool:
+        return self._allowed.allows_self() and self._safe.allows_self()
 
 
 def hint(entry: str) -> str:

@@ -16,7 +16,7 @@ from ..component.names import canonical_name
 from ..component.types import FuncType, InterfaceType, ResourceType, World
 from ..component.values import identifier
 from ..component.wit import parse
-from ..errors import ComponentError, LinkError
+from ..errors import ComponentError, LinkError, Withheld
 
 _CONSTRUCTOR, _METHOD, _STATIC = "[constructor]", "[method]", "[static]"
 
@@ -42,10 +42,12 @@ class HostInterface:
     ...     def best(self, guest, limit):
     ...         return [("ada", 12)][:limit]
 
-    One object serves all guests, in any number of threads.
+    One object serves all guests, in any number of threads. A guest that runs beside the site for comparison
+    may not call it, unless `shadow_safe` says that nothing it does can be noticed.
     """
 
     wit: ClassVar[str] = ""
+    shadow_safe: ClassVar[bool] = False
 
     def close(self) -> None:
         """The gateway closes."""
@@ -67,11 +69,23 @@ class Lent:
         [(name, self.type)] = interfaces.items()
         self.name = canonical_name(name)
         self.functions = {key: self._function(key, ft) for key, ft in self.type.funcs.items()}
+        if not implementation.shadow_safe:
+            self.functions = {key: self._seen(function) for key, function in self.functions.items()}
         for key, rt in self.type.types.items():
             if isinstance(rt, ResourceType) and rt.interface == self.name:
                 close = getattr(self._resource(key), "close", None)
                 if close is not None:
                     self.functions[f"[resource-drop]{key}"] = _closing
+
+    def _seen(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same, but for guests of whom nothing may be seen."""
+
+        def call(guest: Any, *arguments: Any) -> Any:
+            if guest.component.scratch:
+                raise Withheld(f"{self.title} does not say that it is shadow_safe")
+            return function(guest, *arguments)
+
+        return call
 
     def _resource(self, name: str) -> type:
         title = "".join(word.capitalize() for word in name.split("-"))

@@ -30,6 +30,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,24 +186,28 @@ class SqlError(Exception):
 class Connection:
     """One connection to a database, for the SQL of one guest at a time.
 
-    `file` is None for a database in memory, which is this connection's own.
+    `file` is None for a database in memory, which is this connection's own. With `read_only` SQLite itself
+    writes to no file.
     """
 
-    def __init__(self, file: Path | None, *, allow_attach_file: bool = False) -> None:
-        self._allow_attach_file = allow_attach_file
-        self._in_memory = file is None
+    def __init__(
+        self, file: Path | None, *, allow_attach_file: bool = False, read_only: bool = False
+    ) -> None:
+        self._allow_attach_file = allow_attach_file and not read_only
+        self._kept = file is not None and not read_only
         self.clean = True
         self._ours = True  # whether the SQL being compiled is ours
         self._deadline: Deadline | None = None
         self._attached = False
         self._explained = itertools.count()
         try:
-            new = file is not None and not (file.exists() and file.stat().st_size)
+            new = self._kept and not (file is not None and file.exists() and file.stat().st_size)
             self._sql = sqlite3.connect(
-                ":memory:" if file is None else file,
+                _uri(file) if file is not None and read_only else file or ":memory:",
                 timeout=BUSY_SECONDS,
                 isolation_level=None,  # what the guest says is what is done
                 check_same_thread=False,
+                uri=read_only,
             )
         except (OSError, sqlite3.Error) as error:
             raise SqlError(f"cannot open the database: {type(error).__name__}") from error
@@ -234,7 +239,7 @@ class Connection:
     def release(self) -> bool:
         """End serving: whether the connection is as when it was new, and may serve another instance."""
         self._deadline = None
-        if not self.clean or self._in_memory:
+        if not self.clean or not self._kept:
             return False
         try:
             if self._sql.in_transaction:
@@ -497,10 +502,15 @@ class Database:
             forks.abandon(connection)
         self._begin()
 
-    def connect(self, deadline: Deadline | None = None) -> Connection:
-        """A connection as good as new, to be given back with `release`; SqlError."""
+    def connect(self, deadline: Deadline | None = None, *, read_only: bool = False) -> Connection:
+        """A connection as good as new, to be given back with `release`; SqlError.
+
+        A file that is not there is not made with `read_only`: what is found is empty all the same.
+        """
         if self.file is None:
             connection = Connection(None, allow_attach_file=self._allow_attach_file)
+        elif read_only:
+            connection = Connection(self.file if self.file.exists() else None, read_only=True)
         else:
             self._notice_replacement(self.file)
             try:
@@ -549,6 +559,10 @@ class Database:
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+
+
+def _uri(file: Path) -> str:
+    return f"{file.absolute().as_uri()}?mode=ro"
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
@@ -656,7 +670,8 @@ class Sqlite:
             return _TOO_MANY if name in ctx.component.sqlite_databases else Err(("access-denied", None))
         try:
             database = self.database(ctx, name)
-            return handles.push(Opened(database.connect(ctx.deadline), database))
+            connection = database.connect(ctx.deadline, read_only=ctx.component.scratch)
+            return handles.push(Opened(connection, database))
         except Refused as refused:
             return Err((refused.case, None))
         except SqlError as error:
@@ -699,7 +714,8 @@ class Sqlite:
             database = self.database(ctx, name)
             if handles.is_full:
                 return _TOO_MANY
-            connection = await self._workers.run(ctx, database.connect, undo=database.release)
+            connect = partial(database.connect, read_only=ctx.component.scratch)
+            connection = await self._workers.run(ctx, connect, undo=database.release)
         except Refused as refused:
             return Err((refused.case, None))
         except SqlError as error:

@@ -113,6 +113,12 @@ class WasiTemplate:
         self.arguments = tuple(arguments)
         self.roots = Root.of(mounts)
 
+    def read_only(self) -> WasiTemplate:
+        """The same, where nothing can be written to."""
+        template = WasiTemplate(self.environment, (), self.arguments)
+        template.roots = tuple(root.read_only() if root.writable else root for root in self.roots)
+        return template
+
     def state(
         self,
         *,

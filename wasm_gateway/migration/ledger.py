@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import forks
-from ..errors import HostError
+from ..errors import HostError, ManifestError
+from .counters import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 # Kept of each component.
 MAX_MISMATCHES = 200
 MAX_CHANGES = 500
+
+# The name of a counter that says since when the others count.
+SINCE = "since"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,35 @@ class Ledger(Protocol):
         """The last ones, the newest first."""
         ...
 
+    def add(self, counts: Counts) -> None:
+        """Add to what all processes have counted; each component has SINCE beside that."""
+        ...
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What all processes have counted, by component and name."""
+        ...
+
+    def forget(self, component: str | None = None) -> None:
+        """Begin to count anew, and forget the mismatches: of one component, or of all."""
+        ...
+
     def close(self) -> None: ...
 
+
+def open_ledger(place: str | Path) -> Ledger:
+    """The ledger at a URL (`redis://`), or in a SQLite file; ManifestError."""
+    if str(place).startswith(_REDIS):
+        try:
+            from .redis_ledger import RedisLedger
+        except ImportError as error:
+            raise ManifestError(
+                "a ledger in Redis needs its driver: pip install 'wasm-gateway[redis]'", key="LEDGER"
+            ) from error
+        return RedisLedger(str(place))
+    return SqliteLedger(place)
+
+
+_REDIS = ("redis://", "rediss://", "unix://")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS dials (name TEXT PRIMARY KEY, vals TEXT NOT NULL) WITHOUT ROWID;
@@ -95,6 +126,9 @@ CREATE TABLE IF NOT EXISTS changes (id INTEGER PRIMARY KEY AUTOINCREMENT, change
 CREATE TABLE IF NOT EXISTS mismatches (
   id INTEGER PRIMARY KEY AUTOINCREMENT, component TEXT NOT NULL, mismatch TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS mismatches_of ON mismatches (component, id);
+CREATE TABLE IF NOT EXISTS counters (
+  component TEXT NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (component, name)
+) WITHOUT ROWID;
 """
 BUSY_SECONDS = 5.0
 
@@ -155,7 +189,7 @@ class SqliteLedger:
             else:
                 row = change.name, json.dumps(dict(change.values))
                 connection.execute("INSERT OR REPLACE INTO dials VALUES (?, ?)", row)
-            text = json.dumps(_plain(change))
+            text = json.dumps(plain(change))
             last = connection.execute("INSERT INTO changes (change) VALUES (?)", (text,)).lastrowid or 0
             connection.execute("DELETE FROM changes WHERE id <= ?", (last - MAX_CHANGES,))
 
@@ -166,7 +200,7 @@ class SqliteLedger:
         return [Change(**json.loads(text)) for (text,) in rows]
 
     def record(self, mismatch: Mismatch) -> None:
-        row = mismatch.component, json.dumps(_plain(mismatch))
+        row = mismatch.component, json.dumps(plain(mismatch))
         with self._opened() as connection, _transaction(connection):
             connection.execute("INSERT INTO mismatches (component, mismatch) VALUES (?, ?)", row)
             connection.execute(
@@ -180,6 +214,34 @@ class SqliteLedger:
         with self._opened() as connection:
             rows = connection.execute(query, (component, limit)).fetchall()
         return [mismatch_of(json.loads(text)) for (text,) in rows]
+
+    def add(self, counts: Counts) -> None:
+        if not counts:
+            return
+        with self._opened() as connection, _transaction(connection):
+            connection.executemany(
+                "INSERT INTO counters VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                [(component, SINCE, now()) for component in counts],
+            )
+            connection.executemany(
+                "INSERT INTO counters VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET value = value + excluded.value",
+                [(component, *item) for component, values in counts.items() for item in values.items()],
+            )
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        with self._opened() as connection:
+            rows = connection.execute("SELECT component, name, value FROM counters").fetchall()
+        found: dict[str, dict[str, int]] = {}
+        for component, name, value in rows:
+            found.setdefault(component, {})[name] = value
+        return found
+
+    def forget(self, component: str | None = None) -> None:
+        with self._opened() as connection, _transaction(connection):
+            for table in ("counters", "mismatches"):
+                query = f"DELETE FROM {table} WHERE ?1 IS NULL OR component = ?1"
+                connection.execute(query, (component,))
 
     def close(self) -> None:
         with self._lock:
@@ -200,7 +262,12 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _plain(record: Change | Mismatch) -> dict[str, Any]:
+def now() -> int:
+    """The seconds since 1970, for SINCE."""
+    return int(time.time())
+
+
+def plain(record: Change | Mismatch) -> dict[str, Any]:
     """A record as JSON has it."""
     return asdict(record)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from .. import forks
 from ..errors import (
@@ -24,20 +24,26 @@ from ..errors import (
     Saturated,
 )
 from ..manifest import ComponentOptions
+from ..messages import Request, Response
 from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
-from .ledger import Change, Dials, Ledger
+from .compare import Answer, Comparison, Function
+from .counters import GUEST, NATIVE, Counters, is_time
+from .ledger import Change, Dials, Ledger, Mismatch
+from .shadow import UNCOMPARED, Shadows
 
 log = logging.getLogger("wasm_gateway")
 
 # Seconds between two looks at the ledger.
 LOOK_SECONDS = 0.5
+# How many looks pass until what was counted is added to the ledger.
+LOOKS_PER_FLUSH = 4
 
 
 class Turn:
     """One request that is shared out: who answers it, and what becomes of it."""
 
-    __slots__ = ("_pilot", "choice", "component", "kept", "limit", "route", "rule")
+    __slots__ = ("_pilot", "answer", "choice", "component", "kept", "limit", "route", "rule")
 
     def __init__(
         self, pilot: Pilot, component: str, route: str, rule: Rule, choice: Choice, limit: int
@@ -49,6 +55,8 @@ class Turn:
         self.choice = choice
         self.limit = limit  # bytes of a body that may be kept
         self.kept: bytes | None = None  # the request's body, where the door has kept it
+        # what the guest answers beside the site: whole, or a GatewayError
+        self.answer: Callable[[Request], Response] | None = None
 
     @property
     def keeps_body(self) -> bool:
@@ -72,6 +80,34 @@ class Turn:
         self._pilot.count(self.component, "fallback")
         return True
 
+    # Beside the site
+
+    def shadowed(self, request: Request, native: Answer) -> None:
+        """The site has answered `request`, and the answer is on its way: now the guest does, some time.
+
+        For a door that has `choice.shadow`. The body of `request` can be read from its start; what of
+        `native` may be longer than `limit` bytes is None. This neither waits nor raises.
+        """
+        self._pilot.shadows.submit(self, request, native)
+
+    def unseen(self) -> None:
+        """The same where the request, or the answer of the site, could not be kept."""
+        self.count(UNCOMPARED)
+
+    @property
+    def comparison(self) -> Comparison:
+        return self._pilot.comparison(self.component, self.route)
+
+    def count(self, what: str) -> None:
+        self._pilot.count(self.component, what)
+
+    def took(self, native: float, guest: float) -> None:
+        """The seconds of two answers to the same request."""
+        self._pilot.took(self.component, native, guest)
+
+    def record(self, mismatch: Mismatch) -> None:
+        self._pilot.record(mismatch)
+
 
 def failure_of(error: GatewayError) -> Failure | None:
     """What kind of failure of a guest this is; None for one that is the client's, or nobody's."""
@@ -91,27 +127,44 @@ def failure_of(error: GatewayError) -> Failure | None:
     return Failure.TRAP  # a host interface that failed under it
 
 
-class Pilot:
-    """The rules of an application; `options` are those of its components. Safe for any number of threads."""
+NO_FUNCTIONS: Mapping[str, Function] = MappingProxyType({})
 
-    def __init__(self, options: Mapping[str, ComponentOptions], ledger: Ledger | None = None) -> None:
+
+class Pilot:
+    """The rules of an application; `options` are those of its components. Safe for any number of threads.
+
+    `functions` compare answers in the site's own way, by component or pattern of a route.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, ComponentOptions],
+        ledger: Ledger | None = None,
+        shadows: Shadows | None = None,
+        functions: Mapping[str, Function] = NO_FUNCTIONS,
+    ) -> None:
         self._options = options
         self.ledger = ledger
+        self.shadows = shadows or Shadows()
+        self._functions = functions
+        self._comparisons: dict[tuple[str, str], Comparison] = {}
         self._dials: Dials = {}
         self._stamp: object = None
         self._failing = False
+        self._unflushed = False
         self._start_over()
         forks.watch(self)
 
     def _start_over(self) -> None:
         self._lock = threading.Lock()  # guards what follows
         self._breakers: dict[str, Breaker] = {}
-        self._counts: dict[str, Counter[str]] = {}
+        self._counters = Counters()
         self._rules: dict[tuple[str, str], Rule] = {}
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
 
     def after_fork(self) -> None:
+        self.shadows.start_over()
         self._start_over()
 
     # Requests
@@ -129,15 +182,23 @@ class Pilot:
 
     def rule(self, component: str, route: str) -> Rule:
         """The rule of a route, as it is now."""
-        key = component, route
-        found = self._rules.get(key)
+        key, rules = (component, route), self._rules
+        found = rules.get(key)
         if found is None:
             options, dials = self._options[component], self._dials
             found = options.rule.updated(_known(component, dials))
             if route in options.routes:
                 found = found.updated(options.routes[route])
-            found = self._rules[key] = found.updated(_known(route, dials))
+            found = rules[key] = found.updated(_known(route, dials))
         return found
+
+    def govern(self, options: Mapping[str, ComponentOptions], changed: Iterable[str]) -> None:
+        """Components have other `options`; the breakers of those `changed`, with other guests, are closed."""
+        self._options = options
+        self._rules = {}
+        with self._lock:
+            for component in changed:
+                self._breakers.pop(component, None)
 
     def breaker(self, component: str) -> Breaker:
         found = self._breakers.get(component)
@@ -149,13 +210,33 @@ class Pilot:
         return found
 
     def count(self, component: str, what: str) -> None:
-        with self._lock:
-            self._counts.setdefault(component, Counter())[what] += 1
+        self._counters.add(component, what)
+
+    def took(self, component: str, native: float, guest: float) -> None:
+        """The seconds of two answers to the same request."""
+        self._counters.took(component, NATIVE, native)
+        self._counters.took(component, GUEST, guest)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many requests of this process went which way, by component."""
-        with self._lock:
-            return {component: dict(counter) for component, counter in self._counts.items()}
+        """How many requests of this process went which way, by component; the ledger has those of all."""
+        return {
+            component: {name: value for name, value in counts.items() if not is_time(name)}
+            for component, counts in self._counters.all().items()
+        }
+
+    def flush(self) -> None:
+        """Add what is new to the ledger; what cannot be added is added the next time."""
+        if self.ledger is None:
+            return
+        counts = self._counters.take()
+        try:
+            self.ledger.add(counts)
+            self._unflushed = False
+        except Exception as error:
+            self._counters.give_back(counts)
+            if not self._unflushed:
+                log.error("counts cannot be added to the ledger, they are kept for later: %s", error)
+            self._unflushed = True
 
     # Dials
 
@@ -198,12 +279,34 @@ class Pilot:
         self.look()
         self._thread.start()
 
+    # Beside the site
+
+    def comparison(self, component: str, route: str) -> Comparison:
+        """How answers to a route are compared."""
+        key = component, route
+        found = self._comparisons.get(key)
+        if found is None:
+            function = self._functions.get(route) or self._functions.get(component)
+            found = self._comparisons[key] = Comparison(self._options[component], function)
+        return found
+
+    def record(self, mismatch: Mismatch) -> None:
+        """Keep it, if there is a ledger that can."""
+        if self.ledger is None:
+            return
+        try:
+            self.ledger.record(mismatch)
+        except Exception as error:
+            log.error("a mismatch of component %s could not be recorded: %s", mismatch.component, error)
+
     def close(self) -> None:
+        self.shadows.close()
         self._ended.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread.is_alive():
             thread.join()
         if self.ledger is not None:
+            self.flush()
             self.ledger.close()
 
 
@@ -211,11 +314,15 @@ _BROKEN = Choice(False, "breaker")
 
 
 def _look_on(pilot: weakref.ref[Pilot], ended: threading.Event) -> None:
+    looks = 0
     while not ended.wait(LOOK_SECONDS):
         found = pilot()
         if found is None:
             return
         found.look()
+        looks += 1
+        if not looks % LOOKS_PER_FLUSH:
+            found.flush()
         del found
 
 

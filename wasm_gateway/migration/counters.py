@@ -1,0 +1,86 @@
+# Numbers that processes count for themselves and add up in the ledger now and then.
+#
+# Rule: what is counted is bounded: the components of the manifest, and names of a fixed set. A time is
+# counted in one of some 40 classes, each 1.4 times as long as the one before.
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping
+
+# Upper bounds of the classes of times, in seconds: from 0.1 ms to some 70 s. What is longer has one more.
+BOUNDS = tuple(1e-4 * 2 ** (step / 2) for step in range(40))
+
+# Whose answer took that time.
+NATIVE, GUEST = "native", "guest"
+_TIME = "time of "
+
+Counts = Mapping[str, Mapping[str, int]]  # by component and name
+
+
+class Counters:
+    """Counts of one process. Safe for any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the others
+        self._counts: dict[str, Counter[str]] = {}
+        self._new: dict[str, Counter[str]] = {}
+
+    def add(self, component: str, name: str, number: int = 1) -> None:
+        with self._lock:
+            for counts in (self._counts, self._new):
+                found = counts.get(component)
+                if found is None:
+                    found = counts[component] = Counter()
+                found[name] += number
+
+    def took(self, component: str, side: str, seconds: float) -> None:
+        """One more answer of that side took so long."""
+        self.add(component, time_name(side, bisect_left(BOUNDS, seconds)))
+
+    def all(self) -> dict[str, dict[str, int]]:
+        """Everything since the process began."""
+        with self._lock:
+            return {component: dict(counts) for component, counts in self._counts.items()}
+
+    def take(self) -> dict[str, dict[str, int]]:
+        """What is new since it was taken last."""
+        with self._lock:
+            new, self._new = self._new, {}
+        return {component: dict(counts) for component, counts in new.items()}
+
+    def give_back(self, counts: Counts) -> None:
+        """What was taken could not be added up; it is new again."""
+        with self._lock:
+            for component, values in counts.items():
+                self._new.setdefault(component, Counter()).update(values)
+
+
+def time_name(side: str, index: int) -> str:
+    return f"{_TIME}{side} {index}"
+
+
+def is_time(name: str) -> bool:
+    return name.startswith(_TIME)
+
+
+def quantile(counts: Mapping[str, int], side: str, share: float) -> float | None:
+    """The time that `share` of the answers of a side did not exceed, about; None where there are none."""
+    classes = [counts.get(time_name(side, index), 0) for index in range(len(BOUNDS) + 1)]
+    rank = share * sum(classes)
+    seen = 0
+    for index, number in enumerate(classes):
+        if number and seen + number >= rank:
+            if index == len(BOUNDS):
+                return BOUNDS[-1]
+            low = BOUNDS[index - 1] if index else 0.0
+            return low + (BOUNDS[index] - low) * (rank - seen) / number
+        seen += number
+    return None
+
+
+def number(counts: Mapping[str, int], side: str) -> int:
+    """How many answers of a side were timed."""
+    return sum(counts.get(time_name(side, index), 0) for index in range(len(BOUNDS) + 1))

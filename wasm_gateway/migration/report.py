@@ -1,0 +1,166 @@
+# What is known of a migration, for people: read from the ledger, shown as text.
+#
+# Rule 1: reading changes nothing, and needs no gateway.
+# Rule 2: what guests and clients wrote is shown as one line of printable text each, whatever is in it.
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .counters import GUEST, NATIVE, is_time, number, quantile
+from .ledger import SINCE, Ledger, Mismatch
+from .shadow import OUTCOMES
+
+FALLBACK = "fallback"
+_SHADOW = "shadow "
+
+# Of the same lines around a difference.
+CONTEXT = 2
+MAX_LINE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long one side took, in seconds, of the requests that both answered; None where there were none."""
+
+    number: int
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentReport:
+    """What all processes have counted of a component since `since` (None: nothing yet).
+
+    `reasons` says who answered and why (policy.Choice), `shadow` what became of guests beside the site:
+    "equal", "different", "failed", "dropped", "uncompared". `dial` is what is turned for it now.
+    """
+
+    component: str
+    since: float | None
+    reasons: Mapping[str, int]
+    fallbacks: int
+    shadow: Mapping[str, int]
+    native: Latency
+    guest: Latency
+    dial: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def requests(self) -> int:
+        return sum(self.reasons.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Components in order, dials of routes by their patterns, and the last mismatches, the newest first."""
+
+    components: tuple[ComponentReport, ...]
+    routes: Mapping[str, Mapping[str, object]]
+    mismatches: tuple[Mismatch, ...]
+
+
+def read(ledger: Ledger, components: Collection[str], *, limit: int = 10) -> Report:
+    """What `ledger` has of `components`, with `limit` mismatches; HostError."""
+    counters, dials = ledger.counters(), ledger.dials()
+    mismatches = [one for name in components for one in ledger.mismatches(name, limit)]
+    mismatches.sort(key=lambda mismatch: mismatch.at, reverse=True)
+    return Report(
+        tuple(_component(name, counters.get(name, {}), dials.get(name, {})) for name in components),
+        {name: values for name, values in dials.items() if name.startswith("/")},
+        tuple(mismatches[:limit]),
+    )
+
+
+def _component(name: str, counts: Mapping[str, int], dial: Mapping[str, object]) -> ComponentReport:
+    others = {SINCE, FALLBACK, *OUTCOMES}
+    return ComponentReport(
+        component=name,
+        since=counts.get(SINCE),
+        reasons={key: n for key, n in sorted(counts.items()) if key not in others and not is_time(key)},
+        fallbacks=counts.get(FALLBACK, 0),
+        shadow={outcome.removeprefix(_SHADOW): counts.get(outcome, 0) for outcome in OUTCOMES},
+        native=_latency(counts, NATIVE),
+        guest=_latency(counts, GUEST),
+        dial=dial,
+    )
+
+
+def _latency(counts: Mapping[str, int], side: str) -> Latency:
+    return Latency(number(counts, side), quantile(counts, side, 0.5), quantile(counts, side, 0.95))
+
+
+# As text
+
+_COLUMNS = ("component", "requests", "fallbacks", *(name.removeprefix(_SHADOW) for name in OUTCOMES))
+_TIMES = ("native p50", "p95", "guest p50", "p95")
+
+
+def text(report: Report) -> str:
+    """A table, and the mismatches as diffs."""
+    rows: list[Sequence[str]] = [(*_COLUMNS, *_TIMES)]
+    for one in report.components:
+        numbers = (one.requests, one.fallbacks, *one.shadow.values())
+        times = (one.native.p50, one.native.p95, one.guest.p50, one.guest.p95)
+        rows.append((one.component, *map(str, numbers), *map(duration, times)))
+    lines = [*_table(rows), ""]
+    for one in report.components:
+        if one.reasons:
+            since = "" if one.since is None else f" since {_when(one.since)}"
+            reasons = ", ".join(f"{name} {n}" for name, n in one.reasons.items())
+            lines.append(f"{one.component}{since}: {reasons}")
+    turned = {one.component: one.dial for one in report.components if one.dial} | dict(report.routes)
+    for name, values in turned.items():
+        lines.append(f"{name} is turned to {', '.join(f'{key} = {value}' for key, value in values.items())}")
+    if not report.mismatches:
+        lines.append("No mismatches.")
+    for mismatch in report.mismatches:
+        lines += ["", *mismatch_lines(mismatch)]
+    return "\n".join(printable(line) for line in lines)
+
+
+def mismatch_lines(mismatch: Mismatch) -> Iterator[str]:
+    """One mismatch: whose, what is different, and a diff of the bodies."""
+    times = f"native {duration(mismatch.native_seconds)}, guest {duration(mismatch.guest_seconds)}"
+    yield f"{_when(mismatch.at)} {mismatch.component} {mismatch.method} {mismatch.target}: {times}"
+    for difference in mismatch.differences:
+        yield f"  {difference}"
+    yield from (f"  {line}" for line in body_diff(mismatch))
+
+
+def body_diff(mismatch: Mismatch) -> Iterator[str]:
+    """A unified diff of what is kept of the bodies; nothing where they are the same, or one has none."""
+    one, other = _body(mismatch.native), _body(mismatch.guest)
+    if one and other:
+        yield from difflib.unified_diff(one, other, "native", "guest", n=CONTEXT, lineterm="")
+
+
+def _body(kept: Mapping[str, Any]) -> list[str]:
+    return str(kept.get("body") or "").splitlines()
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()
+
+
+def duration(seconds: float | None) -> str:
+    """As people read it: "1.2 ms"."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def printable(line: str) -> str:
+    """A line without control characters, not too long."""
+    line = line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} ..."
+    return "".join(c if c.isprintable() else "  " if c == "\t" else ascii(c)[1:-1] for c in line)

@@ -1,0 +1,198 @@
+# The guest beside the site: it gets the same request once the native answer has gone out.
+#
+# Rule 1: nothing here is on the way of a request but one `submit`, which neither waits nor raises.
+# Rule 2: everything is bounded: threads, what waits for them, the bodies that wait. What is too much
+# is dropped and counted.
+# Rule 3: it waits for a moment in which the process has little to do, for a while: who shares the GIL with
+# a request makes that longer.
+# Rule 4: what the guest may not do meanwhile is said in its Grants (host/base.py), not here.
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import BodyTooLarge, GatewayError, Saturated
+from ..messages import Request, Response
+from ..workers import Workers
+from .compare import Answer, Comparison, redacted_target
+from .ledger import Mismatch
+
+if TYPE_CHECKING:
+    from .pilot import Turn
+
+log = logging.getLogger("wasm_gateway")
+
+# Guests that run beside the site at once in a process, and those that wait for that.
+THREADS = 2
+BACKLOG = 8
+
+# A process that has used less than this share of a CPU for so many seconds has little to do.
+QUIET_SHARE = 0.3
+QUIET_SECONDS = 0.005
+# Seconds that are waited for that at the most, and that those that wait may then begin.
+MAX_WAIT_SECONDS = 0.1
+BURST_SECONDS = 0.02
+
+# Mismatches that are kept of a component in a minute, by each process.
+MAX_RECORDS = 10
+MINUTE = 60.0
+
+# What becomes of a shadow: names of counters.
+EQUAL = "shadow equal"
+DIFFERENT = "shadow different"
+FAILED = "shadow failed"  # the guest trapped, or the like; it is a difference too
+DROPPED = "shadow dropped"  # too many waited
+UNCOMPARED = "shadow uncompared"  # a body was too long, or cut off
+OUTCOMES = (EQUAL, DIFFERENT, FAILED, DROPPED, UNCOMPARED)
+
+Around = Callable[[], AbstractContextManager[object]]
+
+
+class Shadows:
+    """Runs guests beside the site, and compares. Safe for any number of threads, and in forked children.
+
+    `around` is entered around each in the thread in which it runs.
+    """
+
+    def __init__(self, around: Around = nullcontext) -> None:
+        self._around = around
+        self._workers = Workers(THREADS, backlog=BACKLOG)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Locks as new, as a forked child must have them."""
+        self._lock = threading.Lock()  # guards the next
+        self._records: dict[str, deque[float]] = {}
+        self._burst_ends = 0.0
+        self._closed = False
+
+    def submit(self, turn: Turn, request: Request, native: Answer) -> None:
+        """Have the guest of `turn` answer `request` as well, some time."""
+        try:
+            if native.body is None or turn.answer is None:
+                turn.count(UNCOMPARED)
+                return
+            request = replace(request, gone=self._is_closed)
+            self._workers.submit(self._run, turn, request, native, of=turn.route)
+        except Saturated:
+            turn.count(DROPPED)
+        except Exception:
+            log.exception("component %s: the guest does not run beside the site", turn.component)
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Wait for those that run; those that wait are not run."""
+        self._closed = True
+        self._workers.close()
+
+    # In a thread of its own
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        if now < self._burst_ends:
+            return
+        end = now + MAX_WAIT_SECONDS
+        while not self._closed and now < end:
+            begin, used = now, time.process_time()
+            time.sleep(QUIET_SECONDS)
+            now = time.monotonic()
+            if time.process_time() - used < (now - begin) * QUIET_SHARE:
+                break
+        self._burst_ends = now + BURST_SECONDS
+
+    def _run(self, turn: Turn, request: Request, native: Answer) -> None:
+        self._wait()
+        if self._closed:
+            return
+        with self._around():
+            self._compare(turn, request, native)
+
+    def _compare(self, turn: Turn, request: Request, native: Answer) -> None:
+        assert turn.answer is not None
+        begin = time.perf_counter()
+        failure: GatewayError | None = None
+        guest = Answer(0)
+        try:
+            guest = whole(turn.answer(request), turn.limit)
+        except BodyTooLarge as error:
+            if self._closed:
+                return
+            failure = error
+        except GatewayError as error:
+            if self._closed:
+                return
+            failure = error
+        guest.seconds = time.perf_counter() - begin
+        comparison = turn.comparison
+        if failure is None and guest.body is None:
+            turn.count(UNCOMPARED)
+            return
+        turn.took(native.seconds, guest.seconds)
+        if failure is not None:
+            turn.count(FAILED)
+            kind = type(failure).__name__
+            if self._may_record(turn.component):
+                what = f"{request.method} {redacted_target(request)!r}"
+                log.warning("component %s, beside the site: %s: %s: %s", turn.component, what, kind, failure)
+                self._record(turn, request, native, guest, (f"guest failed: {kind}",))
+            return
+        differences = comparison.differences(request, native, guest)
+        turn.count(DIFFERENT if differences else EQUAL)
+        if differences and self._may_record(turn.component):
+            self._record(turn, request, native, guest, tuple(differences))
+
+    def _may_record(self, component: str) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            times = self._records.setdefault(component, deque(maxlen=MAX_RECORDS))
+            if len(times) == MAX_RECORDS and now - times[0] < MINUTE:
+                return False
+            times.append(now)
+            return True
+
+    def _record(
+        self, turn: Turn, request: Request, native: Answer, guest: Answer, differences: tuple[str, ...]
+    ) -> None:
+        kept_native, kept_guest = turn.comparison.kept(native, guest)
+        turn.record(
+            Mismatch(
+                component=turn.component,
+                route=turn.route,
+                method=request.method[:40],
+                target=redacted_target(request),
+                differences=differences,
+                native=kept_native,
+                guest=kept_guest,
+                native_seconds=native.seconds,
+                guest_seconds=guest.seconds,
+            )
+        )
+
+
+def whole(response: Response, limit: int) -> Answer:
+    """A response read to its end; its body is None where that is longer than `limit` bytes."""
+    try:
+        chunks: list[bytes] | None = []
+        size = 0
+        for chunk in response.body:
+            size += len(chunk)
+            if size > limit:
+                chunks = None
+                break
+            assert chunks is not None
+            chunks.append(chunk)
+        return Answer(response.status, response.headers, None if chunks is None else b"".join(chunks))
+    finally:
+        response.close()
+
+
+__all__ = ["OUTCOMES", "Answer", "Comparison", "Shadows", "whole"]

@@ -1,0 +1,230 @@
+# Guests, and a manifest, that are replaced while they are served.
+#
+# Rule 1: a guest is loaded whole, beside the old one, before any request sees it; then the
+# dict of entries is replaced, never changed. What is under way ends where it began.
+# Rule 2: what cannot be loaded changes nothing: the log says so once for each change, and
+# `refused` as long as it lies there.
+# Rule 3: the last good guest is kept for a rollback, and none before it.
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import forks
+from .errors import GatewayError, HostError, ManifestError
+from .guest_logs import printable
+from .loader import Entry, Loader, Served, served
+from .manifest import Manifest, PathSource
+from .watch import Files, Watcher, prints_of
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+log = logging.getLogger("wasm_gateway")
+
+MANIFEST = "the manifest"  # no id of a component
+
+# A bare guest is its own manifest for ever.
+GUESTS = (".wasm", ".wat")
+
+
+def sources(one: Served) -> list[Path]:
+    """The files that are loaded for it; what has a digest in the manifest never changes."""
+    others = (*one.component.dependencies.values(), *(one.http.middleware if one.http else ()))
+    found = (one.component.source, *(other.source for other in others))
+    return [source.path for source in found if isinstance(source, PathSource)]
+
+
+class Swaps:
+    """The replacing of a gateway's guests.
+
+    `read` gives the manifest as it lies there; None for one that is no file.
+    """
+
+    def __init__(self, gateway: Gateway, *, watch: bool) -> None:
+        self._gateway = gateway
+        self.read: Callable[[], Manifest] | None = None
+        self._files = Files()
+        self._wanted: list[Path] = []  # guests of the manifest that was read last
+        self.refused: str | None = None  # why the manifest that lies there now is not taken
+        self.watcher = Watcher(self.look) if watch else None
+        self.after_fork()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        self.lock = threading.Lock()  # one at a time
+
+    # Files
+
+    def begin(self) -> None:
+        """The files are about to be loaded for the first time."""
+        if self.watcher is not None:
+            with self.lock:
+                for one in served(self._gateway.manifest):
+                    self._files.take(one.id, prints_of(sources(one)))
+
+    def files(self) -> set[Path]:
+        """The manifest, and the files of all guests that are served."""
+        manifest = self._gateway.manifest
+        found = {path for one in served(manifest) for path in sources(one)}
+        return found if manifest.path is None else found | {manifest.path}
+
+    def look(self, at_once: bool = False) -> None:
+        """Take what has changed and stands still (watch.Files)."""
+        gateway, files = self._gateway, self._files
+        with self.lock:
+            path, read = gateway.manifest.path, self.read
+            if path is None or read is None or path.suffix in GUESTS:
+                pass  # no manifest that could change
+            elif files.changed(MANIFEST, [path, *self._wanted], at_once=at_once):
+                self._manifest_changed(path, read)
+            if gateway._entries is not None:
+                for one in served(gateway.manifest):
+                    if files.changed(one.id, sources(one), at_once=at_once):
+                        self._guest_changed(one, gateway._entries[one.id])
+
+    def _manifest_changed(self, path: Path, read: Callable[[], Manifest]) -> None:
+        try:
+            manifest = read()
+            if manifest != self._gateway.manifest:
+                # Where one of these cannot be loaded, the manifest is tried again when that has changed.
+                self._wanted = [source for one in served(manifest) for source in sources(one)]
+                self._files.take_too(MANIFEST, path, self._wanted)
+                self._take(manifest)
+                log.warning("%s has changed, and is in force", path)
+            self.refused = None
+        except Exception as error:
+            self.refused = str(error)
+            _say(error, "the changed manifest is not taken, the one before goes on")
+
+    def _guest_changed(self, one: Served, entry: Entry) -> None:
+        try:
+            loader = Loader(self._gateway, apart=True)
+            binaries = loader.read(one)
+            if binaries.digest in (entry.digest, entry.rejected):
+                entry.refused = None
+                return
+            with _compiling(loader):
+                loaded = loader.load_guest(one, binaries)
+            self._install(self._gateway.manifest, {one.id: loaded})
+        except Exception as error:
+            entry.refused = str(error)
+            _say(error, f"component {one.id}: its changed guest is not taken, the one before goes on")
+        else:
+            log.warning("component %s: its changed guest answers from now on", one.id)
+
+    # By hand
+
+    def reload(self, component_id: str | None) -> None:
+        """Gateway.reload."""
+        gateway = self._gateway
+        if gateway._entries is None:
+            gateway.open()
+            return
+        with self.lock:
+            manifest = gateway.manifest
+            if component_id is None and self.read is not None:
+                manifest = self.read()
+                self.refused = None
+            ids = {one.id for one in served(manifest) if component_id in (None, one.component.id)}
+            if not ids:
+                raise ManifestError(f"no such component: `{component_id}`", path=manifest.path)
+            self._take(manifest, ids)
+
+    def rollback(self, component_id: str) -> None:
+        """Gateway.rollback."""
+        gateway = self._gateway
+        with self.lock, gateway._lock:
+            entries = gateway._entries or {}
+            left = [each for each in entries.values() if each.component.id == component_id]
+            back = {}
+            for entry in left:
+                before, entry.before = entry.before, None
+                if before is not None:
+                    before.succeed(entry)
+                    before.rejected, before.refused = entry.digest, None
+                    before.reopen()
+                    back[entry.id] = before
+            if not back:
+                raise HostError(f"component {component_id!r} has no earlier guest in this process")
+            gateway._entries = {**entries, **back}
+            gateway._govern([component_id])
+            for id in back:
+                entries[id].close()
+        log.warning("component %s: the guest before the last one answers again", component_id)
+
+    # The swap
+
+    def _take(self, manifest: Manifest, ids: Collection[str] = ()) -> None:
+        """Have `manifest` in force: what it changes is loaded, and `ids` in any case."""
+        gateway = self._gateway
+        with gateway._lock:
+            if gateway._entries is None:
+                gateway._take(manifest)
+                return
+        rules = gateway.options.rules
+        known = {one.id: _inside(one, gateway.manifest, rules) for one in served(gateway.manifest)}
+        loader = Loader(gateway, manifest, apart=True)
+        loaded, prints = {}, {}
+        with _compiling(loader):
+            for one in served(manifest):
+                if one.id in ids or known.get(one.id) != _inside(one, manifest, rules):
+                    prints[one.id] = prints_of(sources(one))
+                    loaded[one.id] = loader.load_guest(one)
+        self._install(manifest, loaded)
+        for id in loaded:
+            self._files.take(id, prints[id])
+
+    def _install(self, manifest: Manifest, loaded: Mapping[str, Entry]) -> None:
+        gateway = self._gateway
+        with forks.postponed(), gateway._lock:
+            entries, other = gateway._entries, manifest != gateway.manifest
+            assert entries is not None  # close() waits for the lock of swaps
+            replaced = [entries[id] for id in loaded if id in entries]
+            for before in replaced:
+                entry = loaded[before.id]
+                entry.succeed(before)
+                before.before = None
+                # what another manifest allowed does not come back with its guest
+                entry.before = None if other or before.problem is not None else before
+            if other:
+                # A request may have been matched already to what this manifest does not name any more.
+                known = {one.id for each in (gateway.manifest, manifest) for one in served(each)}
+                entries = {id: entry for id, entry in entries.items() if id in known}
+            gateway._entries = {**entries, **loaded}
+            if other:
+                gateway._take(manifest)
+            gateway._govern([entry.component.id for entry in loaded.values()])
+        for entry in replaced:
+            entry.close()
+
+
+@contextmanager
+def _compiling(loader: Loader) -> Iterator[None]:
+    """In turn with other processes, and not while this one is forked."""
+    with nullcontext() if loader.cache is None else loader.cache.exclusively(), forks.postponed():
+        yield
+
+
+def _inside(one: Served, manifest: Manifest, rules: Collection[str]) -> object:
+    """What of a manifest there is in an entry; the site has `rules` for some components and routes."""
+    component, http = one.component, one.http
+    callable_ = list(manifest.components) if component.allowed_outbound_hosts else []
+    routes = [each.route for each in manifest.http_triggers if each.component == component.id]
+    ruled = [route for route in routes if route in rules]
+    called = http and (http.executor, http.middleware)
+    return component, called, one.messages, manifest.variables, callable_, ruled
+
+
+def _say(error: Exception, what: str) -> None:
+    # Names of the guest's are in it: no line of theirs may look like another record.
+    text = "\n    ".join(
+        printable(line.encode(errors="backslashreplace")) for line in str(error).splitlines()
+    )
+    # a bug of ours has a trace; a guest that does not load needs none
+    log.error("%s: %s", what, text, exc_info=None if isinstance(error, GatewayError) else error)

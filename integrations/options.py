@@ -48,15 +48,23 @@ CacheStore = Callable[[str, str], Any]
 
 
 def make_gateway(
-    manifest: Path, values: Mapping[str, Any], *, cache_store: CacheStore | None = None, **more: Any
+    manifest: Path,
+    values: Mapping[str, Any],
+    *,
+    cache_store: CacheStore | None = None,
+    identity: HostInterface | None = None,
+    **more: Any,
 ) -> Gateway:
     """A gateway for `manifest` with the settings `values`, whose keys are of KEYS; ManifestError.
 
-    `cache_store(label, alias)` makes the stores of type django_cache; `more` are fields of GatewayOptions.
+    `cache_store(label, alias)` makes the stores of type django_cache; `identity` is lent besides INTERFACES;
+    `more` are fields of GatewayOptions.
     """
     options = {field: values[key] for key, field in _FIELDS.items() if values.get(key) is not None}
     if "interfaces" in options:
         options["interfaces"] = [_interface(value) for value in options["interfaces"]]
+    if identity is not None:
+        options["interfaces"] = [*options.get("interfaces", ()), identity]
     if "observers" in options:
         options["observers"] = [_made(value, "OBSERVERS") for value in options["observers"]]
     options["engine"] = EngineOptions(

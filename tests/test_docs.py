@@ -11,6 +11,7 @@ import wasm_gateway
 from wasm_gateway.cli import cli
 from wasm_gateway.integrations import options
 from wasm_gateway.integrations.django import conf
+from wasm_gateway.integrations.flask import extension
 from wasm_gateway.manifest import OPTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUOTED = set(re.findall(r"`([^`\n]+)`", README))
 
 
-@pytest.mark.parametrize("key", sorted(options.KEYS | conf.KEYS))
+@pytest.mark.parametrize("key", sorted(options.KEYS | conf.KEYS | {*extension.OWN_KEYS}))
 def test_every_setting_is_in_the_readme(key: str) -> None:
     assert key in QUOTED
 

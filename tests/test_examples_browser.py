@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 GAME = ROOT / "example_projects" / "finicky_whiskers"
 FLASK_APP = ROOT / "example_projects" / "flask_app"
+DJANGO_SITE = ROOT / "example_projects" / "django_site"
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMEDRIVER = Path("/usr/bin/chromedriver")
@@ -263,3 +265,61 @@ def test_flask_app(page: Page, tmp_path: Path) -> None:
         page.wait(lambda: "points" in page.text("#answer"), "the guests")
 
     assert '"points":0' in page.text("#answer")
+
+
+@pytest.fixture
+def without_scripts(chromium: WebDriver) -> Iterator[None]:
+    chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    yield
+    chromium.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@pytest.mark.usefixtures("without_scripts")
+def test_dials_are_turned_on_a_page(page: Page, tmp_path: Path) -> None:
+    """The admin page of the Django site, by its forms alone."""
+    environment = {
+        "DJANGO_SITE_STATE": str(tmp_path / "state"),
+        "DJANGO_SETTINGS_MODULE": "bookshop.settings",
+        "DJANGO_SUPERUSER_PASSWORD": "secret",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    manage = [sys.executable, str(DJANGO_SITE / "manage.py")]
+    for command in (["migrate"], ["createsuperuser", "--noinput", "--username=ada", "--email=ada@x.test"]):
+        subprocess.run([*manage, *command], env=os.environ | environment, check=True, capture_output=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    with running([*manage, "runserver", "--noreload", "--insecure", place], tmp_path, **environment) as site:
+        page.open(f"{site}/login/")
+        page.type("ada", "[name=username]")
+        page.type("secret" + Keys.ENTER, "[name=password]")
+        page.wait(lambda: "Hello, ada." in page.text("body"), "nobody is logged in")
+        page.click("a[href*=dial]")
+        page.wait(lambda: "Wasm routes" in page.text("#content h1"), "no page of dials")
+
+        def turn(name: str, button: str, message: str) -> None:
+            page.click(f'[data-name="{name}"] [value={button}]')
+            page.wait(lambda: message in page.text(".messagelist"), message)
+
+        def mode(name: str) -> str:
+            return page.text(f'[data-name="{name}"] .mode')
+
+        assert [mode(name) for name in ("books", "me", "book", "isbn", "covers")] == [
+            *("shadow", "canary", "canary", "wasm", "native")
+        ]
+        page.type("canary", '[data-name="isbn"] [name=mode]')
+        page.type(Keys.HOME, '[data-name="isbn"] [name=slide]')
+        turn("isbn", "turn", "Turned isbn: canary 0%")
+        assert mode("isbn") == "canary (turned)"
+        number = page.driver.find_element(By.CSS_SELECTOR, '[data-name="isbn"] [name=percent]')
+        number.clear()
+        number.send_keys("12.5")
+        turn("isbn", "turn", "Turned isbn: canary 12.5%")
+        assert page.text('[data-name="/api/isbn"] .share') == "12.5%"
+        turn("isbn", "kill", "Turned isbn: kill switch: native")
+        assert mode("/api/isbn") == "native"
+        turn("isbn", "reset", "Turned isbn: as the manifest says")
+        assert mode("isbn") == "wasm"
+        page.open(f"{site}/admin/wasm_gateway/change/")
+        assert "mode = canary, percent = 12.5" in page.text("#result_list")

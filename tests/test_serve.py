@@ -494,9 +494,9 @@ def test_a_request_under_way_is_finished(serve) -> None:
 
 
 def test_changed_guests_are_replaced_where_it_is_asked_for(serve, app: Path) -> None:
-    server = serve("--watch", "--workers", "2").ready()
+    server = serve("--watch").ready()
     workers = server.children()
-    wait_until(lambda: server.get("/echo", b"x") == (200, b"x"))
+    assert server.get("/echo", b"x") == (200, b"x")
     trap = '(module (memory (export "memory") 1) (func (export "_start") unreachable))'
     (app / "echo.wasm").write_bytes(wasmtime.wat2wasm(trap))
     wait_until(lambda: "echo: its changed guest answers from now on" in server.stderr())

@@ -705,9 +705,11 @@ def test_limits_that_change_are_in_force(wat: Any, steps: Any, application: Any)
     entry = gateway._entries["a"]
     assert (entry._places.free, entry._places.limit, entry.options.max_concurrency) == (3, 3, 3)
     assert gateway.pilot.rule("a", "/a/...").mode == "native"
+    compared = gateway.pilot.comparison("a", "/a/...")
     application.manifest({"a": application.part(wasm, tool={"mode": "canary"})})
     look(gateway)
     assert gateway.pilot.rule("a", "/a/...").mode == "canary"
+    assert gateway.pilot.comparison("a", "/a/...") is not compared
 
 
 def test_a_manifest_that_changes_before_it_is_open(wat: Any, application: Any, ask: Any, quick: None) -> None:
@@ -807,9 +809,14 @@ def test_children_swap_by_themselves(names: dict[str, str]) -> None:
     """Of a parent that serves too, and of one that has only compiled."""
     python(
         """
-pids = [in_child(lambda: (ask() == b"old" or sys.exit(1), until(b"new"))) for _ in range(2)]
+read, write = os.pipe()
+def child():
+    os.write(write, ask()[:1])
+    until(b"new")
+pids = [in_child(child) for _ in range(2)]
 ask()
-pids.append(in_child(lambda: until(b"new")))
+pids.append(in_child(child))
+assert b"".join(os.read(read, 1) for _ in pids) == b"ooo"
 path.write_bytes(new)
 assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
 until(b"new")

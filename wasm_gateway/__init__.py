@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import GatewayError
 from .messages import Headers, Request, Response
+from .policy import Visitor
 
 if TYPE_CHECKING:
     from .component.values import Err, Ok, Some
@@ -33,6 +34,7 @@ __all__ = [
     "Response",
     "Some",
     "Statistics",
+    "Visitor",
     "__version__",
 ]
 

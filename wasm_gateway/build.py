@@ -13,26 +13,38 @@ import subprocess
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from .errors import BuildError, ManifestError, ToolchainError
+from .errors import BuildError, GatewayError, ManifestError, ToolchainError
 from .manifest import Component, Manifest, PathSource, parse_manifest
 from .toml import Document
 from .toolchain import environment, missing
+from .watch import Files, prints_of
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """The commands of one component, and the components to be built before."""
+    """The commands of one component, the components to be built before, and the globs of its sources."""
 
     component: str
     commands: tuple[str, ...]
     folder: Path
     after: frozenset[str]
+    watch: tuple[str, ...] = ()
+
+    def sources(self) -> list[Path]:
+        """The files that its `watch` means, in order."""
+        found: set[Path] = set()
+        for pattern in self.watch:
+            try:
+                found.update(path for path in self.folder.glob(pattern) if path.is_file())
+            except (ValueError, NotImplementedError):  # absolute, or no pattern at all
+                continue
+        return sorted(found)
 
 
 def read_jobs(path: Path, *, profile: str | None = None, components: Collection[str] = ()) -> list[Job]:
@@ -49,7 +61,13 @@ def read_jobs(path: Path, *, profile: str | None = None, components: Collection[
     }
     after = _order(manifest, built)
     return [
-        Job(id, component.build.commands, path.parent / (component.build.workdir or "."), after[id])
+        Job(
+            id,
+            component.build.commands,
+            path.parent / (component.build.workdir or "."),
+            after[id],
+            component.build.watch,
+        )
         for id, component in built.items()
         if component.build is not None
     ]
@@ -179,3 +197,55 @@ class _Runner:
                     os.killpg(process.pid, signal.SIGTERM)
                 except ProcessLookupError:
                     pass
+
+
+class Rebuilder:
+    """Builds components again whose sources change (Spin: command line, 6), one look after the other.
+
+    `read` gives the jobs as the manifest says them now.
+    """
+
+    def __init__(self, path: Path, read: Callable[[], list[Job]], cache_dir: Path, say: Say) -> None:
+        self.path = path
+        self.read = read
+        self.cache_dir = cache_dir
+        self.say = say
+        self.jobs = read()
+        self._files = Files()
+        self._take()
+        for job in self.jobs:
+            if not job.watch:
+                say(f"Component {job.component} has no `watch` in its build table: it is built only once")
+
+    def _take(self) -> None:
+        self._files.take(self.path, prints_of([self.path]))
+        for job in self.jobs:
+            self._files.take(job.component, prints_of(job.sources()))
+
+    def first(self) -> bool:
+        """Build all of them; whether that worked, else the error has been said."""
+        return self._built(self.jobs)
+
+    def look(self) -> bool:
+        """Build what has changed and stands still; whether something was built, and it worked."""
+        if self._files.changed(self.path, [self.path]):
+            before = {job.component: job.commands for job in self.jobs}
+            try:
+                self.jobs = self.read()
+            except GatewayError as error:
+                self.say(f"Error: {error}")
+                return False
+            return self._built([job for job in self.jobs if before.get(job.component) != job.commands])
+        return self._built([job for job in self.jobs if self._files.changed(job.component, job.sources())])
+
+    def _built(self, jobs: list[Job]) -> bool:
+        if not jobs:
+            return False
+        names = frozenset(job.component for job in jobs)
+        jobs = [replace(job, after=job.after & names) for job in jobs]
+        try:
+            build(jobs, self.cache_dir, self.say)
+        except GatewayError as error:
+            self.say(f"Error: {error}")
+            return False
+        return True

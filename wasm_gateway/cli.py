@@ -770,10 +770,15 @@ def build_(
         raise click.UsageError(f"unexpected argument '{rest[0]}' (flags of `up` need --up)")
     path = _build(source, profile, components, cache_dir)
     if then_up:
-        flags = ["--from", str(path), *(["--profile", profile] if profile else [])]
-        flags += [word for id in components for word in ("-c", id)]
-        flags += ["--cache-dir", cache_dir] if cache_dir else []
+        flags = _up_flags(path, profile, components, cache_dir)
         up.main([*flags, *rest], prog_name="wasm-gateway up", standalone_mode=False)
+
+
+def _up_flags(path: Path, profile: str | None, components: Sequence[str], cache_dir: str | None) -> list[str]:
+    """Flags that `build` and `watch` have in common with `up`."""
+    flags = ["--from", str(path), *(["--profile", profile] if profile else [])]
+    flags += [word for id in components for word in ("-c", id)]
+    return flags + (["--cache-dir", cache_dir] if cache_dir else [])
 
 
 def _build(source: str | None, profile: str | None, components: Sequence[str], cache_dir: str | None) -> Path:
@@ -793,6 +798,80 @@ def _build(source: str | None, profile: str | None, components: Sequence[str], c
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.code)
     return path
+
+
+@cli.command("watch", context_settings={"ignore_unknown_options": True})
+@_options(_from, _profile, _components, _cache_dir)
+@click.option("--skip-build", is_flag=True, help="Run no build commands; only replace what has changed.")
+@click.option(
+    *("-d", "--debounce"),
+    type=click.IntRange(10, 60_000),
+    default=100,
+    show_default=True,
+    metavar="MS",
+    help="How long files stand still before they count.",
+)
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="[UP FLAGS]")
+def watch(
+    source: str | None,
+    profile: str | None,
+    components: tuple[str, ...],
+    cache_dir: str | None,
+    skip_build: bool,
+    debounce: int,
+    rest: tuple[str, ...],
+) -> None:
+    """Build, run, and build again what is saved; changed guests are replaced while all is served.
+
+    A build that fails is said, and the last good guest keeps serving. The rest of the line goes to `up`.
+    """
+    import subprocess
+    import time
+
+    from .build import Rebuilder, read_jobs
+    from .loader import default_cache_dir
+    from .manifest import find_manifest
+
+    path = find_manifest(source)
+    cache = Path(cache_dir) if cache_dir else default_cache_dir()
+    single = path.suffix in (".wasm", ".wat")
+
+    def read() -> list[Any]:
+        return [] if single or skip_build else read_jobs(path, profile=profile, components=components)
+
+    rebuilder = Rebuilder(path, read, cache, _tell)
+    good = not rebuilder.jobs or rebuilder.first()
+    while not good:
+        time.sleep(debounce / 1000)
+        good = rebuilder.look()
+    flags = _up_flags(path, profile, components, cache_dir)
+    command = [sys.executable, "-m", "wasm_gateway", "up", *flags, "--watch", *rest]
+    with _ending_on_sigterm(), subprocess.Popen(command) as server:
+        try:
+            while server.poll() is None:
+                time.sleep(debounce / 1000)
+                rebuilder.look()
+        except KeyboardInterrupt:
+            pass  # Ctrl-C reaches the server too
+        finally:
+            server.terminate()
+            code = server.wait()
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is run within as Ctrl-C does."""
+    import signal
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @cli.group()

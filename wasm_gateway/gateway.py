@@ -38,11 +38,14 @@ from .errors import (
 from .executors import Executor
 from .executors.guest import checked_headers
 from .guest_logs import GuestLogs, InstanceLog, printable
+from .host import identity
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
 from .loader import Entry, Loader, Statistics, entry_ids, remove_folder, served
 from .manifest import (
+    Component,
+    ComponentOptions,
     HttpTrigger,
     Manifest,
     StaticResponse,
@@ -56,7 +59,7 @@ from .swap import Swaps
 if TYPE_CHECKING:
     from .migration.ledger import Ledger
     from .migration.pilot import Pilot, Turn
-    from .policy import Facts
+    from .policy import Facts, Rule
 
 log = logging.getLogger("wasm_gateway")
 
@@ -307,6 +310,29 @@ class Gateway:
             options = {entry.component.id: entry.options for entry in entries.values()}
             self.pilot.govern(options, changed)
 
+    def options_of(self, component: Component, manifest: Manifest | None = None) -> ComponentOptions:
+        """The options of a component: its own, and what the site says; raises ManifestError.
+
+        What is nearer to the command wins: manifest, runtime configuration, options. `manifest` is the one
+        that the component is in, where that is to become this gateway's.
+        """
+        options = component.options
+        if self.runtime_config.max_instance_memory is not None:
+            options = replace(options, max_memory=self.runtime_config.max_instance_memory)
+        if self.options.limits:
+            options = options.updated(self.options.limits)
+        rules = self.options.rules
+        try:
+            if component.id in rules:
+                options = options.updated(rules[component.id])
+            routes = [
+                t.route for t in (manifest or self.manifest).http_triggers if t.component == component.id
+            ]
+            tables = {route: rules[route] for route in routes if route is not None and route in rules}
+            return options.updated({"routes": {**options.routes, **tables}}) if tables else options
+        except ManifestError as error:
+            raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
+
     def _pilot(self, entries: Mapping[str, Entry]) -> Pilot | None:
         ledger = self.options.ledger
         governed = {entry.component.id: entry.options for entry in entries.values()}
@@ -375,15 +401,12 @@ class Gateway:
 
         For a door that has a native answer; the turn is then given to `handle`, if the guest is to answer.
         """
-        if self._entries is None:
-            self.open()
-        pilot = self.pilot
-        if pilot is None:
+        target = self._governed(match)
+        if target is None:
             return None
-        target = match.route.target
-        if not isinstance(target, Target) or target.trigger.component is None:
-            return None
-        component = target.trigger.component
+        component, pilot = target.trigger.component, self.pilot
+        assert component is not None
+        assert pilot is not None
         turn = pilot.choose(component, match.route.raw, facts)
         if turn.choice.shadow:
             assert target.entry_id is not None
@@ -392,6 +415,24 @@ class Gateway:
             self.watch.passed(component, match.route.raw, turn.choice.reason)
         return turn
 
+    def rule(self, match: RouteMatch) -> Rule | None:
+        """The rule by which `choose` chooses now; None where only the guest may answer."""
+        target = self._governed(match)
+        if target is None:
+            return None
+        assert target.trigger.component is not None
+        assert self.pilot is not None
+        return self.pilot.rule(target.trigger.component, match.route.raw)
+
+    def _governed(self, match: RouteMatch) -> Target | None:
+        """Where `match` leads to, if that is a component and there are rules at all."""
+        if self._entries is None:
+            self.open()
+        target = match.route.target
+        if self.pilot is None or not isinstance(target, Target) or target.trigger.component is None:
+            return None
+        return target
+
     def streams(self, match: RouteMatch) -> bool:
         """Whether a response of this route may go out before it is whole, from whatever thread."""
         target = match.route.target
@@ -399,13 +440,13 @@ class Gateway:
             return False
         entry = self._entry(target.entry_id)
         # what the site lends may belong to the request's own thread, as Django's connections do
-        return entry.http is not None and entry.http.streams and not entry.options.host_interfaces
+        return entry.http is not None and entry.http.streams and not entry.options.calls_site
 
     def runs_inline(self, match: RouteMatch) -> bool:
         """Whether the component of this route is said to answer quickly enough for an event loop."""
         entry = (self._entries or {}).get(getattr(match.route.target, "entry_id", None) or "")
         # what the site lends may refuse to run on a loop, as Django's models do
-        return entry is not None and entry.options.inline and not entry.options.host_interfaces
+        return entry is not None and entry.options.inline and not entry.options.calls_site
 
     def _answer(
         self,
@@ -440,7 +481,7 @@ class Gateway:
             length = request.headers.get("content-length")
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
-            request_ = _for_guest(request, match, executor)
+            request_ = _for_guest(request, match, executor, entry)
             response: Response = entry.run(executor.execute, request_, match, noted)
             if turn is not None:
                 turn.succeeded()
@@ -472,11 +513,12 @@ class Gateway:
     def _execute_beside(
         self, entry_id: str, match: RouteMatch, call: observe.Call | None, request: Request
     ) -> Response:
-        executor = self._entry(entry_id).beside
+        entry = self._entry(entry_id)
+        executor = entry.beside
         if call is not None:
             call.dialect = executor.dialect
         try:
-            return executor.execute(_for_guest(request, match, executor), match)
+            return executor.execute(_for_guest(request, match, executor, entry), match)
         except GatewayError:
             raise
         except Exception as error:
@@ -619,15 +661,18 @@ class Target:
 _WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)
 
 
-def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Request:
+def _for_guest(request: Request, match: RouteMatch, executor: Executor, entry: Entry) -> Request:
     """`request` as a guest may see it: no `spin-*` header but ours, no Connection (Spin: http, 1 and 6).
 
     Spin leaves a client's own spin-* headers in front of the injected ones, where they are believed.
     """
-    headers = [pair for pair in request.headers.pairs if pair[0][:5] != "spin-" and pair[0] != "connection"]
+    hidden = _HIDDEN if entry.options.cookies else _HIDDEN_TOO
+    headers = [pair for pair in request.headers.pairs if pair[0][:5] != "spin-" and pair[0] not in hidden]
     authority = request.authority
     if authority is not None and ".spin.internal" in authority and _is_chained_host(authority):
         headers = [pair for pair in headers if pair[0] != "host"]
+    if entry.identity is not None:
+        headers.append((identity.HEADER, entry.identity()))
     if executor.injects_headers:
         headers += spin_headers(match, request)
     return Request(
@@ -635,6 +680,11 @@ def _for_guest(request: Request, match: RouteMatch, executor: Executor) -> Reque
         *(request.scheme, authority, request.client, request.protocol, request.trailers),
         request.gone,
     )
+
+
+# Headers of a client that no guest sees, and those that one without `cookies` does not.
+_HIDDEN = frozenset(("connection", identity.HEADER))
+_HIDDEN_TOO = _HIDDEN | {"cookie"}
 
 
 def _is_chained_host(authority: str) -> bool:

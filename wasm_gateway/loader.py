@@ -19,7 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from .component.resolve import validate as validate_component
 from .engine import CompileCache, Engine, wat2wasm
 from .errors import ComponentError, LinkError, ManifestError, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
+from .host import identity
 from .host.application import Hosts
 from .host.base import Grants
 from .host.outbound import AllowedHosts, Both, SafeHosts, validate
@@ -169,6 +170,7 @@ class Entry:
         self.swaps = 0
         self.outside: Both | None = None  # where `http` may go beside the site
         self._beside: Executor | None = None
+        self.identity: Callable[[], str] | None = None  # the header that says who asks, where it wants one
         self.start_over()
 
     def start_over(self) -> None:
@@ -198,8 +200,9 @@ class Entry:
 
     def reopen(self) -> None:
         """Serve again after `close`."""
-        if self.http is not None:
-            self.http.reopen()
+        for executor in (self.http, self._beside):
+            if executor is not None:
+                executor.reopen()
 
     def run(self, execute: Callable[..., Any], *arguments: Any) -> Any:
         """`execute(*arguments)` in one of the places, counted and timed; Saturated when none is free."""
@@ -282,7 +285,7 @@ class Loader:
 
     def load(self, served: Served) -> Entry:
         """The entry of `served`; one with a `problem` where the site answers instead."""
-        limits = self._limits(served.component)
+        limits = self.gateway.options_of(served.component, self.manifest)
         try:
             return self.load_guest(served, limits=limits)
         except ComponentError as error:
@@ -298,7 +301,8 @@ class Loader:
     ) -> Entry:
         """The same, but what is wrong is raised in any case."""
         try:
-            return self._load(served, limits or self._limits(served.component), binaries)
+            limits = limits or self.gateway.options_of(served.component, self.manifest)
+            return self._load(served, limits, binaries)
         except ComponentError as error:
             error.component = served.component.id
             raise
@@ -333,16 +337,6 @@ class Loader:
             error.component = component.id
             raise
 
-    def _limits(self, component: Component) -> ComponentOptions:
-        gateway, options = self.gateway, self.gateway.options
-        # What is nearer to the command wins: manifest, runtime configuration, options.
-        limits = component.options
-        if gateway.runtime_config.max_instance_memory is not None:
-            limits = replace(limits, max_memory=gateway.runtime_config.max_instance_memory)
-        if options.limits:
-            limits = limits.updated(options.limits)
-        return self._ruled(component, limits)
-
     def _load(self, served: Served, limits: ComponentOptions, binaries: Binaries | None) -> Entry:
         gateway, options = self.gateway, self.gateway.options
         component, trigger = served.component, served.http
@@ -357,7 +351,8 @@ class Loader:
             key_value_stores=frozenset(component.key_value_stores),
             sqlite_databases=frozenset(component.sqlite_databases),
             ai_models=frozenset(component.ai_models),
-            host_interfaces=frozenset(map(canonical_name, limits.host_interfaces)),
+            host_interfaces=frozenset(map(canonical_name, _lent(limits))),
+            lend=frozenset(limits.lend),
             environment={**component.environment, **options.environment},
             variables=self.variables.of(component),
             outbound=outbound,
@@ -381,10 +376,19 @@ class Loader:
             providers=_providers(component.dependencies.items(), binaries.dependencies, grants),
             chain=self._chain(trigger, binaries.chain, grants),
         )
+        if limits.identity_headers:
+            entry.identity = self._identity(component, limits)
         entry.outside = Both(outbound, self._safe_hosts(component, limits))
         if options.watch:
             entry.digest = binaries.digest
         return entry
+
+    def _identity(self, component: Component, limits: ComponentOptions) -> Callable[[], str] | None:
+        """What makes the header that says who asks; None where nobody can tell."""
+        for each in self.gateway.options.interfaces:
+            if isinstance(each, identity.Identity):
+                return partial(each.header, component.id, limits.lend)
+        return None
 
     def _safe_hosts(self, component: Component, limits: ComponentOptions) -> SafeHosts:
         try:
@@ -397,18 +401,6 @@ class Loader:
         except ManifestError as error:
             key = f"component.{component.id}.shadow_allowed_hosts"
             raise ManifestError(error.message, path=self.manifest.path, key=key) from error
-
-    def _ruled(self, component: Component, limits: ComponentOptions) -> ComponentOptions:
-        """`limits` with what the site says about who answers for this component and its routes."""
-        rules = self.gateway.options.rules
-        try:
-            if component.id in rules:
-                limits = limits.updated(rules[component.id])
-            routes = [t.route for t in self.manifest.http_triggers if t.component == component.id]
-            tables = {route: rules[route] for route in routes if route is not None and route in rules}
-            return limits.updated({"routes": {**limits.routes, **tables}}) if tables else limits
-        except ManifestError as error:
-            raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
 
     def _check_templated_hosts(self, component: Component) -> None:
         """Entries whose variables all have defaults have to be right with them (Spin: manifest, 8)."""
@@ -501,6 +493,10 @@ def _providers(
     return providers
 
 
+def _lent(options: ComponentOptions) -> tuple[str, ...]:
+    return (*options.host_interfaces, identity.INTERFACE) if options.lend else options.host_interfaces
+
+
 def _named(trigger: HttpTrigger | None) -> list[tuple[str, Dependency]]:
     """The middleware of a trigger, with names for people."""
     named = []
@@ -513,8 +509,9 @@ def _named(trigger: HttpTrigger | None) -> list[tuple[str, Dependency]]:
 def inherited(grants: Grants, keys: Collection[str]) -> Grants:
     """What is left of `grants` for a dependency that inherits `keys` of the configuration."""
     whole = {key: getattr(grants, INHERITED[key]) for key in keys if key in INHERITED}
-    lent = grants.host_interfaces if set(keys) >= set(INHERITABLE) else frozenset()
-    return Grants(grants.id, host_interfaces=lent, **{INHERITED[key]: value for key, value in whole.items()})
+    if set(keys) >= set(INHERITABLE):
+        whole |= {"host_interfaces": grants.host_interfaces, "lend": grants.lend}
+    return Grants(grants.id, **{INHERITED.get(key, key): value for key, value in whole.items()})
 
 
 def default_cache_dir() -> Path:

@@ -150,6 +150,9 @@ class ComponentOptions:
     breaker_failures: int = 5  # in a row, after which the site answers for a while
     breaker_pause: float = 10.0
     host_interfaces: tuple[str, ...] = ()  # of the site, lent to this component
+    lend: tuple[str, ...] = ()  # what of who asks it may know, of LENDABLE
+    identity_headers: bool = False  # the same in a signed header of each request
+    cookies: bool = True  # whether it sees those of the client
     shadow_allowed_hosts: tuple[str, ...] = ()  # of allowed_outbound_hosts, those it reaches beside the site
     compare_body: str = "auto"
     compare_headers: tuple[str, ...] = ("content-type", "location", "cache-control", "vary")
@@ -185,6 +188,11 @@ class ComponentOptions:
         except BadValue as error:
             raise ManifestError(str(error), key=error.key) from None
         return dataclasses.replace(self, **changed)
+
+    @property
+    def calls_site(self) -> bool:
+        """Whether it may call into the site, whose things may belong to the request's own thread."""
+        return bool(self.host_interfaces or self.lend)
 
     @property
     def governed(self) -> bool:
@@ -521,6 +529,18 @@ def _paths(value: object) -> tuple[str, ...]:
     return paths
 
 
+# What a site may let a guest know of who asks (host/identity.py).
+LENDABLE: Final = ("user", "locale", "csrf")
+
+
+def _lend(value: object) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for name in names:
+        if name not in LENDABLE:
+            raise ValueError(f"{name!r} cannot be lent, expected a list of {', '.join(LENDABLE)}")
+    return names
+
+
 _OPTIONS: Final = {
     "timeout": parse_duration,
     "max_memory": parse_size,
@@ -535,6 +555,9 @@ _OPTIONS: Final = {
     "breaker_failures": _count,
     "breaker_pause": parse_duration,
     "host_interfaces": _texts("interface names"),
+    "lend": _lend,
+    "identity_headers": _flag,
+    "cookies": _flag,
     "shadow_allowed_hosts": _texts("hosts"),
     "compare_body": _body_rule,
     "compare_headers": _texts("header names"),

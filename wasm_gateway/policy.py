@@ -36,11 +36,12 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who asks, as the site knows it; `id` is None for somebody unknown."""
+    """Who asks, as the site knows it; `id` is None for somebody unknown, `name` is for guests only."""
 
     id: str | None = None
     groups: frozenset[str] = frozenset()
     staff: bool = False
+    name: str = ""
 
 
 NOBODY = Visitor()
@@ -104,7 +105,8 @@ class Rule:
     `percent` is the share of visitors whom the guest answers (canary), or of requests that it answers
     beside the site (shadow). `sticky` says what keeps a visitor on one side: "cookie", "user" (the cookie
     for somebody unknown), "header:NAME", whose value is hashed, or "none". `opt_in` and `opt_out` are
-    for testers; `staff` and `groups` name people for whom the guest answers in any case.
+    for testers; `staff` and `groups` name people for whom the guest answers in any case. `csrf` is whether
+    a site that knows how checks a request against forgery before a guest is asked; None: as for all guests.
     """
 
     mode: Mode = Mode.WASM
@@ -115,11 +117,21 @@ class Rule:
     staff: bool = False
     groups: frozenset[str] = frozenset()
     fallback: frozenset[Failure] = frozenset()
+    csrf: bool | None = None
 
     @property
     def plain(self) -> bool:
-        """Whether the guest answers every request, whatever comes of it."""
-        return self.mode is Mode.WASM and not self.fallback and not self.opt_out
+        """Whether the guest answers every request, whatever comes of it, as the site has it for all."""
+        return self.mode is Mode.WASM and not self.fallback and not self.opt_out and self.csrf is None
+
+    @property
+    def names_people(self) -> bool:
+        return self.staff or bool(self.groups) or self.sticky == "user"
+
+    @property
+    def wants_visitor(self) -> bool:
+        """Whether a choice may depend on who asks, which may be dear to find out."""
+        return self.mode is Mode.CANARY and self.names_people
 
     def updated(self, values: Mapping[str, object]) -> Rule:
         """This rule with `values` as they stand in a manifest, in settings or in a dial; BadValue."""
@@ -285,4 +297,5 @@ READERS: Mapping[str, Callable[[object], Any]] = {
     "staff": _flag,
     "groups": _names,
     "fallback": _failures,
+    "csrf": _flag,
 }

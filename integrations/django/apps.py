@@ -15,6 +15,7 @@ class WasmGatewayConfig(AppConfig):
     name = "wasm_gateway.integrations.django"
     label = "wasm_gateway"
     verbose_name = "Wasm gateway"
+    default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         from . import checks

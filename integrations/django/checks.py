@@ -8,6 +8,8 @@
 #   W003  with --deploy: a guest would be compiled when the server starts
 #   W004  a setting that nobody knows
 #   W005  the app is installed, the middleware is not
+#   W006  a rule or a guest asks for the user, and the middleware stands before AuthenticationMiddleware
+#   W007  the same of another middleware: what a guest is lent is not there yet
 #   I004  a Wasm route answers a path that a view of the site answers too
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from django.urls import Resolver404, get_resolver
 from django.utils.module_loading import import_string
 
 from wasm_gateway import engine
-from wasm_gateway.errors import ComponentError, HostError
+from wasm_gateway.errors import ComponentError, HostError, ManifestError
 from wasm_gateway.gateway import Gateway
 from wasm_gateway.loader import default_cache_dir
 from wasm_gateway.manifest import PathSource
@@ -77,7 +79,7 @@ def check_process(**_: Any) -> list[CheckMessage]:
 
 
 def check_middleware(**_: Any) -> list[CheckMessage]:
-    """W001, W005."""
+    """W001, W005 to W007."""
     security = "django.middleware.security.SecurityMiddleware"
     names: Sequence[str] = settings.MIDDLEWARE
     ours = [index for index, name in enumerate(names) if _is_ours(name)]
@@ -88,11 +90,66 @@ def check_middleware(**_: Any) -> list[CheckMessage]:
             "this where wsgi.py has wasm_gateway.integrations.django.get_wsgi_application() instead."
         )
         return [Warning(text, hint=hint, id="wasm_gateway.W005")]
+    messages: list[CheckMessage] = []
     if security in names and ours[0] < names.index(security):
         text = "WasmGatewayMiddleware stands before SecurityMiddleware."
         hint = "Put it after: Wasm routes are neither redirected to HTTPS nor given its headers."
-        return [Warning(text, hint=hint, id="wasm_gateway.W001")]
-    return []
+        messages.append(Warning(text, hint=hint, id="wasm_gateway.W001"))
+    for id_, name, why, wrong in _needs():
+        stands, before = _stands(name)
+        if stands and before < ours[0]:
+            continue
+        if stands or name != LOCALE:  # a site may well have one language
+            title = name.rpartition(".")[2]
+            text = f"{title} does not stand before WasmGatewayMiddleware, but {why}."
+            hint = f"Put WasmGatewayMiddleware after it; until then {wrong}."
+            messages.append(Warning(text, hint=hint, id=f"wasm_gateway.{id_}"))
+    return messages
+
+
+AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+LOCALE = "django.middleware.locale.LocaleMiddleware"
+CSRF = "django.middleware.csrf.CsrfViewMiddleware"
+
+# What may be lent to a guest -> the check, who has to have seen the request before, what happens else.
+LENDERS = {
+    "user": ("W006", AUTHENTICATION, "everybody is unknown to Wasm routes"),
+    "locale": ("W007", LOCALE, "the language is that of the settings"),
+    "csrf": ("W007", CSRF, "a token is worth nothing, for nobody sends its cookie"),
+}
+
+
+def _stands(name: str) -> tuple[bool, int]:
+    """Whether the middleware `name`, or one that extends it, is there, and where."""
+    wanted = import_string(name)
+    for index, each in enumerate(settings.MIDDLEWARE):
+        try:
+            found = import_string(each)
+        except ImportError:
+            continue  # Django says so when it starts
+        if found is wanted or (isinstance(found, type) and issubclass(found, wanted)):
+            return True, index
+    return False, -1
+
+
+def _needs() -> list[tuple[str, str, str, str]]:
+    """Each middleware that some component depends on: a check, its name, why, and what happens else."""
+    gateway = _gateway()
+    found: dict[str, tuple[str, str, str, str]] = {}
+    for component in gateway.manifest.components.values() if gateway else ():
+        assert gateway is not None
+        try:
+            options = gateway.options_of(component)
+        except ManifestError:
+            continue  # opening the gateway says so
+        rules = [options.rule, *(options.rule.updated(table) for table in options.routes.values())]
+        reasons = {what: f"the component {component.id!r} is lent the {what}" for what in options.lend}
+        if any(rule.names_people for rule in rules):
+            reasons["user"] = f"the rules of the component {component.id!r} depend on the user"
+        for what, why in reasons.items():
+            id_, name, wrong = LENDERS[what]
+            found.setdefault(name, (id_, name, why, wrong))
+    return sorted(found.values())
 
 
 def _is_ours(name: str) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
@@ -26,11 +27,15 @@ from django.utils.connection import ConnectionProxy
 from wasm_gateway.asgi import THREADS
 from wasm_gateway.errors import GatewayError, ManifestError
 from wasm_gateway.gateway import Gateway
+from wasm_gateway.host.identity import Identity
 from wasm_gateway.host.key_value import CacheStore
+from wasm_gateway.migration.ledger import open_ledger
 from wasm_gateway.workers import Workers
 
 from .. import options
 from .connections import SiteWorkers, kept_fresh
+from .identity import DjangoSite
+from .signals import FailureTeller, guest_failed
 
 KEYS = frozenset(
     (
@@ -39,6 +44,9 @@ KEYS = frozenset(
         "THREADS",  # guests that run at once in async mode
     )
 )
+
+# The LEDGER that is in the site's own database.
+DATABASE = "django"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +81,32 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-        values = {"WATCH": settings.DEBUG and under_autoreload(), **self.values}
-        return options.make_gateway(self.manifest, values, cache_store=cache_store, around=kept_fresh)
+        values = {
+            "WATCH": settings.DEBUG and under_autoreload(),
+            **self.values,
+            "LEDGER": ledger(self.values.get("LEDGER")),
+        }
+        if guest_failed.has_listeners():
+            values["OBSERVERS"] = [*(values.get("OBSERVERS") or ()), FailureTeller()]
+        identity = Identity(DjangoSite(), lambda: settings.SECRET_KEY)
+        return options.make_gateway(
+            self.manifest, values, cache_store=cache_store, identity=identity, around=kept_fresh
+        )
+
+
+def ledger(value: Any) -> Any:
+    """The ledger that the setting means, which tells who asks for the signals; ManifestError."""
+    if value is None:
+        return None
+    if not apps.is_installed("wasm_gateway.integrations.django"):
+        if value == DATABASE:
+            raise ManifestError(f"{DATABASE!r} needs the app in INSTALLED_APPS", key="LEDGER")
+        return value
+    from .ledger import DjangoLedger, Telling
+
+    if value == DATABASE:
+        return Telling(DjangoLedger())
+    return Telling(open_ledger(value) if isinstance(value, str | Path) else value)
 
 
 def under_autoreload() -> bool:

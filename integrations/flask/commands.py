@@ -1,7 +1,8 @@
-# flask wasm routes | compile | new
+# flask wasm routes | compile | mode | report | new
 
 from __future__ import annotations
 
+import getpass
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from flask import current_app
 from flask.cli import ScriptInfo, with_appcontext
+
+from ..dials import CHOICES, NoDials, listing, pilot_of, turn_to
 
 if TYPE_CHECKING:
     from wasm_gateway import Gateway
@@ -109,3 +112,53 @@ def _manifest(info: ScriptInfo) -> Path:
             raise
         return Path(error.path)
     return Path(app.root_path, app.config.get("WASM_GATEWAY_MANIFEST", "spin.toml"))
+
+
+@wasm.command()
+@click.argument("name", required=False)
+@click.argument("mode", required=False, type=click.Choice(CHOICES))
+@click.option("--percent", type=float, help="The share of canary and shadow.")
+@with_appcontext
+def mode(name: str | None, mode: str | None, percent: float | None) -> None:
+    """Say who answers for a component or a route, in all processes from now on.
+
+    NAME is the id of a component or the pattern of a route; without it, list who answers.
+    """
+    from wasm_gateway.errors import GatewayError
+    from wasm_gateway.policy import BadValue
+
+    gateway = _gateway()
+    try:
+        if name is None:
+            click.echo("\n".join(listing(gateway)))
+        elif mode is None:
+            raise click.UsageError(f"say which mode: {', '.join(CHOICES)}")
+        else:
+            click.echo(turn_to(gateway, name, mode, percent, f"{getpass.getuser()} (flask wasm mode)"))
+    except (NoDials, BadValue, GatewayError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@wasm.command()
+@click.argument("components", nargs=-1)
+@click.option("--limit", type=click.IntRange(0, 200), default=10, show_default=True, help="Of mismatches.")
+@click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@with_appcontext
+def report(components: tuple[str, ...], limit: int, style: str) -> None:
+    """Say who has answered, in all processes, and where guests and views differ."""
+    from dataclasses import asdict
+
+    from wasm_gateway.errors import GatewayError
+    from wasm_gateway.migration import report as reports
+
+    gateway = _gateway()
+    for name in components:
+        if name not in gateway.manifest.components:
+            raise click.ClickException(f"there is no component {name!r}")
+    try:
+        ledger = pilot_of(gateway).ledger
+        assert ledger is not None
+        found = reports.read(ledger, components or list(gateway.manifest.components), limit=limit)
+    except (NoDials, GatewayError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(asdict(found), indent=2, default=dict) if style == "json" else reports.text(found))

@@ -8,15 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wasm_gateway.wsgi import WsgiGateway
+from wasm_gateway.host.identity import Identity
 
 from ..options import KEYS, make_gateway
 from .convert import trusted_host
+from .identity import Door, FlaskSite, function_of
 
 if TYPE_CHECKING:
     from flask import Flask
 
 PREFIX = "WASM_GATEWAY_"
+# Settings besides those of options.py: functions that say who asks, and in which language.
+OWN_KEYS = ("VISITOR", "LOCALE")
 
 
 class WasmGateway:
@@ -27,6 +30,10 @@ class WasmGateway:
     CACHE_DIR ... TRUSTED_HOSTS applies to Wasm routes too. What an app does around its views, such as
     `before_request` and sessions, does not: the guest is asked before the app is. In debug mode guests are
     swapped when their files change (WATCH).
+
+    WASM_GATEWAY_VISITOR is a function that says who asks (a Visitor, or None), for rules that depend on it
+    and for guests to whom the user is lent; WASM_GATEWAY_LOCALE one that says in which language. Either is
+    called in a request context, when somebody asks.
 
     One object serves any number of apps, each with a Gateway of its own in
     `app.extensions["wasm_gateway"]`. Guests are loaded when `init_app` is called, so that a server with a
@@ -46,10 +53,14 @@ class WasmGateway:
         # `app.run(debug=True)` says so only later, but its reloader starts the script again
         debug = app.debug or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
         values = {"WATCH": debug} | {key: config[PREFIX + key] for key in KEYS if PREFIX + key in config}
-        gateway = make_gateway(Path(app.root_path, values["MANIFEST"]), values)
+        functions = [function_of(config, PREFIX + key) for key in OWN_KEYS]
+        site = FlaskSite(weakref.ref(app), *functions)
+        identity = Identity(site, lambda: str(config.get("SECRET_KEY") or ""))
+        gateway = make_gateway(Path(app.root_path, values["MANIFEST"]), values, identity=identity)
         weakref.finalize(app, gateway.close)
         if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
             gateway.open()
         app.extensions["wasm_gateway"] = gateway
-        door = WsgiGateway(gateway, app.wsgi_app, host=partial(trusted_host, config))
+        visitor = site.visitor if functions[0] else None
+        door = Door(gateway, app.wsgi_app, host=partial(trusted_host, config), visitor=visitor)
         app.wsgi_app = door  # type: ignore[method-assign]

@@ -18,8 +18,33 @@ if not settings.configured:
     settings.configure(
         ALLOWED_HOSTS=["testserver", "127.0.0.1"],
         SECRET_KEY="tests",
-        INSTALLED_APPS=["wasm_gateway.integrations.django"],
+        INSTALLED_APPS=[
+            "django.contrib.admin",
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.sessions",
+            "django.contrib.messages",
+            "django.contrib.staticfiles",
+            "debug_toolbar",
+            "wasm_gateway.integrations.django",
+        ],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "APP_DIRS": True,
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.template.context_processors.request",
+                        "django.contrib.auth.context_processors.auth",
+                        "django.contrib.messages.context_processors.messages",
+                    ]
+                },
+            }
+        ],
         CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
+        STATIC_URL="static/",
         USE_TZ=True,
     )
 
@@ -69,6 +94,84 @@ GUESTS = {
             (call $write (i32.const 262144) (i32.load (i32.const 8)))
             (br $more))))))""",
 }
+
+IDENTITY = '"wasm-gateway:site/identity@0.1.0"'
+
+# Imports of the identity, memory that strings are lowered into, and the beginning of an answer.
+ASKING = f"""
+  (import {IDENTITY} "get-user" (func $get_user (param i32)))
+  (import {IDENTITY} "get-locale" (func $get_locale (param i32)))
+  (import {IDENTITY} "csrf-token" (func $csrf_token (param i32)))
+  (import {IDENTITY} "csrf-verify" (func $csrf_verify (param i32 i32) (result i32)))
+  {WRITE}
+  (global $top (mut i32) (i32.const 8192))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (global.get $top)
+    (global.set $top
+      (i32.and (i32.add (i32.add (global.get $top) (local.get 3)) (i32.const 7)) (i32.const -8))))
+  (data (i32.const 1024) "content-type: text/plain\\n\\n|nobody")
+  (func $begin (call $write (i32.const 1024) (i32.const 26)))
+  (func $bar (call $write (i32.const 1050) (i32.const 1)))
+  (func $string (param $at i32) (call $write (i32.load (local.get $at)) (i32.load offset=4 (local.get $at))))
+"""
+
+# Guests that tell what they are told of who asks.
+ASKERS = {
+    # id|name|group,...|staff (0 or 1), or "nobody"
+    "who": f"""(module {ASKING}
+      (func (export "_start") (local $at i32) (local $end i32)
+        (call $get_user (i32.const 64))
+        (call $begin)
+        (if (i32.load8_u (i32.const 64))
+          (then
+            (call $string (i32.const 68))
+            (call $bar)
+            (call $string (i32.const 76))
+            (local.set $at (i32.load (i32.const 84)))
+            (local.set $end (i32.add (local.get $at) (i32.mul (i32.load (i32.const 88)) (i32.const 8))))
+            (loop $more
+              (if (i32.lt_u (local.get $at) (local.get $end)) (then
+                (call $bar)
+                (call $string (local.get $at))
+                (local.set $at (i32.add (local.get $at) (i32.const 8)))
+                (br $more))))
+            (call $bar)
+            (i32.store8 (i32.const 128) (i32.add (i32.const 48) (i32.load8_u (i32.const 92))))
+            (call $write (i32.const 128) (i32.const 1)))
+          (else (call $write (i32.const 1051) (i32.const 6))))))""",
+    "locale": f"""(module {ASKING}
+      (func (export "_start")
+        (call $get_locale (i32.const 64)) (call $begin) (call $string (i32.const 64))))""",
+    "token": f"""(module {ASKING}
+      (func (export "_start")
+        (call $csrf_token (i32.const 64))
+        (call $begin)
+        (if (i32.load (i32.const 64)) (then (call $string (i32.const 68))))))""",
+    # 1 where the body of the request is a token of the site's
+    "verify": f"""(module {ASKING}
+      (func (export "_start")
+        (i32.store (i32.const 0) (i32.const 2048))
+        (i32.store (i32.const 4) (i32.const 1024))
+        (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (i32.store8 (i32.const 128)
+          (i32.add (i32.const 48) (call $csrf_verify (i32.const 2048) (i32.load (i32.const 8)))))
+        (call $begin)
+        (call $write (i32.const 128) (i32.const 1))))""",
+}
+
+
+@pytest.fixture
+def asking(manifest: Path) -> Path:
+    """The same manifest with ASKERS, each at /wasm/NAME and lent what it asks for."""
+    lends = {"who": "user", "locale": "locale", "token": "csrf", "verify": "csrf"}
+    with manifest.open("a") as file:
+        for name, text in ASKERS.items():
+            (manifest.parent / f"{name}.wasm").write_bytes(wasmtime.wat2wasm(text))
+            file.write(f'\n[[trigger.http]]\nroute = "/wasm/{name}"\ncomponent = "{name}"')
+            file.write(f'\nexecutor = {{ type = "wagi" }}\n[component.{name}]\nsource = "{name}.wasm"')
+            file.write(f'\n[component.{name}.tool.wasm-gateway]\nlend = ["{lends[name]}"]')
+    return manifest
+
 
 ROUTES = {
     "/wasm/hello": "hello",

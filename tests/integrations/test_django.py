@@ -63,7 +63,7 @@ class Urls:
 
 
 @pytest.fixture(autouse=True)
-def site(manifest: Path, cache_dir: Path, tmp_path: Path) -> Iterator[dict[str, Any]]:
+def site(manifest: Path, cache_dir: Path, tmp_path: Path, django_db_blocker: Any) -> Iterator[dict[str, Any]]:
     """The settings of a site; a test changes them with override_settings."""
     gateway: dict[str, Any] = {
         "MANIFEST": manifest,
@@ -71,7 +71,8 @@ def site(manifest: Path, cache_dir: Path, tmp_path: Path) -> Iterator[dict[str, 
         "STATE_DIR": tmp_path / "state",
     }
     values = {"WASM_GATEWAY": gateway, "MIDDLEWARE": [SECURITY, OURS], "ROOT_URLCONF": Urls}
-    with override_settings(**values):
+    # the ends of requests look after connections that other tests may have left open
+    with override_settings(**values), django_db_blocker.unblock():
         yield gateway
     owner.close()
 

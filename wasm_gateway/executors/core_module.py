@@ -31,6 +31,7 @@ from ..component.rewrite import ALLOCATORS
 from ..component.types import FuncType, InterfaceType, ResourceType, describe_mismatch
 from ..engine import HostFunction, Program, core_type, current
 from ..errors import HostError, LinkError, UnsupportedError
+from ..host import identity
 from ..host.application import Hosts, MissingDriver, Offered
 from ..host.base import Grants, HostContext
 from ..host.wasi_preview1 import FUNCTIONS as WASI_FUNCTIONS
@@ -240,9 +241,12 @@ class _OwnResources:
 def may_have(offered: Offered, interface: str, grants: Grants | None) -> None:
     """LinkError when `offered` is the site's own and not lent to the component of these grants."""
     if offered.lent and grants is not None and canonical_name(interface) not in grants.host_interfaces:
+        table = f"[component.{grants.id}.tool.wasm-gateway]"
         raise LinkError(
-            f"imports {interface}, which the site lends to components that name it: add it to "
-            f"`host_interfaces` in [component.{grants.id}.tool.wasm-gateway]",
+            f"imports {interface}, which tells who asks: name in `lend` in {table} what it may know"
+            if canonical_name(interface) == canonical_name(identity.INTERFACE)
+            else f"imports {interface}, which the site lends to components that name it: add it to "
+            f"`host_interfaces` in {table}",
             interface,
         )
 

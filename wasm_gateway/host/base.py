@@ -75,6 +75,7 @@ class Grants:
     sqlite_databases: frozenset[str] = frozenset()
     ai_models: frozenset[str] = frozenset()
     host_interfaces: frozenset[str] = frozenset()  # canonical names
+    lend: frozenset[str] = frozenset()  # of who asks, what it may know (identity.py)
     environment: Mapping[str, str] = field(default_factory=dict)
     variables: VariableSource | None = None
     outbound: OutboundRules | None = None

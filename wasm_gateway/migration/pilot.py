@@ -38,6 +38,8 @@ log = logging.getLogger("wasm_gateway")
 LOOK_SECONDS = 0.5
 # How many looks pass until what was counted is added to the ledger.
 LOOKS_PER_FLUSH = 4
+# The thread that looks.
+THREAD = "wasm-dials"
 
 
 class Turn:
@@ -160,6 +162,7 @@ class Pilot:
         self._breakers: dict[str, Breaker] = {}
         self._counters = Counters()
         self._rules: dict[tuple[str, str], Rule] = {}
+        self._beginning = threading.Lock()  # held while the thread is made
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
 
@@ -171,8 +174,8 @@ class Pilot:
 
     def choose(self, component: str, route: str, facts: Facts) -> Turn:
         """Who answers a request for the pattern `route`, which leads to `component`."""
-        if self.ledger is not None and self._thread is None:
-            self._watch(self.ledger)
+        if not self.watches:
+            self.watch()
         rule = self.rule(component, route)
         choice = choose(rule, component, facts)
         if choice.guest and rule.fallback and not self.breaker(component).admits():
@@ -195,7 +198,7 @@ class Pilot:
     def govern(self, options: Mapping[str, ComponentOptions], changed: Iterable[str]) -> None:
         """Components have other `options`; the breakers of those `changed`, with other guests, are closed."""
         self._options = options
-        self._rules = {}
+        self._rules, self._comparisons = {}, {}
         with self._lock:
             for component in changed:
                 self._breakers.pop(component, None)
@@ -269,25 +272,32 @@ class Pilot:
                 log.error("the dials of the migration cannot be read, the last ones known go on: %s", error)
             self._failing = True
 
-    def _watch(self, ledger: Ledger) -> None:
-        with self._lock:
+    @property
+    def watches(self) -> bool:
+        """Whether the dials are known, and followed from now on, in this process."""
+        return self._thread is not None or self.ledger is None
+
+    def watch(self) -> None:
+        """Look at the dials, and go on doing so in a thread; `choose` does it where nobody has before."""
+        with self._beginning:
             if self._thread is not None:
                 return
-            self._thread = threading.Thread(
-                target=_look_on, args=(weakref.ref(self), self._ended), name="wasm-dials", daemon=True
+            self.look()  # no request is to be answered before
+            thread = threading.Thread(
+                target=_look_on, args=(weakref.ref(self), self._ended), name=THREAD, daemon=True
             )
-        self.look()
-        self._thread.start()
+            thread.start()
+            self._thread = thread
 
     # Beside the site
 
     def comparison(self, component: str, route: str) -> Comparison:
         """How answers to a route are compared."""
-        key = component, route
-        found = self._comparisons.get(key)
+        key, comparisons = (component, route), self._comparisons
+        found = comparisons.get(key)
         if found is None:
             function = self._functions.get(route) or self._functions.get(component)
-            found = self._comparisons[key] = Comparison(self._options[component], function)
+            found = comparisons[key] = Comparison(self._options[component], function)
         return found
 
     def record(self, mismatch: Mismatch) -> None:

@@ -1,0 +1,9 @@
+from django.contrib import admin
+
+from .models import Book
+
+
+@admin.register(Book)
+class BookAdmin(admin.ModelAdmin):
+    list_display = ["title", "author", "year", "copies"]
+    search_fields = ["title", "author"]

@@ -1,0 +1,25 @@
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    initial = True
+
+    operations = [
+        migrations.CreateModel(
+            name="Book",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("title", models.CharField(max_length=200)),
+                ("author", models.CharField(max_length=200)),
+                ("year", models.PositiveIntegerField()),
+                ("isbn", models.CharField(max_length=13, unique=True)),
+                ("copies", models.PositiveIntegerField(default=0)),
+            ],
+            options={"ordering": ["title", "pk"]},
+        ),
+    ]

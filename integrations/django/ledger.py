@@ -1,0 +1,202 @@
+# The ledger (migration/ledger.py) in the site's own database.
+#
+# Rule 1: a thread of the gateway's own gives its connection back after each use; a thread of
+# Django's keeps the one of its request.
+# Rule 2: whoever turns a dial takes the row of the stamp first, so that stamps are in the
+# order in which dials are seen to be turned, in every database.
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from django.db import DatabaseError, connections, router, transaction
+from django.db.models import F
+
+from wasm_gateway.errors import HostError
+from wasm_gateway.migration import ledger
+from wasm_gateway.migration.counters import Counts
+from wasm_gateway.migration.ledger import MAX_CHANGES, MAX_MISMATCHES, SINCE, now
+
+from . import models, signals
+from .connections import kept_fresh
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What the names of all threads of the gateway's own begin with.
+OWN_THREADS = "wasm-"
+
+# Writes that wait for a thread that may.
+MOST_WAITING = 1000
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        raise HostError(f"the ledger in the site's database: {error}") from error
+
+
+def _is_own_thread() -> bool:
+    return threading.current_thread().name.startswith(OWN_THREADS)
+
+
+def _in_its_thread(function: Callable[Concatenate[DjangoLedger, P], R]) -> Callable[..., R]:
+    """`function` by rule 1, and after what had to wait; HostError."""
+
+    @wraps(function)
+    def run(self: DjangoLedger, *arguments: P.args, **options: P.kwargs) -> R:
+        with _reported():
+            if _is_own_thread():
+                with kept_fresh():
+                    return function(self, *arguments, **options)
+            while self._waiting:
+                self._waiting.popleft()()
+            return function(self, *arguments, **options)
+
+    return run
+
+
+class DjangoLedger:
+    """migration.ledger.Ledger in the tables of models.py, wherever the site's routers have them."""
+
+    def __init__(self) -> None:
+        self._seen: object = None
+        self._name: object = None  # of the database
+        self._waiting: deque[Callable[[], None]] = deque(maxlen=MOST_WAITING)
+
+    @_in_its_thread
+    def stamp(self) -> object:
+        if (_is_own_thread() and _is_in_memory()) or self._is_gone():
+            return self._seen
+        found = models.Stamp.objects.filter(pk=models.Stamp.ONLY).values_list("version", flat=True).first()
+        self._seen = found
+        return found
+
+    def _is_gone(self) -> bool:
+        """Whether the database is there no more, or another one in its place, as when tests end."""
+        connection = connections[router.db_for_read(models.Stamp)]
+        name = connection.settings_dict["NAME"]
+        if self._name is None:
+            self._name = name
+        if connection.vendor == "sqlite" and not _is_in_memory() and not os.path.exists(name):
+            return True
+        return bool(name != self._name)
+
+    @_in_its_thread
+    def dials(self) -> ledger.Dials:
+        return dict(models.Dial.objects.values_list("name", "fields"))
+
+    @_in_its_thread
+    def turn(self, change: ledger.Change) -> None:
+        fields = None if change.values is None else dict(change.values)
+        using = router.db_for_write(models.Stamp)
+        with transaction.atomic(using=using):
+            stamps = models.Stamp.objects.using(using).filter(pk=models.Stamp.ONLY)
+            if not stamps.update(version=F("version") + 1):
+                stamps.get_or_create(pk=models.Stamp.ONLY)
+                stamps.update(version=F("version") + 1)
+            if fields is None:
+                models.Dial.objects.using(using).filter(name=change.name).delete()
+            else:
+                models.Dial.objects.using(using).update_or_create(
+                    name=change.name, defaults={"fields": fields}
+                )
+            changes = models.Change.objects.using(using)
+            made = changes.create(name=change.name, fields=fields, by=change.by[:255], at=change.at)
+            changes.filter(pk__lte=made.pk - MAX_CHANGES).delete()
+
+    @_in_its_thread
+    def changes(self, limit: int = 50) -> list[ledger.Change]:
+        return [ledger.Change(c.name, c.fields, c.by, c.at) for c in models.Change.objects.all()[:limit]]
+
+    def record(self, mismatch: ledger.Mismatch) -> None:
+        if _is_own_thread() and _is_in_memory():
+            self._waiting.append(partial(self._record, mismatch))
+        else:
+            self._record(mismatch)
+
+    @_in_its_thread
+    def _record(self, mismatch: ledger.Mismatch) -> None:
+        mismatches = models.Mismatch.objects.using(router.db_for_write(models.Mismatch))
+        mismatches.create(component=mismatch.component, record=asdict(mismatch))
+        of_it = mismatches.filter(component=mismatch.component)
+        last = of_it.values_list("pk", flat=True)[MAX_MISMATCHES : MAX_MISMATCHES + 1]
+        for pk in last:
+            of_it.filter(pk__lte=pk).delete()
+
+    @_in_its_thread
+    def mismatches(self, component: str | None = None, limit: int = 50) -> list[ledger.Mismatch]:
+        found = models.Mismatch.objects.all()
+        if component is not None:
+            found = found.filter(component=component)
+        return [ledger.mismatch_of(each.record) for each in found[:limit]]
+
+    def add(self, counts: Counts) -> None:
+        if _is_in_memory():  # of a test, which may not want it at all
+            self._waiting.append(partial(self._add, counts))
+        elif not self._is_gone():
+            self._add(counts)
+
+    @_in_its_thread
+    def _add(self, counts: Counts) -> None:
+        using = router.db_for_write(models.Counter)
+        with transaction.atomic(using=using):
+            # in order, so that two processes do not wait for each other
+            for component, values in sorted(counts.items()):
+                counters = models.Counter.objects.using(using).filter(component=component)
+                counters.get_or_create(component=component, name=SINCE, defaults={"value": now()})
+                for name, value in sorted(values.items()):
+                    counter = counters.filter(name=name)
+                    if not counter.update(value=F("value") + value):
+                        counters.get_or_create(component=component, name=name)
+                        counter.update(value=F("value") + value)
+
+    @_in_its_thread
+    def counters(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for component, name, value in models.Counter.objects.values_list("component", "name", "value"):
+            found.setdefault(component, {})[name] = value
+        return found
+
+    @_in_its_thread
+    def forget(self, component: str | None = None) -> None:
+        for model in (models.Counter, models.Mismatch):
+            found = model._default_manager.using(router.db_for_write(model))
+            (found.all() if component is None else found.filter(component=component)).delete()
+
+    def close(self) -> None:
+        """Connections are Django's, and those of its threads."""
+
+
+class Telling:
+    """A ledger that sends the signals of signals.py about what this process writes into `inner`."""
+
+    def __init__(self, inner: ledger.Ledger) -> None:
+        self._inner = inner
+        self.stamp, self.dials, self.changes = inner.stamp, inner.dials, inner.changes
+        self.mismatches, self.add, self.counters = inner.mismatches, inner.add, inner.counters
+        self.forget, self.close = inner.forget, inner.close
+
+    def turn(self, change: ledger.Change) -> None:
+        self._inner.turn(change)
+        signals.dial_turned.send_robust(sender=Telling, change=change)
+
+    def record(self, mismatch: ledger.Mismatch) -> None:
+        signals.shadow_mismatch.send_robust(sender=Telling, mismatch=mismatch)
+        self._inner.record(mismatch)
+
+
+def _is_in_memory() -> bool:
+    """Whether the database is this process' own, as that of tests is: nobody else turns anything in it, and
+    a second connection to it locks out the first."""
+    connection: Any = connections[router.db_for_read(models.Stamp)]
+    return connection.vendor == "sqlite" and bool(connection.is_in_memory_db())

@@ -168,3 +168,66 @@ def test_up_builds_first_when_told(tmp_path: Path) -> None:
     path = manifest(tmp_path, a=command("exit 5"))
     result = CliRunner().invoke(cli, ["up", "--build", "-f", str(path)])
     assert result.exit_code == 5
+
+
+# Building again
+
+
+class Looks:
+    """A Rebuilder whose looks are made here, and what it said."""
+
+    def __init__(self, path: Path) -> None:
+        self.said: list[str] = []
+        self.rebuilder = building.Rebuilder(
+            path, lambda: building.read_jobs(path), path.parent / "cache", self.said.append
+        )
+
+    def changes(self) -> list[str]:
+        """Which components were built by two looks, the second of which sees files that stand still."""
+        self.said.clear()
+        for _ in range(2):
+            self.rebuilder.look()
+        return [line.split()[2] for line in self.said if line.startswith("Building component")]
+
+
+def test_what_is_saved_is_built_again(tmp_path: Path) -> None:
+    (tmp_path / "src" / "deep").mkdir(parents=True)
+    for name in ("a", "b"):
+        (tmp_path / "src" / name).touch()
+    watched = command("touch built") + '\nworkdir = "src"\nwatch = ["a", "deep/**/*.c", "/etc/*"]'
+    looks = Looks(manifest(tmp_path, one=watched, two=command("true") + '\nwatch = ["src/b"]'))
+    assert looks.rebuilder.first()
+    assert looks.changes() == []
+    (tmp_path / "src" / "a").write_text("changed")
+    assert looks.changes() == ["one"]
+    (tmp_path / "src" / "deep" / "new.c").touch()
+    assert looks.changes() == ["one"]
+    (tmp_path / "src" / "deep" / "new.c").unlink()
+    (tmp_path / "src" / "b").unlink()
+    assert sorted(looks.changes()) == ["one", "two"]
+    assert looks.changes() == []
+
+
+def test_a_build_that_fails_is_said_and_tried_again_after_a_change(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("exit 3")
+    looks = Looks(manifest(tmp_path, one=command("sh ./a") + '\nwatch = ["a"]'))
+    assert not looks.rebuilder.first()
+    assert looks.said[-1] == "Error: Build command for component one failed with status 3"
+    (tmp_path / "a").write_text("exit 0 # now")
+    assert looks.changes() == ["one"]
+    assert looks.said[-1] == "Finished building all components"
+
+
+def test_a_changed_command_is_run(tmp_path: Path) -> None:
+    path = manifest(tmp_path, one=command("true"), two=command("true"))
+    looks = Looks(path)
+    assert looks.said == [
+        "Component one has no `watch` in its build table: it is built only once",
+        "Component two has no `watch` in its build table: it is built only once",
+    ]
+    manifest(tmp_path, one=command("true"), two=command("touch now"))
+    assert looks.changes() == ["two"]
+    assert (tmp_path / "now").exists()
+    path.write_text("broken =")
+    assert looks.changes() == []
+    assert "invalid TOML" in looks.said[0]

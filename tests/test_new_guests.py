@@ -1,4 +1,4 @@
-# From nothing to an answer: new, build --up, one request; with the real compilers, whose versions are pinned.
+# From nothing to an answer: new, build --up or watch, one request; with the real compilers, in pinned versions.
 #
 # A compiler that is not here is installed into the user's cache, as `wasm-gateway toolchain install` does
 # it, or the test is skipped and says why. Python guests take half a minute to build, so what was built of the
@@ -10,10 +10,11 @@ import hashlib
 import http.client
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -68,49 +69,90 @@ def made(folder: Path, template: str, *values: str) -> Path:
     return folder / "hello"
 
 
-def served(app: Path, *paths: str, build: bool = True) -> Iterator[tuple[int, str]]:
-    """The answers of `build --up` (or `up`) to GET requests."""
-    command = ["build", "--up"] if build else ["up"]
-    with (app.parent / "stderr").open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "wasm_gateway", *command, "-f", str(app), "--listen", "127.0.0.1:0"],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-    watchdog = threading.Timer(2 * WAIT, process.kill)
-    watchdog.start()
-    try:
-        assert process.stdout is not None
-        url = next((line for line in process.stdout if line.startswith("Serving ")), None)
-        assert url is not None, (app.parent / "stderr").read_text()
-        host = urlsplit(url.removeprefix("Serving ").strip())
-        for path in paths:
-            connection = http.client.HTTPConnection(host.hostname or "", host.port, timeout=WAIT)
+class Server:
+    """`build --up` (or another command) of an application, for as long as the block lasts."""
+
+    def __init__(self, app: Path, *command: str) -> None:
+        self.stderr = app.parent / "stderr"
+        with self.stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "wasm_gateway", *(command or ("build", "--up"))),
+                    *("-f", str(app), "--listen", "127.0.0.1:0"),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self.watchdog = threading.Timer(2 * WAIT, self.process.kill)
+        self.watchdog.start()
+
+    def __enter__(self) -> Server:
+        assert self.process.stdout is not None
+        url = next((line for line in self.process.stdout if line.startswith("Serving ")), None)
+        if url is None:
+            self.__exit__()
+            pytest.fail(self.stderr.read_text())
+        self.host = urlsplit(url.removeprefix("Serving ").strip())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+        self.watchdog.cancel()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(self.host.hostname or "", self.host.port, timeout=WAIT)
+        try:
             connection.request("GET", path)
             response = connection.getresponse()
-            yield response.status, response.read().decode() or response.headers.get("location", "")
+            return response.status, response.read().decode() or response.headers.get("location", "")
+        finally:
             connection.close()
-    finally:
-        process.terminate()
-        process.wait()
-        watchdog.cancel()
-        assert process.stdout is not None
-        process.stdout.close()
+
+    def wait_for(self, path: str, text: str) -> None:
+        """Ask until the answer is `text`, of which the build after a change is the reason."""
+        deadline = time.monotonic() + WAIT
+        while self.get(path)[1] != text:
+            assert time.monotonic() < deadline, self.stderr.read_text()
+            time.sleep(0.05)
+
+    def wait_to_say(self, text: str) -> None:
+        deadline = time.monotonic() + WAIT
+        while text not in self.stderr.read_text():
+            assert time.monotonic() < deadline, self.stderr.read_text()
+            time.sleep(0.05)
+
+
+def served(app: Path, *paths: str, build: bool = True) -> list[tuple[int, str]]:
+    """The answers to GET requests of an application that was just built, or is not to be."""
+    with Server(app, *(() if build else ("up",))) as server:
+        return [server.get(path) for path in paths]
 
 
 def test_wat(tmp_path: Path) -> None:
     app = made(tmp_path, "http-wat")
-    assert list(served(app, "/")) == [(200, "Hello from WAT!\n")]
+    assert served(app, "/") == [(200, "Hello from WAT!\n")]
 
 
-def test_c_then_a_changed_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c_and_a_line_that_is_changed_under_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("ziglang", monkeypatch)
     app = made(tmp_path, "http-c", "http-path=/c/...")
-    assert list(served(app, "/c/x?q", "/d")) == [(200, "Hello from C! GET /x\n"), (404, "")]
     source = app / "main.c"
-    source.write_text(source.read_text().replace("Hello", "Good morning"))
-    assert list(served(app, "/c/y")) == [(200, "Good morning from C! GET /y\n")]
+    text = source.read_text()
+    with Server(app, "watch") as server:
+        assert server.get("/c/x?q") == (200, "Hello from C! GET /x\n")
+        assert server.get("/d") == (404, "")
+        source.write_text(text.replace("Hello", "Good morning"))
+        server.wait_for("/c/y", "Good morning from C! GET /y\n")
+        source.write_text(text.replace('say("Hello', 'speak("Hello'))  # which there is not
+        server.wait_to_say("Build command for component hello failed with status 1")
+        assert server.get("/c/z") == (200, "Good morning from C! GET /z\n")
+        source.write_text(text)
+        server.wait_for("/c/z", "Hello from C! GET /z\n")
+    assert server.process.returncode in (0, 128 + signal.SIGTERM)
 
 
 def test_c_with_clang(tmp_path: Path) -> None:
@@ -120,7 +162,7 @@ def test_c_with_clang(tmp_path: Path) -> None:
     environ = os.environ | {"WASM_CC": "clang"}
     command = [sys.executable, "-m", "wasm_gateway", "build", "-f", str(app)]
     subprocess.run(command, env=environ, check=True, timeout=WAIT)
-    assert list(served(app, "/x", build=False)) == [(200, "Hello from C! GET /x\n")]
+    assert served(app, "/x", build=False) == [(200, "Hello from C! GET /x\n")]
 
 
 def test_javascript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +172,7 @@ def test_javascript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source.write_text(
         source.read_text().replace("headers:", "status: 201,\n  headers:").replace("Hello", "Grüße")
     )
-    assert list(served(app, "/a?b")) == [(201, "Grüße from JavaScript! GET /a?b\n")]
+    assert served(app, "/a?b") == [(201, "Grüße from JavaScript! GET /a?b\n")]
 
 
 def test_the_guests_of_ours(tmp_path: Path) -> None:
@@ -140,7 +182,7 @@ def test_the_guests_of_ours(tmp_path: Path) -> None:
     values = ["-v", "redirect-from=/old", "-v", "redirect-to=/static/page.txt"]
     assert wasm_gateway(app, "add", "redirect", "moved", *values).returncode == 0
     (app / "assets" / "page.txt").write_text("a page\n")
-    assert list(served(app, "/static/page.txt", "/static/none", "/old")) == [
+    assert served(app, "/static/page.txt", "/static/none", "/old") == [
         (200, "a page\n"),
         (404, "Not Found\n"),
         (302, "/static/page.txt"),
@@ -157,7 +199,7 @@ def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest
     kept = request.config.cache.mkdir("guests") / f"{hashlib.sha256(content).hexdigest()}.wasm"
     if kept.exists():
         shutil.copy(kept, app / "app.wasm")
-    assert list(served(app, "/p?q=1", build=not kept.exists())) == [(200, "Hello from Python! GET /p?q=1\n")]
+    assert served(app, "/p?q=1", build=not kept.exists()) == [(200, "Hello from Python! GET /p?q=1\n")]
     shutil.copy(app / "app.wasm", kept)
 
 

@@ -1,4 +1,4 @@
-# From nothing to an answer: new, build --up or watch, one request; with the real compilers, in pinned versions.
+# From nothing to an answer: new, build --up or watch, one request; with the real compilers, pinned.
 #
 # A compiler that is not here is installed into the user's cache, as `wasm-gateway toolchain install` does
 # it, or the test is skipped and says why. Python guests take half a minute to build, so what was built of the
@@ -132,9 +132,13 @@ def served(app: Path, *paths: str, build: bool = True) -> list[tuple[int, str]]:
         return [server.get(path) for path in paths]
 
 
-def test_wat(tmp_path: Path) -> None:
+def test_wat_and_a_text_that_is_changed_under_watch(tmp_path: Path) -> None:
     app = made(tmp_path, "http-wat")
-    assert served(app, "/") == [(200, "Hello from WAT!\n")]
+    source = app / "main.wat"
+    with Server(app, "watch") as server:
+        assert server.get("/") == (200, "Hello from WAT!\n")
+        source.write_text(source.read_text().replace("Hello", "Tally"))
+        server.wait_for("/", "Tally from WAT!\n")
 
 
 def test_c_and_a_line_that_is_changed_under_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

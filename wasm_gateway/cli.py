@@ -841,16 +841,22 @@ def watch(
 
     rebuilder = Rebuilder(path, read, cache, _tell)
     good = not rebuilder.jobs or rebuilder.first()
+
+    def look() -> bool:
+        """One look, and a pause that is long beside it where there are many files."""
+        begun = time.monotonic()
+        done = rebuilder.look()
+        time.sleep(max(debounce / 1000, min(5 * (time.monotonic() - begun), 1.0)))
+        return done
+
     while not good:
-        time.sleep(debounce / 1000)
-        good = rebuilder.look()
+        good = look()
     flags = _up_flags(path, profile, components, cache_dir)
     command = [sys.executable, "-m", "wasm_gateway", "up", *flags, "--watch", *rest]
     with _ending_on_sigterm(), subprocess.Popen(command) as server:
         try:
             while server.poll() is None:
-                time.sleep(debounce / 1000)
-                rebuilder.look()
+                look()
         except KeyboardInterrupt:
             pass  # Ctrl-C reaches the server too
         finally:

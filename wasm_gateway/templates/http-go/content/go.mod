@@ -1,3 +1,3 @@
 module {{project-name | snake_case}}
 
-go 1.24
+go 1.21

@@ -18,6 +18,7 @@ PACKAGE = "wasm_gateway"
 # From the bottom up; a room is a set of modules and packages, "__init__" the public names.
 LEVELS: list[list[set[str]]] = [
     [{"errors"}, {"forks"}, {"stack"}],
+    [{"liquid"}, {"toolchain"}],
     [{"messages"}, {"policy"}],
     [{"toml", "manifest", "manifest_ids", "manifest_v1"}, {"workers"}],
     [
@@ -29,8 +30,9 @@ LEVELS: list[list[set[str]]] = [
         {"guest_logs"},
         {"watch"},
         {"migration"},
+        {"scaffold"},
     ],
-    [{"engine"}, {"observe"}],
+    [{"engine"}, {"observe"}, {"build"}],
     [{"linked"}],
     [{"host"}],
     [{"instance"}],

@@ -17,6 +17,7 @@ import pytest
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 
+from selenium.common.exceptions import WebDriverException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
@@ -90,7 +91,8 @@ class Page:
         self.driver.find_element(By.CSS_SELECTOR, selector).send_keys(text)
 
     def wait(self, condition: Callable[[], object], message: str) -> None:
-        WebDriverWait(self.driver, PATIENCE, 0.02).until(lambda _: condition(), message)
+        gone = [WebDriverException]  # elements of a page that is just going
+        WebDriverWait(self.driver, PATIENCE, 0.02, gone).until(lambda _: condition(), message)
 
     @property
     def scene(self) -> str:
@@ -302,24 +304,24 @@ def test_dials_are_turned_on_a_page(page: Page, tmp_path: Path) -> None:
             page.click(f'[data-name="{name}"] [value={button}]')
             page.wait(lambda: message in page.text(".messagelist"), message)
 
-        def mode(name: str) -> str:
-            return page.text(f'[data-name="{name}"] .mode')
+        def shows(name: str, mode: str) -> None:
+            page.wait(lambda: page.text(f'[data-name="{name}"] .mode') == mode, f"{name}: not {mode}")
 
-        assert [mode(name) for name in ("books", "me", "book", "isbn", "covers")] == [
-            *("shadow", "canary", "canary", "wasm", "native")
-        ]
+        stages = {"books": "shadow", "me": "canary", "book": "canary", "isbn": "wasm", "covers": "native"}
+        for name, mode in stages.items():
+            shows(name, mode)
         page.type("canary", '[data-name="isbn"] [name=mode]')
         page.type(Keys.HOME, '[data-name="isbn"] [name=slide]')
         turn("isbn", "turn", "Turned isbn: canary 0%")
-        assert mode("isbn") == "canary (turned)"
+        shows("isbn", "canary (turned)")
         number = page.driver.find_element(By.CSS_SELECTOR, '[data-name="isbn"] [name=percent]')
         number.clear()
         number.send_keys("12.5")
         turn("isbn", "turn", "Turned isbn: canary 12.5%")
         assert page.text('[data-name="/api/isbn"] .share') == "12.5%"
         turn("isbn", "kill", "Turned isbn: kill switch: native")
-        assert mode("/api/isbn") == "native"
+        shows("/api/isbn", "native")
         turn("isbn", "reset", "Turned isbn: as the manifest says")
-        assert mode("isbn") == "wasm"
+        shows("isbn", "wasm")
         page.open(f"{site}/admin/wasm_gateway/change/")
         assert "mode = canary, percent = 12.5" in page.text("#result_list")

@@ -18,6 +18,7 @@ PACKAGE = "wasm_gateway"
 # From the bottom up; a room is a set of modules and packages, "__init__" the public names.
 LEVELS: list[list[set[str]]] = [
     [{"errors"}, {"forks"}, {"stack"}],
+    [{"liquid"}, {"toolchain"}],
     [{"messages"}, {"policy"}],
     [{"toml", "manifest", "manifest_ids", "manifest_v1"}, {"workers"}],
     [
@@ -31,8 +32,9 @@ LEVELS: list[list[set[str]]] = [
         {"migration"},
         {"schema"},
         {"sites"},
+        {"scaffold"},
     ],
-    [{"engine"}, {"observe"}],
+    [{"engine"}, {"observe"}, {"build"}],
     [{"linked"}],
     [{"host"}],
     [{"instance"}],

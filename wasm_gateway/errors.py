@@ -4,6 +4,9 @@
 #
 # GatewayError
 #   ManifestError            operator: spin.toml or runtime-config.toml
+#   TemplateError            who makes a component: a template, or what was asked of it
+#   ToolchainError           who builds: a compiler that is missing or cannot be installed
+#   BuildError               component author: a build command failed
 #   ComponentError           component author, before anything runs
 #     DecodeError            malformed bytes
 #     UnsupportedError       well-formed, but not implemented here
@@ -56,6 +59,22 @@ class ManifestError(GatewayError):
         self.path = path
         self.key = key
         self.line = line
+
+
+class TemplateError(GatewayError):
+    """A template is not well-formed, or cannot make what was asked for."""
+
+
+class ToolchainError(GatewayError):
+    """A program that builds guests is missing or cannot be installed; the text says what to do."""
+
+
+class BuildError(GatewayError):
+    """The build command of a component failed; `code` is its exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ComponentError(GatewayError):

@@ -217,6 +217,8 @@ class Gateway:
         """Give back stores, connections, files and compiled guests. Requests must have ended."""
         if self._watcher is not None:
             self._watcher.stop()
+        if self.pilot is not None:
+            self.pilot.shadows.close()
         with self.swaps.lock, self._lock:
             entries, self._entries = self._entries, None
             for entry in (entries or {}).values():
@@ -513,7 +515,10 @@ class Gateway:
     def _execute_beside(
         self, entry_id: str, match: RouteMatch, call: observe.Call | None, request: Request
     ) -> Response:
-        entry = self._entry(entry_id)
+        # never opened here: who closes the gateway waits for this
+        entry = (self._entries or {}).get(entry_id)
+        if entry is None:
+            raise HostError("the gateway is closed")
         executor = entry.beside
         if call is not None:
             call.dialect = executor.dialect

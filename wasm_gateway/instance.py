@@ -64,10 +64,13 @@ _POOL_FULL = "maximum concurrent"
 FRAMES = 16
 
 
-def _need_frames(count: int) -> None:
-    """RecursionError when fewer than `count` frames are left."""
-    if count:
-        _need_frames(count - 1)
+def _nested(count: int) -> Callable[[], object]:
+    """A function that takes `count` frames, and does nothing else."""
+    inner = _nested(count - 1) if count > 1 else bool
+    return lambda: inner()
+
+
+_need_frames = _nested(FRAMES)  # RecursionError when fewer are left
 
 
 class InstanceLog(Protocol):
@@ -139,6 +142,7 @@ class Instance(HostContext):
     __slots__ = (
         "_address",
         "_buffer",
+        "_cores",
         "_has_each",
         "_has_realloc",
         "_log",
@@ -186,6 +190,7 @@ class Instance(HostContext):
         self._has_realloc = self._has_each = False
         self._buffer: Any = program.buffer_type()  # a slice of it is bytes, whatever typeshed says
         self._address = ctypes.addressof(self._buffer)
+        self._cores: dict[CoreSignature, Callable[..., Any]] = {}
         self._store: int | None = None
         self.context: int = 0
         self._limit(limits)
@@ -272,6 +277,8 @@ class Instance(HostContext):
             self.parts = [self, *(Part(program.new_handles()) for _ in range(1, program.parts))]
             for part in self.parts[1:]:
                 self.on_close(partial(part.handles.close, self))
+        if program.new_loop is not None:
+            self._runs(program.new_loop(self))
         linker = None
         try:
             for step in program.steps:
@@ -312,7 +319,7 @@ class Instance(HostContext):
             for memory in self.memories:
                 memory.close()
             # All lead back here; nothing is to wait for the garbage collector.
-            self.memories, self.realloc_each, self.parts = _NO_MEMORY, None, []
+            self.memories, self.realloc_each, self.parts, self._cores = _NO_MEMORY, None, [], {}
             self.program.engine.ticker.running.pop(id(self), None)
             capi.store_delete(store)
         if raised:
@@ -323,14 +330,17 @@ class Instance(HostContext):
         if name == "loop":
             from .component.concurrency import Loop
 
-            loop = self.loop = Loop(self)
-            self._closers.append(self._end_loop)
-            return loop
+            return self._runs(Loop(self))
         if name != "handles":
             raise AttributeError(name)
         from .component.handles import HandleTable
 
         return self._hold(HandleTable())
+
+    def _runs(self, loop: Loop) -> Loop:
+        self.loop = loop
+        self._closers.append(self._end_loop)
+        return loop
 
     def _end_loop(self) -> None:
         self.loop.close()
@@ -445,7 +455,10 @@ class Instance(HostContext):
 
     def core(self, signature: CoreSignature) -> Callable[..., Any]:
         """The exported function `signature` of the program, called in the same way."""
-        _need_frames(FRAMES)
+        _need_frames()
+        known = self._cores.get(signature)
+        if known is not None:
+            return known
         self._need(signature)
         address, context, buffer = self._address, self.context, self._buffer
         extern = _Extern()
@@ -469,6 +482,7 @@ class Instance(HostContext):
                 self._raise(error)
             return unpack_from(buffer, RAW)[0] if has_result else None
 
+        self._cores[signature] = call
         return call
 
     # Failure

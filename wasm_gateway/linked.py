@@ -26,6 +26,7 @@ import wasmtime
 
 from . import capi
 from .component.assemble import Assembly
+from .component.concurrency import Loop
 from .component.handles import HandleTable
 from .component.plan import CoreItem
 from .component.rewrite import REALLOC_EACH, has_realloc_each, rewrite
@@ -107,6 +108,7 @@ class LinkedProgram:
         self.new_handles: Callable[[], HandleTable] = HandleTable
         if self.parts > 1:
             self.new_handles = partial(HandleTable, max(HandleTable.MAX_LENGTH // self.parts, MIN_HANDLES))
+        self.new_loop: Callable[[Any], Loop] | None = Loop if plan.concurrent else None
         self._modules = modules
         self._linker = wasmtime.Linker(engine.wasmtime_engine)
         self._callbacks = define(self._linker, functions)  # alive as long as guest code can call them

@@ -159,6 +159,7 @@ class ComponentOptions:
     compare_ignore: tuple[str, ...] = ()  # paths in JSON
     # Requests that an instance of wasi:http 0.3 answers: from the first number up to the second.
     max_instance_reuse_count: tuple[int, int] = (1, 2)
+    max_instance_concurrent_reuse_count: int = 1  # of them at the same time, which is one here
     idle_instance_timeout: float = 1.0
 
     def updated(self, values: Mapping[str, object]) -> ComponentOptions:
@@ -486,6 +487,16 @@ def parse_count_range(value: object) -> tuple[int, int]:
     return count, count + 1
 
 
+def parse_one(value: object) -> int:
+    """Spin's number of requests that an instance answers at the same time: here each has one to itself."""
+    if value != 1 or isinstance(value, bool):
+        raise ValueError(
+            f"{value!r} requests at the same time in one instance, where what one does to it the others "
+            "feel: an instance answers one at a time here, so only 1 can be said"
+        )
+    return 1
+
+
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is not a boolean")
@@ -563,6 +574,7 @@ OPTION_READERS: Final = {
     "compare_headers": _texts("header names"),
     "compare_ignore": _paths,
     "max_instance_reuse_count": parse_count_range,
+    "max_instance_concurrent_reuse_count": parse_one,
     "idle_instance_timeout": parse_duration,
 }
 # Every key of a [tool.wasm-gateway] table.

@@ -57,6 +57,7 @@ SHAPES: Final[Mapping[Callable[..., Any], Schema]] = {
     manifest.parse_count_range: {
         "anyOf": [_COUNT, {"type": "string", "pattern": r"^[0-9]+(\.\.[0-9]+)?$"}],
     },
+    manifest.parse_one: {"const": 1},
     OPTION_READERS["max_concurrency"]: _COUNT,
     OPTION_READERS["stream"]: {"type": "boolean"},
     OPTION_READERS["host_interfaces"]: _TEXTS,
@@ -103,6 +104,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "compare_headers": "Headers that count when guest and site are compared.",
     "compare_ignore": "Paths in JSON that do not count, as /updated or /items/*/id.",
     "max_instance_reuse_count": "Requests that an instance of wasi:http 0.3 answers, or LOW..HIGH.",
+    "max_instance_concurrent_reuse_count": "Spin's name for how many of them at once: here always one.",
     "idle_instance_timeout": "How long such an instance is kept without work.",
     "mode": "The guest answers (wasm), the site does (native), both by share (canary), or the site, with the "
     "guest beside it (shadow).",
@@ -158,7 +160,7 @@ def _property(name: str, reader: Callable[..., Any]) -> Schema:
     default = getattr(PLAIN, name) if name in policy.READERS else DEFAULTS[name]
     if default is not None:
         found["default"] = _plain(default)
-    if name == "max_instance_reuse_count":
+    if reader is manifest.parse_count_range:
         found["default"] = default[0]  # kept as a range
     return found
 

@@ -1,14 +1,15 @@
-# flask wasm routes | compile | mode | report
+# flask wasm routes | compile | mode | report | new
 
 from __future__ import annotations
 
 import getpass
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from flask import current_app
-from flask.cli import with_appcontext
+from flask.cli import ScriptInfo, with_appcontext
 
 from ..dials import CHOICES, NoDials, listing, pilot_of, turn_to
 
@@ -59,6 +60,58 @@ def compile() -> None:
         _gateway().open(progress)
     except GatewayError as error:
         raise click.ClickException(str(error)) from error
+
+
+@wasm.command()
+@click.argument("template", required=False)
+@click.argument("name", required=False)
+@click.option("-v", "--value", "values", multiple=True, metavar="K=V", help="A parameter. Repeatable.")
+@click.option("--template-dir", metavar="DIR", help="Take templates from here.")
+@click.option("-a", "--accept-defaults", is_flag=True, help="Ask nothing that has a default.")
+@click.option("--list", "listing", is_flag=True, help="List the templates.")
+@click.pass_context
+def new(
+    context: click.Context,
+    template: str | None,
+    name: str | None,
+    values: tuple[str, ...],
+    template_dir: str | None,
+    accept_defaults: bool,
+    listing: bool,
+) -> None:
+    """Make a guest from a template, in a folder NAME beside the manifest, which is begun if need be."""
+    from wasm_gateway import scaffold
+    from wasm_gateway.errors import GatewayError
+
+    try:
+        templates = scaffold.find_templates(template_dir)
+        if listing:
+            click.echo("\n".join(f"{each.id:18} {each.description}" for each in templates.values()))
+            return
+        if template is None or name is None:
+            raise click.UsageError("name a template and the new component (`--list` lists templates)")
+        given = dict(value.partition("=")[::2] for value in values)
+        manifest = _manifest(context.ensure_object(ScriptInfo))
+        chosen = scaffold.choose(templates, template)
+        made = scaffold.add_to_site(chosen, name, manifest, given, scaffold.asking(accept_defaults))
+    except GatewayError as error:
+        raise click.ClickException(str(error)) from error
+    for path in made.files:
+        click.echo(path)
+    click.echo(f"Added to {made.manifest}; next: wasm-gateway build -f {made.manifest}")
+
+
+def _manifest(info: ScriptInfo) -> Path:
+    """The path of the app's manifest, also where that is still missing."""
+    from wasm_gateway.errors import ManifestError
+
+    try:
+        app = info.load_app()
+    except ManifestError as error:
+        if error.path is None or Path(error.path).exists():
+            raise
+        return Path(error.path)
+    return Path(app.root_path, app.config.get("WASM_GATEWAY_MANIFEST", "spin.toml"))
 
 
 @wasm.command()

@@ -60,7 +60,12 @@ def test_one_that_runs(tmp_path: Path) -> None:
         ('source = "b.wasm"', "", "Wasm file b.wasm is missing", YOU, "a `build` table would say how"),
         (
             'source = "b.wasm"\nbuild = { command = "X=1 no-such-tool build", workdir = "w" }',
-            *("", "is missing", YOU, "`X=1 no-such-tool build` in w/; `no-such-tool` is not installed here"),
+            *(
+                "",
+                "is missing",
+                YOU,
+                "`wasm-gateway build -c a` (`X=1 no-such-tool build` in w/); `no-such-tool` is not",
+            ),
         ),
         (
             'source = { package = "some:thing", version = "1.2.3" }',

@@ -138,6 +138,13 @@ def test_it_can_be_asked_for_on_the_command_line() -> None:
         parameter.process_value(context, "4..2")
 
 
+def test_requests_at_the_same_time_have_instances_of_their_own() -> None:
+    assert ComponentOptions().updated({"max_instance_concurrent_reuse_count": 1}) == ComponentOptions()
+    for value in (0, 2, 16, "1..4", True):
+        with pytest.raises(ManifestError, match="one at a time"):
+            ComponentOptions().updated({"max_instance_concurrent_reuse_count": value})
+
+
 @pytest.mark.parametrize("value", [0, -1, "0..3", "3..3", "x", "4..", True, 1.5])
 def test_what_is_no_number_of_requests(value: object) -> None:
     with pytest.raises(ManifestError, match="number"):

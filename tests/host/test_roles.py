@@ -12,6 +12,7 @@ from wasm_gateway.component.streams import HostFuture, HostStream
 from wasm_gateway.component.types import U8Type
 from wasm_gateway.component.values import End
 from wasm_gateway.host.base import Grants
+from wasm_gateway.host.outbound import AllowedHosts, Both, SafeHosts
 from wasm_gateway.host.wasi_io import READY
 
 ONE, OTHER = (Grants("one"), None), (Grants("other"), None)
@@ -22,6 +23,22 @@ def ctx(context: Callable[..., Any]) -> Any:
     made = context()
     made.role = ONE
     return made
+
+
+def test_what_is_left_beside_the_site() -> None:
+    """What a component may not reach it may not reach beside the site either."""
+    allowed = AllowedHosts(["http://a.test", "http://b.test", "http://self"])
+    both = Both(allowed, SafeHosts(["http://a.test", "http://c.test"]))
+    whole = Grants("one", outbound=allowed, key_value_stores=frozenset({"a"})).beside(both)
+    assert whole.scratch
+    assert whole.key_value_stores == {"a"}
+    assert whole.outbound is both
+    assert Grants("other").beside(both).outbound is None
+    reached = [both.check_url(f"http://{host}.test/x", "https") for host in "abc"]
+    assert reached == [True, False, False]
+    assert not both.allows_self()
+    assert Both(allowed, SafeHosts(["http://self"])).allows_self()
+    assert both.is_chained("a.spin.internal") == "a"
 
 
 def test_coroutines(ctx: Any) -> None:

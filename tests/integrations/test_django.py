@@ -37,6 +37,7 @@ from wasm_gateway import HostInterface, messages
 from wasm_gateway.integrations.django import WasmGatewayMiddleware, get_gateway, get_wsgi_application
 from wasm_gateway.integrations.django.conf import owner
 from wasm_gateway.integrations.django.convert import RawCookie, raw_path, to_request, to_response
+from wasm_gateway.manifest import load_manifest
 from wasm_gateway.router import RouteMatch
 from wasm_gateway.workers import Workers
 
@@ -742,6 +743,35 @@ def test_wasm_routes_for_programs() -> None:
         ("/wasm/echo", True, "echo"),
         ("/wasm/teapot", False, None),
     ]
+
+
+def test_wasm_new_begins_a_manifest_and_adds_to_it(site: dict[str, Any], tmp_path: Path) -> None:
+    manifest = tmp_path / "new" / "spin.toml"
+    manifest.parent.mkdir()
+    with override_settings(WASM_GATEWAY=site | {"MANIFEST": manifest}):
+        for name, path in (("Fast One", None), ("other", "/o")):
+            values = [] if path is None else [f"http-path={path}"]
+            call_command("wasm_new", "http-wat", name, value=values, stdout=io.StringIO())
+        with pytest.raises(CommandError, match="there is a component of that name"):
+            call_command("wasm_new", "http-wat", "other")
+        with pytest.raises(CommandError, match="name a template"):
+            call_command("wasm_new")
+        output = io.StringIO()
+        call_command("wasm_new", list=True, stdout=output)
+    assert "http-py" in output.getvalue()
+    loaded = load_manifest(manifest)
+    # a site has pages of its own, so not everything is the guest's
+    assert [trigger.route for trigger in loaded.http_triggers] == ["/fast-one/...", "/o"]
+    assert (manifest.parent / "fast-one" / "main.wat").is_file()
+
+
+def test_wasm_new_that_fails_begins_nothing(site: dict[str, Any], tmp_path: Path) -> None:
+    with (
+        override_settings(WASM_GATEWAY=site | {"MANIFEST": tmp_path / "none.toml"}),
+        pytest.raises(CommandError, match="Parameter 'redirect-from' not provided"),
+    ):
+        call_command("wasm_new", "redirect", "go")
+    assert not (tmp_path / "none.toml").exists()
 
 
 def test_wasm_compile(site: dict[str, Any], tmp_path: Path) -> None:

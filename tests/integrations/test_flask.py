@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from flask import Flask, request
-from flask.cli import FlaskGroup
+from flask.cli import FlaskGroup, ScriptInfo
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from wasm_gateway import Gateway
 from wasm_gateway.errors import ComponentError, ManifestError
 from wasm_gateway.integrations.flask import WasmGateway
 from wasm_gateway.integrations.flask.commands import wasm
+from wasm_gateway.manifest import load_manifest
 
 Make = Callable[..., Flask]
 
@@ -213,6 +215,25 @@ def test_flask_wasm_compile_says_what_is_wrong(
     result = make().test_cli_runner().invoke(wasm, ["compile"])
     assert result.exit_code == 1
     assert "echo" in result.output
+
+
+def test_flask_wasm_new_where_the_app_has_no_manifest_yet(tmp_path: Path) -> None:
+    def create_app() -> Flask:
+        app = Flask("new", root_path=str(tmp_path))
+        app.config["WASM_GATEWAY_MANIFEST"] = "guests.toml"
+        WasmGateway(app)
+        return app
+
+    runner = CliRunner()
+    info = ScriptInfo(create_app=create_app)
+    for name in ("first", "second"):
+        result = runner.invoke(wasm, ["new", "http-wat", name, "-v", f"http-path=/{name}"], obj=info)
+        assert result.exit_code == 0, result.output
+    manifest = load_manifest(tmp_path / "guests.toml")
+    assert [trigger.route for trigger in manifest.http_triggers] == ["/first", "/second"]
+    result = runner.invoke(wasm, ["new", "http-wat", "first"], obj=info)
+    assert (result.exit_code, "of that name already" in result.output) == (1, True)
+    assert "http-py" in runner.invoke(wasm, ["new", "--list"]).output
 
 
 def test_the_commands_need_an_extension(tmp_path: Path) -> None:

@@ -209,6 +209,15 @@ def test_html_that_differs(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "page", ["<![foo[", "<![if x", "<!doctype [<!x", "<![CDATA[x]]>", "<!>", "<![", "</ x"]
+)
+def test_declarations_that_are_none(page: str) -> None:
+    assert differences(answer(f"<p>{page}>"), answer("<p>a"), compare_body="html") != []
+    assert differences(answer(f"<p>{page}>"), answer(f"<p>{page}>"), compare_body="html") == []
+    Comparison(ComponentOptions(compare_body="html")).kept(answer(page), answer("<p>"))
+
+
+@pytest.mark.parametrize(
     "piece",
     [
         "<!--",

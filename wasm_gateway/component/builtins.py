@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from ..errors import Trap
-from .canon import element_codec, lift_string, lower_string
+from .canon import check_type, element_codec, lift_string, lower_string
 from .concurrency import (
     BLOCKED,
+    Callee,
     ConcurrentInstance,
     ErrorContext,
     LiftOptions,
@@ -40,7 +41,7 @@ from .streams import (
     copy,
     drop_end,
 )
-from .types import FutureType, StreamType, U8Type, ValType, same_type
+from .types import FutureType, StreamType, U8Type, ValType, bounded, element_of, same_type
 
 # What the elements may take that are on their way from one guest to another, in bytes of the host.
 COPY_LIMIT = 4 << 20
@@ -112,19 +113,30 @@ def _task_cancel(inst: Any, state: Any) -> None:
     task.cancel()
 
 
-def task_return(inst: Any, definition: Builtin, options: LiftOptions | None, result: tuple[Any, ...]) -> None:
-    """canon task.return with these options; `result` is what was lifted, a tuple of none or one.
+def task_return(definition: Builtin, options: LiftOptions | None) -> Callable[..., None]:
+    """canon task.return with these options: (inst, result), where it has one.
 
     `options` are None where they do not matter for such a result.
     """
-    task: Task = inst.loop.task
-    if task.callee.callback is None:
-        raise Trap("task.return in a task that is lifted synchronously")
-    if not same_type(task.callee.type.result, definition.type):
-        raise Trap(f"task.return of another type than {task.callee.name} has")
-    if options is not None and options != task.callee.options:
-        raise Trap(f"task.return with another string encoding or memory than {task.callee.name} has")
-    task.return_((result[0] if result else None,))
+    fits: Callee | None = None  # the one that was last seen to have this type and these options
+
+    def returns(inst: Any, result: Any = None) -> None:
+        nonlocal fits
+        task: Task = inst.loop.task
+        if task.callee is not fits:
+            check(task.callee)
+            fits = task.callee
+        task.return_((result,))
+
+    def check(callee: Callee) -> None:
+        if callee.callback is None:
+            raise Trap("task.return in a task that is lifted synchronously")
+        if not same_type(callee.type.result, definition.type):
+            raise Trap(f"task.return of another type than {callee.name} has")
+        if options is not None and options != callee.options:
+            raise Trap(f"task.return with another string encoding or memory than {callee.name} has")
+
+    return returns
 
 
 def _yield(part: int, cancellable: bool, inst: Any) -> int:
@@ -217,10 +229,10 @@ def _subtask_drop(inst: Any, state: Any, i: int) -> None:
 def _new(part: int, t: Any, inst: Any) -> int:
     handles = _leaving(inst, part).handles
     if isinstance(t, StreamType):
-        stream = SharedStream(t.t)
+        stream = SharedStream(element_of(t))
         readable, writable = handles.add(ReadableStreamEnd(stream)), handles.add(WritableStreamEnd(stream))
     else:
-        future = SharedFuture(t.t)
+        future = SharedFuture(element_of(t))
         readable, writable = handles.add(ReadableFutureEnd(future)), handles.add(WritableFutureEnd(future))
     packed: int = readable | writable << 32
     return packed
@@ -236,17 +248,20 @@ def _copying(definition: Builtin) -> Callable[..., int | None]:
         return lambda inst, i: drop_end(_leaving(inst, part), kind, t, i)
     if verb.startswith("cancel"):
         return lambda inst, i: cancel_copy(inst.loop, _leaving(inst, part), kind, t, flag, i)
-    codec = None if t is None else _codec(name, t, definition)
+    if t is not None:
+        check_type(name, bounded(t))
+    codec = cache(lambda: None if t is None else codec_of(definition, t))
 
     def function(inst: Any, i: int, ptr: int, n: int = 1) -> int:
-        return copy(inst.loop, _leaving(inst, part), part, kind, t, codec, flag, i, ptr, n)
+        return copy(inst.loop, _leaving(inst, part), part, kind, t, codec(), flag, i, ptr, n)
 
     return function
 
 
-def _codec(name: str, t: ValType, definition: Builtin) -> Codec:
+def codec_of(definition: Builtin, t: ValType) -> Codec:
+    """That of a stream or future of `t`, in the memory that a built-in names."""
     slot = definition.options.slot
-    load, store = element_codec(name, t, slot, definition.options.encoding, definition.part)
+    load, store = element_codec(definition.name, t, slot, definition.options.encoding, definition.part)
 
     def ensure(inst: Any, end: int) -> None:
         memory = inst.memories[slot]

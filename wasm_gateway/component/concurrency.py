@@ -104,10 +104,10 @@ BLOCKED = 0xFFFF_FFFF
 class Waitable(Entry):
     """What a guest can wait for: its `event` makes the code and the two numbers that it is told."""
 
-    def __init__(self) -> None:
-        self.event: Callable[[], Event] | None = None
-        self.wset: WaitableSet | None = None
-        self.has_sync_waiter = False
+    # in the class, as of most there is never more
+    event: Callable[[], Event] | None = None
+    wset: WaitableSet | None = None
+    has_sync_waiter = False
 
     def set_pending_event(self, event: Callable[[], Event]) -> None:
         self.event = event
@@ -211,7 +211,6 @@ class Subtask(Waitable):
         CANCELLED_BEFORE_RETURNED = 4
 
     def __init__(self) -> None:
-        super().__init__()
         self.state = Subtask.State.STARTING
         self.lenders: list[Any] | None = []
         self.cancellation_requested = False
@@ -281,6 +280,9 @@ class Task:
         CANCEL_DELIVERED = 4
         RESOLVED = 5
 
+    state = State.INITIAL
+    wset: WaitableSet | None = None  # what it waits for, None: it only yields
+
     def __init__(
         self,
         loop: Loop,
@@ -294,10 +296,8 @@ class Task:
         self.on_start = on_start
         self.on_resolve = on_resolve
         self.link = link
-        self.state = Task.State.INITIAL
         self.scope = BorrowScope()
         self.storage = [0, 0]
-        self.wset: WaitableSet | None = None  # what it waits for, None: it only yields
         self.instance = loop.instance(callee.part)
 
     @property

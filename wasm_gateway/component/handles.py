@@ -168,8 +168,9 @@ def enter(inst: Any, parts: Iterable[int]) -> list[Any]:
     CanonicalABI.md, may_enter_from and enter_from; `leave` ends it.
     """
     states = [inst.parts[part] if part else inst for part in parts]
-    if any(state.entered for state in states):
-        raise Trap("cannot enter a component instance that is running already")
+    for state in states:
+        if state.entered:
+            raise Trap("cannot enter a component instance that is running already")
     for state in states:
         state.entered = True
     return states

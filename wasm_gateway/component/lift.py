@@ -32,7 +32,7 @@ from .layout import (
 )
 from .memory import Memory
 from .names import is_label
-from .streams import lift_end
+from .streams import READABLE, CopyState, lift_end
 from .types import (
     BoolType,
     BorrowType,
@@ -65,6 +65,7 @@ from .types import (
     VariantType,
     children,
     contains,
+    element_of,
 )
 from .values import Err, Ok, Some, record_class
 
@@ -149,6 +150,7 @@ SUPPORT: dict[str, Any] = {
     "ERR": Err(),
     "Err": Err,
     "ErrorContext": ErrorContext,
+    "IDLE": CopyState.IDLE,
     "LIFT_LIMIT": LIFT_LIMIT,
     "NAN": float("nan"),
     "OK": Ok(),
@@ -293,9 +295,7 @@ class Lifting:
             case OwnType(rt):
                 return self.lift_own(self.out.bind(name, "i"), self.resource(rt))
             case StreamType() | FutureType():
-                h = self.out.temp("h")
-                self.out.emit(f"{h} = lift_end({self.out.state}, {name}, {self.out.constant('TYPE', t)})")
-                return h
+                return self.lift_end(self.out.bind(name, "i"), t)
             case ErrorContextType():
                 return f"entry({self.out.state}.handles, {name}, ErrorContext)"
             case BorrowType(rt):
@@ -337,6 +337,20 @@ class Lifting:
         else:
             self.lent.append(h)
         return f"{h}.rep"
+
+    def lift_end(self, index: str, t: StreamType | FutureType) -> str:
+        """streams.lift_end, in line for an end that is as it should be."""
+        h = self.find(index)
+        value = self.out.temp("v")
+        kind = self.out.constant("KIND", READABLE[type(t)])
+        same = f"{h}.shared.t is {self.out.constant('ELEMENT', element_of(t), id(element_of(t)))}"
+        with self.out.block(f"if type({h}) is {kind} and {same} and {h}.state is IDLE and {h}.wset is None:"):
+            self.out.emit(f"{value} = {h}.shared")
+            self.out.emit(f"handles.array[{index}] = None; handles.free.append({index})")
+        with self.out.block("else:"):
+            end = self.out.constant("TYPE", t)
+            self.out.emit(f"{value} = lift_end({self.out.state}, {index}, {end})")
+        return value
 
     def check_discriminant(self, name: str, cases: int, t: ValType) -> None:
         with self.out.block(f"if {name} >= {cases}:"):

@@ -23,7 +23,7 @@ from .emit import Writer, letters, plus, targets
 from .layout import UTF16_TAG, CoreType, alignment, elem_size, field_offsets, flatten_type, payload_offset
 from .lift import MAX_INDENT, SCALARS, StringEncoding, cases_of, group_cases, is_one_of, slots_of
 from .memory import Memory
-from .streams import lower_end
+from .streams import GIVEN, READABLE, Shared
 from .types import (
     BoolType,
     BorrowType,
@@ -50,6 +50,7 @@ from .types import (
     brief,
     children,
     contains,
+    element_of,
 )
 from .values import Err, Ok
 
@@ -125,10 +126,10 @@ SUPPORT: dict[str, Any] = {
     "Err": Err,
     "MISFITS": MISFITS,
     "Ok": Ok,
+    "Shared": Shared,
     "Trap": Trap,
     "char_to_i32": char_to_i32,
     "encode_latin1_or_utf16": encode_latin1_or_utf16,
-    "lower_end": lower_end,
     "misfit": misfit,
     "pack": pack,
     "pack_d": Struct("<d").pack,
@@ -208,10 +209,7 @@ class Lowering:
                 self.out.emit(f"{h} = {self.out.state}.handles.lower_own({self.resource(rt)}, {value})")
                 return h
             case StreamType() | FutureType():
-                h = self.out.temp("h")
-                end = self.out.constant("TYPE", t)
-                self.out.emit(f"{h} = lower_end(inst, {self.out.state}, {value}, {end})")
-                return h
+                return self.lower_end(t, value)
             case ErrorContextType():
                 h = self.out.temp("h")
                 self.out.emit(f"{h} = {self.out.state}.handles.add({value})")
@@ -224,6 +222,18 @@ class Lowering:
                 return h
             case _:
                 return value
+
+    def lower_end(self, t: StreamType | FutureType, value: str) -> str:
+        """lower_stream, lower_future: a readable end for the guest; what it was not given yet becomes one."""
+        h = self.out.temp("h")
+        given = self.out.constant("GIVEN", GIVEN[type(t)])
+        element = self.out.constant("ELEMENT", element_of(t), id(element_of(t)))
+        self.out.emit(f"{h} = {value}")
+        with self.out.block(f"if not isinstance({h}, (Shared, {given})):"):
+            self.out.emit(f"{h} = {given}(inst.loop, {element}, {h})")
+        kind = self.out.constant("KIND", READABLE[type(t)])
+        self.out.emit(f"{h} = {self.out.state}.handles.add({kind}({h}))")
+        return h
 
     def resource(self, rt: ResourceType) -> str:
         return self.out.constant("RESOURCE", rt, id(rt))

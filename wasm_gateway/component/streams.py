@@ -70,6 +70,15 @@ class CopyState(Enum):
     DONE = 4
 
 
+Reclaim = Callable[[], None]
+OnCopy = Callable[[Reclaim], None]
+OnCopyDone = Callable[[CopyResult], None]
+
+
+def _goes_on(reclaim: Reclaim) -> None:
+    """An OnCopy of who does not take the buffer back."""
+
+
 # Buffers.
 
 
@@ -153,6 +162,52 @@ class HostBuffer:
         self.progress += len(values)
 
 
+class Drain(HostBuffer):
+    """The host reads all of a stream: `sink` gets what the guest writes, within the guest's own call.
+
+    `over` is called at the end. This is the buffer of the read, which goes on until then.
+    """
+
+    def __init__(
+        self, shared: SharedStream, sink: Callable[[Sequence[Any]], object], over: Callable[[], object]
+    ) -> None:
+        super().__init__(DRAIN_ELEMENTS)
+        self.sink = sink
+        self._over = over
+        self._again = True
+        while self._again:  # what is there already
+            self._again = False
+            shared.read(None, self, self._on_copy, self._on_copy_done)
+
+    def _pass_on(self) -> None:
+        values, self.values, self.progress = self.values, None, 0
+        if values:
+            self.sink(values)
+
+    def _on_copy(self, reclaim: Reclaim) -> None:
+        self._pass_on()
+
+    def _on_copy_done(self, result: CopyResult) -> None:
+        # COMPLETED only for what was there already: after that the read waits
+        if result is CopyResult.COMPLETED:
+            self._pass_on()
+            self._again = True
+        else:
+            self._over()
+
+
+class Receiver(HostBuffer):
+    """The host reads a future: `callback` gets the value, within the guest's own call. The buffer of that."""
+
+    def __init__(self, callback: Callable[[Any], object]) -> None:
+        super().__init__(1)
+        self.callback = callback
+
+    def on_copy_done(self, result: CopyResult) -> None:
+        if self.values is not None:
+            self.callback(self.values[0])
+
+
 Buffer = GuestBuffer | HostBuffer
 
 
@@ -169,27 +224,23 @@ def move(source: Buffer, into: Buffer) -> None:
             source.inst.deadline.remaining()  # the guest, which is stopped when it is over, does not run
 
 
-Reclaim = Callable[[], None]
-OnCopy = Callable[[Reclaim], None]
-OnCopyDone = Callable[[CopyResult], None]
-
-
 # What two ends share.
 
 
 class Shared:
     """A stream or future of `t`: the pending end's component instance, buffer and callbacks."""
 
+    dropped = False
+    part: int | None = None
+    buffer: Buffer | None = None
+    on_copy: OnCopy | None = None
+    on_copy_done: OnCopyDone | None = None
+
     def __init__(self, t: ValType | None) -> None:
         self.t = t
-        self.dropped = False
-        self.reset_pending()
 
     def reset_pending(self) -> None:
-        self.part: int | None = None
-        self.buffer: Buffer | None = None
-        self.on_copy: OnCopy | None = None
-        self.on_copy_done: OnCopyDone | None = None
+        self.part = self.buffer = self.on_copy = self.on_copy_done = None
 
     def set_pending(
         self, part: int | None, buffer: Buffer, on_copy: OnCopy | None, on_copy_done: OnCopyDone
@@ -302,53 +353,6 @@ class SharedStream(Shared):
         return True
 
 
-class Drain:
-    """The host reads all of a stream: `sink` gets what the guest writes, within the guest's own call.
-
-    `over` is called at the end.
-    """
-
-    def __init__(
-        self, shared: SharedStream, sink: Callable[[Sequence[Any]], object], over: Callable[[], object]
-    ) -> None:
-        self._shared = shared
-        self._sink = sink
-        self._over = over
-        self._results: list[CopyResult] = []
-        self._read()
-
-    def _read(self) -> None:
-        goes_on = True
-        while goes_on:
-            self._buffer = HostBuffer(DRAIN_ELEMENTS)
-            self._results.clear()
-            self._reading = True
-            self._shared.read(None, self._buffer, self._on_copy, self._on_copy_done)
-            self._reading = False
-            goes_on = bool(self._results) and self._goes_on(self._results[0])
-
-    def _goes_on(self, result: CopyResult) -> bool:
-        values = self._buffer.values
-        if values:
-            self._sink(values)
-        if result is CopyResult.COMPLETED:
-            return True
-        self._over()
-        return False
-
-    def _on_copy(self, reclaim: Reclaim) -> None:
-        reclaim()
-        self._goes_on(CopyResult.COMPLETED)
-        self._read()
-
-    def _on_copy_done(self, result: CopyResult) -> None:
-        # a read of so many elements that waits ends by _on_copy, or with the stream
-        if self._reading:
-            self._results.append(result)
-        else:
-            self._goes_on(result)
-
-
 class SharedFuture(Shared):
     """SharedFutureImpl; the host is the reading end by `value` or `then`."""
 
@@ -376,7 +380,7 @@ class SharedFuture(Shared):
         """What the guest writes. It has to before it drops its end."""
         buffer = HostBuffer(1)
         over: list[CopyResult] = []
-        self.read(None, buffer, lambda reclaim: None, over.append)
+        self.read(None, buffer, _goes_on, over.append)
         try:
             await wait(Condition(lambda: bool(over)))
         except GeneratorExit:
@@ -388,13 +392,8 @@ class SharedFuture(Shared):
 
     def then(self, callback: Callable[[Any], object]) -> None:
         """The host reads: `callback` gets the value once it is there."""
-        buffer = HostBuffer(1)
-
-        def done(result: CopyResult) -> None:
-            if buffer.values is not None:
-                callback(buffer.values[0])
-
-        self.read(None, buffer, lambda reclaim: None, done)
+        receiver = Receiver(callback)
+        self.read(None, receiver, _goes_on, receiver.on_copy_done)
 
 
 # What the host gives.
@@ -483,24 +482,24 @@ class HostStream:
 class Promise:
     """A value that the host will give: `settle` it, once."""
 
-    __slots__ = ("_arrive", "_values")
+    __slots__ = ("_arrive", "values")
 
     def __init__(self) -> None:
-        self._values: list[Any] = []
+        self.values: Sequence[Any] = ()  # one, once it is there
         self._arrive: Callable[[Any], object] | None = None
 
     def settle(self, value: Any) -> None:
         """The value is there; a second one is not asked for."""
-        if self._values:
+        if self.values:
             return
-        self._values.append(value)
+        self.values = [value]
         if self._arrive is not None:
             self._arrive(value)
 
     def then(self, arrive: Callable[[Any], object]) -> None:
         """Call `arrive` with the value when it is there."""
-        if self._values:
-            arrive(self._values[0])
+        if self.values:
+            arrive(self.values[0])
         else:
             self._arrive = arrive
 
@@ -508,31 +507,29 @@ class Promise:
 class HostFuture:
     """The readable side of a future: a coroutine's result, that of a Promise, or a value that is there."""
 
+    _pending: tuple[Buffer, OnCopyDone] | None = None
+    _running: Hosted | None = None
+
     def __init__(self, loop: Loop, t: ValType | None, source: Any) -> None:
         self.t = t
-        self._result: list[Any] = []
-        self._pending: tuple[Buffer, OnCopyDone] | None = None
-        self._running: Hosted | None = None
+        if type(source) is Promise:
+            self._promise = source
+            return
+        self._promise = Promise()
         if type(source) is CoroutineType:
-            self._running = loop.spawn(source, self._arrive)
-        elif type(source) is Promise:
-            source.then(self._arrive)
+            self._running = loop.spawn(source, self._promise.settle)
         else:
-            self._result.append(source)
+            self._promise.settle(source)
 
     def _arrive(self, value: Any) -> None:
-        self._result.append(value)
         if self._pending is not None:
             (into, done), self._pending = self._pending, None
-            into.write(self._result)
+            into.write(self._promise.values)
             done(CopyResult.COMPLETED)
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
-        if self._result:
-            into.write(self._result)
-            on_copy_done(CopyResult.COMPLETED)
-        else:
-            self._pending = into, on_copy_done
+        self._pending = into, on_copy_done
+        self._promise.then(self._arrive)
 
     def cancel(self) -> None:
         assert self._pending is not None
@@ -544,19 +541,16 @@ class HostFuture:
             self._running.close()
 
     async def value(self) -> Any:
-        await wait(Condition(lambda: bool(self._result)))
-        return self._result[0]
+        await wait(Condition(lambda: bool(self._promise.values)))
+        return self._promise.values[0]
 
     def then(self, callback: Callable[[Any], object]) -> None:
         """The host reads what it gave itself (a guest has passed it on)."""
-        buffer = HostBuffer(1)
+        receiver = Receiver(callback)
+        self.read(None, receiver, _goes_on, receiver.on_copy_done)
 
-        def done(result: CopyResult) -> None:
-            if buffer.values is not None:
-                callback(buffer.values[0])
 
-        self.read(None, buffer, lambda reclaim: None, done)
-
+GIVEN: dict[type[ValType], type[HostStream | HostFuture]] = {StreamType: HostStream, FutureType: HostFuture}
 
 # Ends, in a guest's table.
 
@@ -565,14 +559,14 @@ class CopyEnd(Waitable):
     reads: bool
     kind: type[ValType]
     code: EventCode
+    state = CopyState.IDLE
 
     def __init__(self, shared: Any) -> None:
-        super().__init__()
-        self.state = CopyState.IDLE
         self.shared = shared
 
     def copying(self) -> bool:
-        return self.state in (CopyState.COPYING, CopyState.CANCELLING_COPY)
+        state = self.state
+        return state is CopyState.COPYING or state is CopyState.CANCELLING_COPY
 
     def drop(self) -> None:
         if self.copying():
@@ -634,15 +628,6 @@ def lift_end(state: Any, i: int, t: Any) -> Any:
         raise Trap(f"cannot lift the end of a {t} that is in a waitable set")
     remove(state.handles, i)
     return end.shared
-
-
-def lower_end(inst: Any, state: Any, value: Any, t: Any) -> int:
-    """lower_stream, lower_future: a readable end for the guest."""
-    if not isinstance(value, Shared | HostStream | HostFuture):
-        make = HostStream if isinstance(t, StreamType) else HostFuture
-        value = make(inst.loop, t.t, value)
-    index: int = state.handles.add(READABLE[type(t)](value))
-    return index
 
 
 def copy(

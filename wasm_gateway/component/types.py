@@ -473,6 +473,21 @@ _compared: dict[tuple[int, int], tuple[object, object, bool]] = {}
 _MAX_COMPARED = 4096
 
 
+_elements: dict[ValType, ValType] = {}
+
+
+def element_of(t: StreamType | FutureType) -> ValType | None:
+    """What `t` carries, as one object for all types that are equal, to be told apart by `is`.
+
+    Two that are equal may be two objects all the same: `same_type` has the last word.
+    """
+    if t.t is None:
+        return None
+    if len(_elements) >= _MAX_COMPARED:
+        _elements.clear()
+    return _elements.setdefault(t.t, t.t)
+
+
 def same_type(a: object, b: object) -> bool:
     """a == b for types that are compared at each request: a deep comparison is made once."""
     if a is b:

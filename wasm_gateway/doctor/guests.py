@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +29,6 @@ from ..gateway import Gateway, GatewayOptions
 from ..inspection import Inspection, inspect_guest
 from ..loader import Loader, Served, default_cache_dir, served
 from ..manifest import (
-    Build,
     Component,
     HttpTrigger,
     Manifest,
@@ -41,6 +38,7 @@ from ..manifest import (
     RegistrySource,
 )
 from ..sites import find_site
+from ..toolchain import environment, missing
 from .findings import AUTHOR, OPERATOR, YOU, Finding, Level
 
 # Beginning of an interface's name -> the module that speaks to the service, and the extra that brings it.
@@ -79,10 +77,10 @@ def diagnose(manifest: Manifest, options: Mapping[str, Any]) -> tuple[list[Row],
     broken: set[str] = set()
     routes = _routes(manifest)
     for component in manifest.components.values():
-        missing = list(_missing(component, manifest))
-        broken |= {component.id for finding in missing if finding.level is Level.BROKEN}
-        findings += missing
-        if not missing:
+        gone = list(_missing(component, manifest, options))
+        broken |= {component.id for finding in gone if finding.level is Level.BROKEN}
+        findings += gone
+        if not gone:
             wasm = _wasm(component, options, findings)
             if wasm is None:
                 broken.add(component.id)
@@ -137,13 +135,15 @@ def _dialect(guest: Inspection | None) -> str | None:
 # Sources
 
 
-def _missing(component: Component, manifest: Manifest) -> Iterator[Finding]:
+def _missing(component: Component, manifest: Manifest, options: Mapping[str, Any]) -> Iterator[Finding]:
     """What of the component's Wasm is not there."""
     match component.source:
         case PathSource(path) if not path.is_file():
             shown = path.relative_to(manifest.folder) if path.is_relative_to(manifest.folder) else path
             what = f"its Wasm file {shown} is missing"
-            yield Finding(Level.BROKEN, what, YOU, _how_to_build(component.build), component.id)
+            yield Finding(
+                Level.BROKEN, what, YOU, _how_to_build(component, manifest.folder, options), component.id
+            )
         case RegistrySource() as source:
             yield _registry(component.id, source.package, source.version, "source")
     for name, dependency in component.dependencies.items():
@@ -155,22 +155,20 @@ def _missing(component: Component, manifest: Manifest) -> Iterator[Finding]:
             yield Finding(Level.BROKEN, what, YOU, "build it, or copy it there", component.id)
 
 
-def _how_to_build(build: Build | None) -> str:
+def _how_to_build(component: Component, folder: Path, options: Mapping[str, Any]) -> str:
+    build = component.build
     if build is None:
         return "build it, or copy it there; a `build` table would say how"
     commands = " && ".join(build.commands)
     where = f" in {build.workdir}/" if build.workdir else ""
-    words = _words(build.commands[0]) if build.commands else []
-    tool = next((word for word in words if "=" not in word), "")
-    lacking = f"; `{tool}` is not installed here" if tool and shutil.which(tool) is None else ""
-    return f"build it with `{commands}`{where}{lacking}"
+    environ = environment(_cache_dir(options))
+    lacking = missing(build.commands, folder / (build.workdir or "."), environ)
+    advice = f"build it with `wasm-gateway build -c {component.id}` (`{commands}`{where})"
+    return "; ".join([advice, *(" ".join(text.split()) for text in lacking)])
 
 
-def _words(command: str) -> list[str]:
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return []
+def _cache_dir(options: Mapping[str, Any]) -> Path:
+    return Path(options.get("cache_dir") or default_cache_dir())
 
 
 def _registry(id: str, package: str, version: str, key: str) -> Finding:
@@ -182,7 +180,7 @@ def _registry(id: str, package: str, version: str, key: str) -> Finding:
 
 def _wasm(component: Component, options: Mapping[str, Any], findings: list[Finding]) -> bytes | None:
     try:
-        path = load_source(component, options.get("cache_dir") or default_cache_dir())
+        path = load_source(component, _cache_dir(options))
         data = path.read_bytes()
     except ManifestError as error:
         advice = "see whether the address is right, and whether this machine reaches it"
@@ -224,7 +222,9 @@ def _load(
                 try:
                     loader.check(one)
                 except GatewayError as error:
-                    findings.append(_of_component(error, one, guests.get(one.component.id), manifest.folder))
+                    findings.append(
+                        _of_component(error, one, guests.get(one.component.id), manifest.folder, options)
+                    )
         except GatewayError as error:
             return False, [*findings, _of_application(error)]
         finally:
@@ -240,14 +240,16 @@ def _of_application(error: GatewayError) -> Finding:
     return Finding(Level.BROKEN, str(error), OPERATOR, "mend the installation")
 
 
-def _of_component(error: GatewayError, one: Served, guest: Inspection | None, folder: Path) -> Finding:
+def _of_component(
+    error: GatewayError, one: Served, guest: Inspection | None, folder: Path, options: Mapping[str, Any]
+) -> Finding:
     component, id = one.component, one.component.id
     by_wagi = one.http is not None and one.http.executor.type == "wagi"
     what = Exception.__str__(error)  # without the component, with which the line begins
     if isinstance(error, ManifestError):
         advice = "mend the manifest"
         if component.build is not None and "does not exist" in error.message:
-            advice = f"{_how_to_build(component.build)}, or mend the manifest"
+            advice = f"{_how_to_build(component, folder, options)}, or mend the manifest"
         return Finding(Level.BROKEN, error.message, YOU, advice, id, error.key)
     if isinstance(error, HostError):
         return Finding(Level.BROKEN, what, OPERATOR, "see to what stands behind it", id)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..component.assemble import HostDefinition, assemble, simplify
-from ..component.builtins import builtin, task_return
+from ..component.builtins import task_return
 from ..component.canon import (
     Callback,
     fuse,
@@ -32,6 +32,7 @@ from ..component.parse import parse_component
 from ..component.plan import Builtin, CoreItem, Lifted, Lowered, Plan, ResourceBuiltin
 from ..component.plan import HostFunction as HostCall
 from ..component.resolve import Chain, resolve
+from ..component.shortcuts import builtin_import
 from ..component.syntax import ComponentDef
 from ..component.types import FuncType, InterfaceType
 from ..engine import CompileCache, Engine, HostFunction, current
@@ -271,14 +272,11 @@ class _Binder:
 
     def _builtin(self, definition: Builtin, params: str, results: str) -> Callback:
         if definition.name != "task.return":
-            return raw_import(definition.name, params, results, builtin(definition), current)
+            return builtin_import(definition, params, results, current)
 
         options = definition.options
         given = lift_options(options, self._plan) if uses_memory(definition.type) else None
-
-        def returns(inst: Any, *result: Any) -> None:
-            task_return(inst, definition, given, result)
-
+        returns = task_return(definition, given)
         type_ = FuncType(() if definition.type is None else (("result", definition.type),))
         return lower_import(
             definition.name, type_, returns, current, options.slot, options.encoding, definition.part

@@ -9,8 +9,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from .. import forks
 from ..instance import Instance
@@ -18,14 +16,28 @@ from .guest import Guest
 
 
 class _Kept:
-    """An instance, the requests that it may still answer, and when it has waited long enough."""
+    """An instance, the requests that it may still answer, and when it has waited long enough.
 
-    __slots__ = ("instance", "left", "until")
+    It is entered for each of them.
+    """
 
-    def __init__(self, instance: Instance, left: int) -> None:
+    __slots__ = ("instance", "left", "reuse", "until")
+
+    def __init__(self, reuse: Reuse, instance: Instance, left: int) -> None:
+        self.reuse = reuse
         self.instance = instance
         self.left = left
         self.until = 0.0
+
+    def __enter__(self) -> Instance:
+        return self.instance
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        instance = self.instance
+        self.left -= 1
+        good = kind is None and not instance.closed and self.left > 0 and instance.loop.idle
+        if not (good and self.reuse.keep(self)):
+            instance.close()
 
 
 class Reuse:
@@ -51,32 +63,23 @@ class Reuse:
             self._idle = []
         self._start_over()
 
-    @contextmanager
-    def instance(self) -> Iterator[Instance]:
-        """An instance for one request, as Guest.instantiate gives it; it is kept if that ends well."""
+    def instance(self) -> _Kept:
+        """What gives, entered with `with`, an instance for one request; it is kept if that ends well."""
         with self._lock:
             kept = self._idle.pop() if self._idle else None
         if kept is None:
             instance = self._guest.instantiate().__enter__()
             # from Low up to, and not including, High (Spin: command line, serve options)
-            kept = _Kept(instance, random.randrange(self._low, max(self._high, self._low + 1)))
-        else:
-            instance = kept.instance
-            try:
-                self._guest.renew(instance)
-            except BaseException:
-                instance.close()
-                raise
+            return _Kept(self, instance, random.randrange(self._low, max(self._high, self._low + 1)))
         try:
-            yield instance
+            self._guest.renew(kept.instance)
         except BaseException:
-            instance.close()
+            kept.instance.close()
             raise
-        kept.left -= 1
-        if instance.closed or kept.left < 1 or not instance.loop.idle or not self._keep(kept):
-            instance.close()
+        return kept
 
-    def _keep(self, kept: _Kept) -> bool:
+    def keep(self, kept: _Kept) -> bool:
+        """Put it to the idle ones; False where nobody wants them any more."""
         kept.instance.rest()
         kept.until = time.monotonic() + self._idle_seconds
         with self._lock:

@@ -71,8 +71,10 @@ class WasiHttpP3Executor:
             loop = instance.loop
             try:
                 self.handler.begin(instance, (given,), partial(_resolved, instance, answer))
-                loop.run_until(lambda: answer.over)
-                loop.run_until(lambda: not loop.waiting)
+                if not answer.over:
+                    loop.run_until(lambda: answer.over)
+                if loop.waiting:
+                    loop.run_until(lambda: not loop.waiting)
             except GuestError as error:
                 if not answer.complete():
                     raise

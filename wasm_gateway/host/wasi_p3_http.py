@@ -218,18 +218,30 @@ def received(headers: Headers) -> Fields:
 
 
 class Request:
-    """The resource request. `method` and `scheme` are WIT's; `target` is path and query."""
+    """The resource request. `method` and `scheme` are WIT's; `target` is path and query.
 
-    __slots__ = ("authority", "body", "fields", "method", "options", "scheme", "target")
+    Of one that was received the fields are made when a guest asks for them.
+    """
 
-    def __init__(self, fields: Fields, body: Body | Received, options: Options | None = None) -> None:
-        self.fields = fields.frozen()
+    __slots__ = ("_fields", "authority", "body", "method", "options", "scheme", "target")
+
+    def __init__(
+        self, fields: Fields | Headers, body: Body | Received, options: Options | None = None
+    ) -> None:
+        self._fields = fields
         self.body = body
         self.options = options
         self.method: tuple[str, Any] = ("get", None)
         self.target: str | None = None
         self.scheme: tuple[str, Any] | None = None
         self.authority: str | None = None
+
+    @property
+    def fields(self) -> Fields:
+        fields = self._fields
+        if isinstance(fields, Headers):
+            fields = self._fields = received(fields)
+        return fields
 
 
 class Response:
@@ -264,7 +276,7 @@ def incoming(
     body: Received,
 ) -> Request:
     """The request that a guest is to answer; `method` and `scheme` are HTTP's."""
-    request = Request(received(headers), body)
+    request = Request(headers, body)
     request.method = method_of(method)
     request.target = target
     request.scheme = _SCHEMES.get(scheme) or ("other", scheme)
@@ -281,7 +293,7 @@ def request_new(
     ctx: HostContext, fields: Fields, contents: Contents | None, trailers: Future, options: Options | None
 ) -> tuple[Request, Promise]:
     sent = Promise()
-    return Request(fields, Body(contents, trailers, sent), options), sent
+    return Request(fields.frozen(), Body(contents, trailers, sent), options), sent
 
 
 def response_new(

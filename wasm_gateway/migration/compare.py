@@ -294,7 +294,7 @@ def _json(value: Any) -> str:
 
 
 def html_lines(body: bytes) -> list[str] | None:
-    """A page, a line for each tag and text, without what means nothing; None when that takes too long.
+    """A page, a line for each tag and text, without what means nothing; None when there is no telling.
 
     Without comments; attributes in order, spaces as one, and what is made anew for each visitor (nonces,
     tokens against forged requests) as the same.
@@ -333,7 +333,10 @@ def html_lines(body: bytes) -> list[str] | None:
     text = body.decode(errors="replace")
     end = time.monotonic() + MAX_SECONDS
     for at in range(0, len(text), HTML_CHUNK):
-        page.feed(text[at : at + HTML_CHUNK])
+        try:
+            page.feed(text[at : at + HTML_CHUNK])
+        except AssertionError:  # how html.parser says that a declaration is none
+            return None
         if time.monotonic() > end:
             return None
     # What has no end: `close` would begin again at each "<" of it.

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import BodyTooLarge, GatewayError, Saturated
+from ..errors import GatewayError, Saturated
 from ..messages import Request, Response
 from ..workers import Workers
 from .compare import Answer, Comparison, redacted_target
@@ -43,6 +43,9 @@ BURST_SECONDS = 0.02
 # Mismatches that are kept of a component in a minute, by each process.
 MAX_RECORDS = 10
 MINUTE = 60.0
+
+# Characters of a reason in the log; a guest may have had its say in it.
+MAX_REASON = 1000
 
 # What becomes of a shadow: names of counters.
 EQUAL = "shadow equal"
@@ -123,16 +126,11 @@ class Shadows:
         guest = Answer(0)
         try:
             guest = whole(turn.answer(request), turn.limit)
-        except BodyTooLarge as error:
-            if self._closed:
-                return
-            failure = error
         except GatewayError as error:
             if self._closed:
                 return
             failure = error
         guest.seconds = time.perf_counter() - begin
-        comparison = turn.comparison
         if failure is None and guest.body is None:
             turn.count(UNCOMPARED)
             return
@@ -142,10 +140,15 @@ class Shadows:
             kind = type(failure).__name__
             if self._may_record(turn.component):
                 what = f"{request.method} {redacted_target(request)!r}"
-                log.warning("component %s, beside the site: %s: %s: %s", turn.component, what, kind, failure)
+                text = str(failure)[:MAX_REASON]
+                log.warning("component %s, beside the site: %s: %s: %r", turn.component, what, kind, text)
                 self._record(turn, request, native, guest, (f"guest failed: {kind}",))
             return
-        differences = comparison.differences(request, native, guest)
+        try:
+            differences = turn.comparison.differences(request, native, guest)
+        except Exception as error:
+            log.exception("component %s: the answers cannot be compared", turn.component)
+            differences = [f"cannot be compared: {type(error).__name__}"]
         turn.count(DIFFERENT if differences else EQUAL)
         if differences and self._may_record(turn.component):
             self._record(turn, request, native, guest, tuple(differences))

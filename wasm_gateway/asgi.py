@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextvars import copy_context
@@ -71,6 +72,9 @@ INBOX_BYTES = 64 << 10
 
 # Seconds after which a guest is a long one, and a client that leaves is noticed.
 WATCH_SECONDS = 0.05
+
+# Seconds of the loop that a component may take which its manifest calls quick; then it runs in threads.
+LOOP_SECONDS = 0.25
 
 # Bytes that a request body may have for its guest to run on the loop.
 INLINE_BODY_BYTES = 64 << 10
@@ -196,7 +200,10 @@ class AsgiGateway:
                 if (self.inline or self.gateway.runs_inline(match)) and _is_short(request):
                     if inbox is not None:
                         request = replace(request, body=await inbox.whole())
+                    since = time.monotonic()
                     response = self.gateway.handle(request, match, None, turn)
+                    if not self.inline and time.monotonic() - since > LOOP_SECONDS:
+                        self.gateway.leave_loop(match)
                     answer = None
                     if response is not None:
                         answer, trailers = outgoing(response, method), response.trailers

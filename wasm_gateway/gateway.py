@@ -448,7 +448,17 @@ class Gateway:
         """Whether the component of this route is said to answer quickly enough for an event loop."""
         entry = (self._entries or {}).get(getattr(match.route.target, "entry_id", None) or "")
         # what the site lends may refuse to run on a loop, as Django's models do
-        return entry is not None and entry.options.inline and not entry.options.calls_site
+        return entry is not None and entry.inline and not entry.options.calls_site
+
+    def leave_loop(self, match: RouteMatch) -> None:
+        """The component of this route has held an event loop for too long: it is no longer `inline`."""
+        entry = self._entry(getattr(match.route.target, "entry_id", ""))
+        if entry.inline:
+            entry.inline = False
+            log.warning(
+                "component %s is `inline` and has held the event loop: it runs in threads from now on",
+                entry.id,
+            )
 
     def _answer(
         self,

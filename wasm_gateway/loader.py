@@ -161,6 +161,7 @@ class Entry:
         self.options = options
         self.http: Executor | None = None
         self.messages: MessageExecutor | None = None
+        self.inline = options.inline  # until it turns out not to be quick
         self.problem: ComponentError | None = None  # why it has neither, where the site answers instead
         # What swap.py knows of it.
         self.digest: str | None = None  # of its binaries, where somebody compares

@@ -457,3 +457,35 @@ def test_a_client_that_takes_nothing_more(serve: Serve) -> None:
     response = serve(code, settings=limits).handle(request(), begin=begin)
     assert whole(response)[0] == Disconnected.status
     assert 1 << 20 < sent < 2 << 20
+
+
+def test_a_guest_that_waits_leaves_the_event_loop(serve: Serve, caplog: Any) -> None:
+    """Its manifest calls it quick; once it has held the loop for long it gets a thread."""
+    code = "(call $wait-for (i64.const 300000000))" + HELLO
+    gateway = serve(code, WAITS, settings={"tool.wasm-gateway": {"inline": True}})
+    match = gateway.match("/a")
+    assert match is not None
+    assert gateway.runs_inline(match)
+    scope = {
+        **{"type": "http", "method": "GET", "path": "/a", "raw_path": b"/a", "query_string": b""},
+        **{"headers": [(b"host", b"x")], "http_version": "1.1"},
+    }
+
+    async def main() -> bytes:
+        out = b""
+
+        async def receive() -> Any:
+            return await asyncio.Future()
+
+        async def send(message: Any) -> None:
+            nonlocal out
+            out += message.get("body", b"")
+
+        app = gateway.asgi()
+        await app(scope, receive, send)
+        await app(scope, receive, send)
+        return out
+
+    assert asyncio.run(main()) == b"hello" * 2
+    assert not gateway.runs_inline(match)
+    assert "has held the event loop" in failure(caplog)

@@ -467,8 +467,13 @@ def test_a_guest_that_waits_leaves_the_event_loop(serve: Serve, caplog: Any) -> 
     assert match is not None
     assert gateway.runs_inline(match)
     scope = {
-        **{"type": "http", "method": "GET", "path": "/a", "raw_path": b"/a", "query_string": b""},
-        **{"headers": [(b"host", b"x")], "http_version": "1.1"},
+        "type": "http",
+        "method": "GET",
+        "path": "/a",
+        "raw_path": b"/a",
+        "query_string": b"",
+        "headers": [(b"host", b"x")],
+        "http_version": "1.1",
     }
 
     async def main() -> bytes:

@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING, Any
 from .assets import load_source, prepare_files
 from .component.core import preamble
 from .component.names import canonical_name
-from .component.parse import parse_component
-from .component.resolve import validate as validate_component
 from .engine import CompileCache, Engine, wat2wasm
 from .errors import ComponentError, LinkError, ManifestError, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
@@ -313,6 +311,10 @@ class Loader:
 
         What a component imports twice is the same here, whatever it says: other engines refuse that.
         """
+        # imported where it is needed: a worker checks nothing, and starts faster
+        from .component.parse import parse_component
+        from .component.resolve import validate as validate_component
+
         entry = self.load(served)
         if entry.problem is not None:
             raise entry.problem

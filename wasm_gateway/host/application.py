@@ -245,6 +245,12 @@ class Hosts:
                 offered = self._offer(name, type_, functions, lent=False)
             return offered
 
+    def described(self, name: str) -> InterfaceType:
+        """The type of an interface in FAMILIES whose driver is not installed."""
+        name = canonical_name(name)
+        with self._lock:
+            return self._type(name, self._module(f"{FAMILIES[name]}_wit").INTERFACES[name])
+
     def exported(self, name: str) -> InterfaceType:
         """The type of an interface in EXPORTED, by its canonical name."""
         return self._type(name, _text(self._module(EXPORTED[name]), name))

@@ -28,26 +28,10 @@ from ..errors import DeadlineExceeded
 from .addresses import BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import Held
+from .mqtt_wit import INTERFACES as INTERFACES
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle, wait_ready
 from .offload import Turns, Workers
 from .pools import Pool, PoolFull
-
-_MQTT = """
-interface mqtt {
-  variant error { invalid-address, too-many-connections, connection-failed(string), other(string) }
-  enum qos { at-most-once, at-least-once, exactly-once }
-  type payload = list<u8>;
-  resource connection {
-    open: static func(address: string, username: string, password: string, keep-alive-interval-in-secs: u64)
-      -> result<connection, error>;
-    publish: func(topic: string, payload: payload, qos: qos) -> result<_, error>;
-  }
-}
-"""
-INTERFACES = {
-    "fermyon:spin/mqtt@2": "package fermyon:spin@2.0.0;" + _MQTT,
-    "spin:mqtt/mqtt@3": "package spin:mqtt@3.0.0;" + _MQTT.replace("func(", "async func("),
-}
 
 SCHEMES = ("mqtt", "mqtts")
 QOS = {"at-most-once": 0, "at-least-once": 1, "exactly-once": 2}

@@ -31,14 +31,11 @@ from ..errors import DeadlineExceeded
 from .addresses import Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget
+from .mysql_wit import INTERFACES as INTERFACES
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle
 from .offload import Workers
 from .rdbms import (
-    ERROR,
     NULL,
-    STREAMED,
-    TYPES,
-    TYPES_2,
     DatabaseFailure,
     Databases,
     RowSet,
@@ -46,49 +43,6 @@ from .rdbms import (
     Value,
     streamed,
 )
-
-INTERFACES = {
-    "fermyon:spin/mysql": f"""
-package fermyon:spin;
-{TYPES}
-interface mysql {{
-  use rdbms-types.{{parameter-value, row-set}};
-  variant mysql-error {{
-    success, connection-failed(string), bad-parameter(string), query-failed(string),
-    value-conversion-failed(string), other-error(string),
-  }}
-  query: func(address: string, statement: string, params: list<parameter-value>)
-    -> result<row-set, mysql-error>;
-  execute: func(address: string, statement: string, params: list<parameter-value>)
-    -> result<_, mysql-error>;
-}}
-""",
-    "fermyon:spin/mysql@2": f"""
-package fermyon:spin@2.0.0;
-{TYPES_2}
-interface mysql {{
-  use rdbms-types.{{parameter-value, row-set, error}};
-  resource connection {{
-    open: static func(address: string) -> result<connection, error>;
-    query: func(statement: string, params: list<parameter-value>) -> result<row-set, error>;
-    execute: func(statement: string, params: list<parameter-value>) -> result<_, error>;
-  }}
-}}
-""",
-    "spin:mysql/mysql@3": f"""
-package spin:mysql@3.0.0;
-interface mysql {{
-  {ERROR}
-  {STREAMED}
-  resource connection {{
-    open: static async func(address: string) -> result<connection, error>;
-    query: async func(statement: string, params: list<parameter-value>)
-      -> result<tuple<list<column>, stream<row>, future<result<_, error>>>, error>;
-    execute: async func(statement: string, params: list<parameter-value>) -> result<_, error>;
-  }}
-}}
-""",
-}
 
 COM_STMT_PREPARE, COM_STMT_EXECUTE, COM_RESET_CONNECTION = 0x16, 0x17, 0x1F
 UNSIGNED = 0x80  # in the second byte of a parameter's type

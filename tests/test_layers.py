@@ -195,7 +195,7 @@ TREE = {
     "wasm_gateway/gateway.py": "from .router import Router\ndef wsgi():\n    from .wsgi import Door\n",
     "wasm_gateway/wsgi.py": "from .gateway import Gateway\n",
     "wasm_gateway/asgi.py": "from .wsgi import outgoing\n",
-    "wasm_gateway/cli.py": "import wasm_gateway.wsgi\nfrom . import Gateway\n",
+    "wasm_gateway/cli/__init__.py": "import wasm_gateway.wsgi\nfrom .. import Gateway\n",
     "integrations/__init__.py": "",
     "integrations/django/__init__.py": "from django.http import HttpRequest\nfrom .conf import settings\n",
     "integrations/django/conf.py": "from wasm_gateway import Gateway, wsgi\nfrom .. import options\n",

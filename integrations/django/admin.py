@@ -101,10 +101,7 @@ class DialAdmin(DialModelAdmin):
                         "id": row.component,
                         "description": row.description,
                         "since": None if one.since is None else _when(one.since),
-                        "counts": [
-                            *one.reasons.items(),
-                            *([("fallback", one.fallbacks)] * (one.fallbacks > 0)),
-                        ],
+                        "counts": _counts(one),
                         "shadow": [(what, number) for what, number in one.shadow.items() if number],
                         "times": [
                             (side, latency.number, report.duration(latency.p50), report.duration(latency.p95))
@@ -155,7 +152,9 @@ class DialAdmin(DialModelAdmin):
 
 
 def _counts(one: report.ComponentReport) -> list[tuple[str, int]]:
-    return [*one.reasons.items(), (report.FALLBACK, one.fallbacks)]
+    """Who has answered, how often, and how often in the guest's place."""
+    fallbacks = [(report.FALLBACK, one.fallbacks)] if one.fallbacks else []
+    return [*one.reasons.items(), *fallbacks]
 
 
 def _percent(form: Mapping[str, str]) -> float:

@@ -61,14 +61,7 @@ def to_request(request: HttpRequest, path: str) -> Request:
 
 def get_host(request: HttpRequest) -> str:
     """request.get_host(), which takes 15 us to come to the same result each time."""
-    host: str | None = request.META.get("HTTP_HOST")
-    if (
-        host is not None
-        and not settings.USE_X_FORWARDED_HOST
-        and _is_allowed(host, tuple(settings.ALLOWED_HOSTS))
-    ):
-        return host
-    return request.get_host()
+    return _accepted(request.META) or request.get_host()
 
 
 def trusted_host(environ: WSGIEnvironment) -> str | None:

@@ -17,7 +17,7 @@ import django
 import pytest
 from django.contrib.auth.models import Group, User
 from django.core.checks import run_checks
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import get_token
 from django.test import AsyncClient, Client, override_settings
@@ -208,6 +208,8 @@ def test_keys_differ() -> None:
                 output = io.StringIO()
                 call_command("wasm_identity_key", component, stdout=output)
                 keys.add(output.getvalue())
+        with pytest.raises(CommandError, match="there is no component 'nobody'"):
+            call_command("wasm_identity_key", "nobody")
     assert len(keys) == 4
 
 

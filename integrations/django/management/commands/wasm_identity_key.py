@@ -4,10 +4,11 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from wasm_gateway.host.identity import Identity
 
+from ...conf import owner
 from ...identity import DjangoSite
 
 
@@ -21,4 +22,7 @@ class Command(BaseCommand):
         parser.add_argument("component")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.stdout.write(Identity(DjangoSite(), lambda: settings.SECRET_KEY).key(options["component"]))
+        component = options["component"]
+        if component not in owner.gateway().manifest.components:
+            raise CommandError(f"there is no component {component!r}")
+        self.stdout.write(Identity(DjangoSite(), lambda: settings.SECRET_KEY).key(component))

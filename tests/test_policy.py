@@ -105,6 +105,13 @@ def test_a_visitor_stays_where_he_is() -> None:
             assert (again.guest, again.cookie) == (first.guest, None)
 
 
+def test_nobody_is_marked_where_all_or_none_are_taken() -> None:
+    for percent, guest in ((0, False), (100, True)):
+        for sticky in ("cookie", "user", "none"):
+            choice = ask(rule(mode="canary", percent=percent, sticky=sticky))
+            assert (choice.guest, choice.cookie) == (guest, None)
+
+
 @pytest.mark.parametrize("cookie", ["", "x", "0" * 15, "0" * 17, "G" * 16, "0" * 16 + "\n"])
 def test_a_cookie_that_is_not_ours_is_replaced(cookie: str) -> None:
     assert ask(rule(mode="canary", percent=30), Asked(cookie=cookie)).cookie not in (None, cookie)

@@ -185,6 +185,8 @@ _OPTED_OUT = Choice(False, "opt-out")
 _ALWAYS = Choice(True, "wasm")
 _OPTED_IN = Choice(True, "opt-in")
 _CHOSEN = Choice(True, "visitor")
+_ALL = Choice(True, "canary")
+_NONE = Choice(False, "canary")
 _NO_HEADER = Choice(False, "no header")
 
 
@@ -193,6 +195,8 @@ def _is_chosen(rule: Rule, visitor: Visitor) -> bool:
 
 
 def _canary(rule: Rule, name: str, facts: Facts) -> Choice:
+    if not 0 < rule.percent < 100 and not rule.sticky.startswith("header:"):
+        return _ALL if rule.percent else _NONE  # nobody has to be known again
     kind, _, header = rule.sticky.partition(":")
     if kind == "none":
         return Choice(_by_chance(rule.percent), "canary")

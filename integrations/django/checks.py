@@ -30,6 +30,7 @@ from wasm_gateway.errors import ComponentError, HostError, ManifestError
 from wasm_gateway.gateway import Gateway
 from wasm_gateway.loader import default_cache_dir
 from wasm_gateway.manifest import PathSource
+from wasm_gateway.policy import Mode
 
 from .conf import KEYS, Settings, owner
 from .middleware import WasmGatewayMiddleware
@@ -163,7 +164,10 @@ def _is_ours(name: str) -> bool:
 
 
 def check_routes(**_: Any) -> list[CheckMessage]:
-    """I004: for the routes without parameters, and for where a wildcard begins."""
+    """I004: for the routes without parameters, and for where a wildcard begins.
+
+    Where a view is meant to answer some requests, or all, there is nothing to say.
+    """
     gateway = _gateway()
     if gateway is None or not getattr(settings, "ROOT_URLCONF", None):
         return []
@@ -177,9 +181,23 @@ def check_routes(**_: Any) -> list[CheckMessage]:
         except (Resolver404, UnicodeError):
             continue
         pattern = f"{row['route']}/..." if row["wildcard"] else path
+        if _shared(gateway, row["component"], pattern):
+            continue
         text = f"The Wasm route {pattern} is answered before the site's {view.route!r}."
         messages.append(Info(text, hint=f"The view is {view._func_path}.", id="wasm_gateway.I004"))
     return messages
+
+
+def _shared(gateway: Gateway, component_id: str | None, pattern: str) -> bool:
+    """Whether the rule of a route lets the site answer it."""
+    component = gateway.manifest.components.get(component_id or "")
+    if component is None:
+        return False
+    try:
+        options = gateway.options_of(component)
+    except ManifestError:
+        return False  # check_settings says why
+    return options.rule.updated(options.routes.get(pattern, {})).mode is not Mode.WASM
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:

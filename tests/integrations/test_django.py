@@ -620,6 +620,13 @@ def test_a_site_that_is_well() -> None:
     assert "home" in str(message.hint)
 
 
+@pytest.mark.parametrize("key", ["hello", "/wasm/hello"])
+@pytest.mark.parametrize("mode", ["native", "canary", "shadow"])
+def test_a_view_that_is_meant_to_answer_is_not_reported(settings: Any, key: str, mode: str) -> None:
+    settings.WASM_GATEWAY = {**settings.WASM_GATEWAY, "RULES": {key: {"mode": mode}}}
+    assert checks() == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("spin_manifest_version = 3", "spin_manifest_version"), ("not toml", "spin.toml"), (None, "spin.toml")],

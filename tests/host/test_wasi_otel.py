@@ -255,7 +255,8 @@ def test_log_records(guest: Guest) -> None:
     said = {"severity_text": "WARN", "body": '"the\\nbody"', "attributes": pairs(a="x", b=[1])}
     guest.host.on_emit(ctx, LOG(**nothing | said))
     guest.host.on_emit(ctx, LOG(**nothing | {"body": "{}"}))
-    assert lines == [b"WARN the\\nbody a=x b=[1]\n", b"{}\n"]
+    guest.host.on_emit(ctx, LOG(**nothing | {"body": r'"\ud800"'}))  # JSON, and no text
+    assert lines == [b"WARN the\\nbody a=x b=[1]\n", b"{}\n", b"\\ud800\n"]
 
 
 def test_a_guest(application: Any, components: Any) -> None:

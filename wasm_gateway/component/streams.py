@@ -51,8 +51,6 @@ from .values import End
 MAX_LENGTH = (1 << 28) - 1  # Buffer.MAX_LENGTH
 NUMBERS = (U8Type, U16Type, U32Type, U64Type, S8Type, S16Type, S32Type, S64Type, F32Type, F64Type)
 
-# Elements that the host takes from a guest at once where they are no bytes.
-HOST_ELEMENTS = 256
 # The most that a Drain takes at once.
 DRAIN_ELEMENTS = 1 << 20
 

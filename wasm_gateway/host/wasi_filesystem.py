@@ -23,19 +23,32 @@ from .base import HostContext
 from .files import MAX_ENTRIES, Directory, Entry, File
 from .wasi_io import MAX_READ, InputStream, IoError, OutputStream, StreamClosed, StreamFailed
 
+# What 0.2 and 0.3 have alike: types, and cases of error-code.
+TEXT_OF_TYPES = """\
+  type filesize = u64;
+  flags descriptor-flags {
+    read, write, file-integrity-sync, data-integrity-sync, requested-write-sync, mutate-directory,
+  }
+  type link-count = u64;
+  flags path-flags { symlink-follow }
+  flags open-flags { create, directory, exclusive, truncate }
+  enum advice { normal, sequential, random, will-need, dont-need, no-reuse }
+  record metadata-hash-value { lower: u64, upper: u64 }"""
+TEXT_OF_ERRORS = """\
+    already, bad-descriptor, busy, deadlock, quota, exist, file-too-large, illegal-byte-sequence,
+    in-progress, interrupted, invalid, io, is-directory, loop, too-many-links, message-size,
+    name-too-long, no-device, no-entry, no-lock, insufficient-memory, insufficient-space, not-directory,
+    not-empty, not-recoverable, unsupported, no-tty, no-such-device, overflow, not-permitted, pipe,
+    read-only, invalid-seek, text-file-busy, cross-device,"""
 _TEXT = """
 package wasi:filesystem@0.2.0;
 interface types {
   use wasi:io/streams@0.2.0.{input-stream, output-stream, error};
   use wasi:clocks/wall-clock@0.2.0.{datetime};
-  type filesize = u64;
+%TYPES
   enum descriptor-type {
     unknown, block-device, character-device, directory, fifo, symbolic-link, regular-file, socket,
   }
-  flags descriptor-flags {
-    read, write, file-integrity-sync, data-integrity-sync, requested-write-sync, mutate-directory,
-  }
-  type link-count = u64;
   record descriptor-stat {
     %type: descriptor-type,
     link-count: link-count,
@@ -44,19 +57,12 @@ interface types {
     data-modification-timestamp: option<datetime>,
     status-change-timestamp: option<datetime>,
   }
-  flags path-flags { symlink-follow }
-  flags open-flags { create, directory, exclusive, truncate }
   variant new-timestamp { no-change, now, timestamp(datetime) }
   record directory-entry { %type: descriptor-type, name: string }
   enum error-code {
-    access, would-block, already, bad-descriptor, busy, deadlock, quota, exist, file-too-large,
-    illegal-byte-sequence, in-progress, interrupted, invalid, io, is-directory, loop, too-many-links,
-    message-size, name-too-long, no-device, no-entry, no-lock, insufficient-memory, insufficient-space,
-    not-directory, not-empty, not-recoverable, unsupported, no-tty, no-such-device, overflow,
-    not-permitted, pipe, read-only, invalid-seek, text-file-busy, cross-device,
+    access, would-block,
+%ERRORS
   }
-  enum advice { normal, sequential, random, will-need, dont-need, no-reuse }
-  record metadata-hash-value { lower: u64, upper: u64 }
   resource descriptor {
     read-via-stream: func(offset: filesize) -> result<input-stream, error-code>;
     write-via-stream: func(offset: filesize) -> result<output-stream, error-code>;
@@ -100,7 +106,7 @@ interface preopens {
   use types.{descriptor};
   get-directories: func() -> list<tuple<descriptor, string>>;
 }
-"""
+""".replace("%TYPES", TEXT_OF_TYPES).replace("%ERRORS", TEXT_OF_ERRORS)
 TYPES, PREOPENS = "wasi:filesystem/types@0.2", "wasi:filesystem/preopens@0.2"
 INTERFACES = {TYPES: _TEXT, PREOPENS: _TEXT}
 

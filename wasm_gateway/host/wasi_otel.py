@@ -224,7 +224,10 @@ class WasiOtel:
         """A line as `WARN the body key=value`; values are JSON, and strings among them stand bare."""
         words = [record.severity_text or "", record.event_name or "", _bare(record.body or "")]
         words += [f"{key}={_bare(value)}" for key, value in record.attributes or ()]
-        ctx.log("stderr", " ".join(filter(None, words)).replace("\n", "\\n").encode() + b"\n")
+        ctx.log(
+            "stderr",
+            " ".join(filter(None, words)).replace("\n", "\\n").encode(errors="backslashreplace") + b"\n",
+        )
 
     def export(self, ctx: HostContext, metrics: Any) -> Any:
         return Ok()

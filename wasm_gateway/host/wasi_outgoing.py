@@ -25,7 +25,7 @@ from urllib3.connection import HTTPConnection
 
 from .. import forks
 from ..component.values import Err, Ok
-from ..errors import DeadlineExceeded, GatewayError, LimitExceeded
+from ..errors import DeadlineExceeded, LimitExceeded
 from ..messages import NO_HEADERS, NOT_TRAILERS, Headers
 from .addresses import BadAddress, parse_address
 from .base import Deadline, HostContext
@@ -622,8 +622,6 @@ class OutgoingHandler:
             return Err(error_code(failure))
         except DeadlineExceeded:
             return Err(("connection-read-timeout", None))
-        except GatewayError:
-            raise
         headers, body = Headers(incoming.headers), BytesInput(incoming.body)
         return Ok(IncomingResponse(incoming.status, headers, body, lambda: incoming.trailers))
 

@@ -21,6 +21,8 @@ from .wasi_filesystem import (
     MUTATE,
     PREOPENS,
     READ,
+    TEXT_OF_ERRORS,
+    TEXT_OF_TYPES,
     TYPES,
     WRITE,
     Descriptor,
@@ -40,15 +42,11 @@ _TEXT = """
 package wasi:filesystem@0.3.0;
 interface types {
   use wasi:clocks/system-clock@0.3.0.{instant};
-  type filesize = u64;
+%TYPES
   variant descriptor-type {
     block-device, character-device, directory, fifo, symbolic-link, regular-file, socket,
     other(option<string>),
   }
-  flags descriptor-flags {
-    read, write, file-integrity-sync, data-integrity-sync, requested-write-sync, mutate-directory,
-  }
-  type link-count = u64;
   record descriptor-stat {
     %type: descriptor-type,
     link-count: link-count,
@@ -57,19 +55,13 @@ interface types {
     data-modification-timestamp: option<instant>,
     status-change-timestamp: option<instant>,
   }
-  flags path-flags { symlink-follow }
-  flags open-flags { create, directory, exclusive, truncate }
   variant new-timestamp { no-change, now, timestamp(instant) }
   record directory-entry { %type: descriptor-type, name: string }
   variant error-code {
-    access, already, bad-descriptor, busy, deadlock, quota, exist, file-too-large, illegal-byte-sequence,
-    in-progress, interrupted, invalid, io, is-directory, loop, too-many-links, message-size,
-    name-too-long, no-device, no-entry, no-lock, insufficient-memory, insufficient-space, not-directory,
-    not-empty, not-recoverable, unsupported, no-tty, no-such-device, overflow, not-permitted, pipe,
-    read-only, invalid-seek, text-file-busy, cross-device, other(option<string>),
+    access,
+%ERRORS
+    other(option<string>),
   }
-  enum advice { normal, sequential, random, will-need, dont-need, no-reuse }
-  record metadata-hash-value { lower: u64, upper: u64 }
   resource descriptor {
     read-via-stream: func(offset: filesize) -> tuple<stream<u8>, future<result<_, error-code>>>;
     write-via-stream: func(data: stream<u8>, offset: filesize) -> future<result<_, error-code>>;
@@ -108,7 +100,7 @@ interface preopens {
   use types.{descriptor};
   get-directories: func() -> list<tuple<descriptor, string>>;
 }
-"""
+""".replace("%TYPES", TEXT_OF_TYPES).replace("%ERRORS", TEXT_OF_ERRORS)
 TYPES_P3, PREOPENS_P3 = "wasi:filesystem/types@0.3", "wasi:filesystem/preopens@0.3"
 INTERFACES = {TYPES_P3: _TEXT, PREOPENS_P3: _TEXT}
 

@@ -10,7 +10,14 @@ import pytest
 from tests.host.test_wasi_outgoing import Server, server
 from tests.wasi_p3_wat import CLIENT, HTTP, P3Toolkit
 from wasm_gateway import Gateway
-from wasm_gateway.component.streams import HostFuture, HostStream, Promise
+from wasm_gateway.component.streams import (
+    CopyResult,
+    HostBuffer,
+    HostFuture,
+    HostStream,
+    Promise,
+    SharedStream,
+)
 from wasm_gateway.component.values import Err, Ok
 from wasm_gateway.host.outbound_http import OutboundHttp
 from wasm_gateway.host.wasi_http import Fields
@@ -324,3 +331,15 @@ def test_what_never_arrived_was_not_sent(
     assert isinstance(found, Err)
     assert found.value[0] == code
     assert sent.heard == [found]
+
+
+def test_who_still_writes_to_a_request_that_failed_is_told(ctx: Any, client: Client) -> None:
+    """Else a guest would wait for ever for somebody to take the rest of its body."""
+    body = SharedStream(BYTE)
+    written: list[CopyResult] = []
+    sent = Sent(ctx, "127.0.0.1:1", None, Ok(None))
+    sent.request.body.contents = body  # type: ignore[union-attr]
+    [(_, found)] = ctx.run(client.send(ctx, sent.request))
+    assert found == Err(("connection-refused", None))
+    body.write(None, HostBuffer(3, b"abc"), lambda reclaim: None, written.append)
+    assert written == [CopyResult.DROPPED]

@@ -204,7 +204,11 @@ class Workers:
             wake()
 
         call = _Call(Breakable(ctx.deadline), function, arguments, over, undo)
-        self._submit(call)
+        try:
+            self._submit(call)
+        except BaseException:
+            over()
+            raise
         try:
             await wait(call)
         except GeneratorExit:

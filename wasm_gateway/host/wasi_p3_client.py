@@ -54,10 +54,12 @@ class Client:
         except GeneratorExit:
             sending.close()
             future.drop()
+            upload.stop()
             raise
         result = future.get(ctx).value
         if isinstance(result, Err):
             sending.close()
+            upload.stop()
             return upload.failed(result)
         upload.answered()
         return _response(ctx, result.value)
@@ -76,6 +78,7 @@ class _Upload:
         self._body = body
         self._result: Any = None  # what the guest is to be told of it
         self._answered = False
+        self._reads: tuple[Contents, Any] | None = None  # what it reads, and the trailers behind
 
     async def run(self, ctx: HostContext) -> None:
         body = self._body
@@ -84,15 +87,24 @@ class _Upload:
             trailers.then(_nothing)  # there is no body that they could follow
             self._over(_finished(body, Ok(None)))
             return
+        self._reads = source, trailers
         try:
             await _write(source, body)
         except (StreamClosed, StreamFailed) as failure:
             self._over(Err(failure.error.http_code if isinstance(failure, StreamFailed) else TERMINATED))
-            source.drop()
-            trailers.then(_nothing)
+            self.stop()
             body.end(False)
         else:
+            self._reads = None
             trailers.then(lambda result: self._over(_finished(body, result)))
+
+    def stop(self) -> None:
+        """Nobody reads the rest: a guest that still writes is told, and waits no longer."""
+        reads, self._reads = self._reads, None
+        if reads is not None:
+            source, trailers = reads
+            source.drop()
+            trailers.then(_nothing)
 
     def _over(self, result: Any) -> None:
         self._result = result

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -247,8 +247,7 @@ class SqliteLedger:
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
-            with closing(connection):
-                pass
+            connection.close()
 
 
 @contextmanager

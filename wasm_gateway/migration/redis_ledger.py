@@ -1,7 +1,7 @@
 # The ledger in a Redis, for sites of several machines (ledger.py).
 #
-# Keys, behind a prefix: `dials`, `changes`, `stamp`, `mismatches:COMPONENT`, `components`,
-# `counters:COMPONENT`.
+# Keys, behind a prefix: `dials`, `changes`, `stamp`, `recorded` (how many mismatches),
+# `mismatches:COMPONENT`, `components`, `counters:COMPONENT`.
 #
 # Rule 1: what belongs together is done in one MULTI, so that all processes see the same order.
 # Rule 2: nobody waits long: who asks is a thread of the gateway, and it asks again.

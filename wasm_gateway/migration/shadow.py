@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ..errors import GatewayError, Saturated
 from ..messages import Request, Response
 from ..workers import Workers
-from .compare import Answer, Comparison, redacted_target
+from .compare import Answer, redacted_target
 from .ledger import Mismatch
 
 if TYPE_CHECKING:
@@ -196,6 +196,3 @@ def whole(response: Response, limit: int) -> Answer:
         return Answer(response.status, response.headers, None if chunks is None else b"".join(chunks))
     finally:
         response.close()
-
-
-__all__ = ["OUTCOMES", "Answer", "Comparison", "Shadows", "whole"]

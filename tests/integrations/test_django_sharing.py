@@ -311,7 +311,7 @@ def test_what_a_native_route_costs(ruled: Ruled, site: dict[str, Any], record_pr
 @pytest.mark.django_db  # it closes connections
 def test_the_door_knows_no_users(ruled: Ruled) -> None:
     ruled(
-        hello={"mode": "canary", "percent": 0, "staff": True, "opt_in": "header:x-wasm"},
+        hello={"mode": "canary", "percent": 1e-9, "staff": True, "opt_in": "header:x-wasm"},
         trap={"fallback": True},
     )
     with override_settings(MIDDLEWARE=[]):

@@ -64,7 +64,7 @@ def test_a_blueprint_answers_for_a_guest(make: Make) -> None:
 
 
 def test_below_a_prefix(make: Make) -> None:
-    app = make(RULES={"trap": {"fallback": True}, "hello": {"mode": "canary", "percent": 0}})
+    app = make(RULES={"trap": {"fallback": True}, "hello": {"mode": "canary", "percent": 1e-9}})
     client = Client(DispatcherMiddleware(Flask("root"), {"/below": app}))
     assert client.post("/below/wasm/trap", data=b"body").data == b"native body"
     response = client.get("/below/wasm/hello")

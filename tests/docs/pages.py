@@ -1,12 +1,12 @@
 # A page of docs/ -> what its reader does: files to write, commands to type, Python to run.
 #
 # Rule 1: Sybil cuts the page; what a block means is in the page itself. A caption is the path of a file:
-#   `mysite/urls.py` is written, `mysite/settings.py, at its end` grows, `spin.toml, below [component.votes]` gets
-#   lines there. Without a caption, `console` is a terminal, `python` a program, `toml` a part of a spin.toml, and
-#   whatever else is there to be read.
-# Rule 2: remarks, which readers do not see, stand in front of the block that they are about: `% not-run: REASON`
-#   (it is only checked), `% exit: 1` (its commands fail); or by themselves: `% needs: nginx` (without it the page
-#   is skipped), `% setup: COMMAND` (typed first), `% include: PAGE FILE` (the block of another page).
+#   `mysite/urls.py` is written, `mysite/settings.py, at its end` grows, `spin.toml, below [component.votes]`
+#   gets lines there. Without a caption, `console` is a terminal, `python` a program, `toml` a part of a
+#   spin.toml, and whatever else is there to be read.
+# Rule 2: remarks, which readers do not see, stand in front of the block that they are about: `% not-run:
+#   REASON` (it is only checked), `% exit: 1` (its commands fail); or by themselves: `% needs: nginx` (without
+#   it the page is skipped), `% setup: COMMAND` (typed here), `% include: PAGE FILE` (the block of a page).
 # Rule 3: no fence is overlooked: each is a block, or a directive of the page's own.
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # Every code block of the tutorials and how-to pages is typed, as its reader would, into an empty folder.
 #
-# No network: what a page installs has to be here already, in the environment of the tests. A Python guest that
-# was built once is kept with pytest's cache, for componentize-py takes ten seconds.
+# No network: what a page installs has to be here already, in the environment of the tests. A Python guest
+# that was built once is kept with pytest's cache, for componentize-py takes ten seconds.
 
 from __future__ import annotations
 

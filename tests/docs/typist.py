@@ -1,9 +1,9 @@
 # Types what a page says, as its reader would: one shell that remembers its folder and its variables, files
 # written with the text shown, servers left running in a terminal of their own.
 #
-# Rule 1: a server is a command of SERVERS. It ends (Ctrl-C) when the page starts another one at its port, or is
-# over.
-# Rule 2: what is printed has to be what is shown, apart from spaces at the end of lines; `…` stands for anything.
+# Rule 1: a server is a command of SERVERS. It ends (Ctrl-C) when the page starts another one at its port, or
+# is over.
+# Rule 2: what is printed has to be what is shown, but for spaces at ends of lines; `…` stands for anything.
 # What a server prints may come later, and between other lines.
 # Rule 3: what differs from a reader's machine is in `Place`: ports, and commands that are played.
 
@@ -331,9 +331,11 @@ def whole_manifest(text: str) -> str:
 
     if "name" not in data.get("application", {}):
         text = put(text, "[application]", 'name = "part"\n')
-    for id in dict.fromkeys([*components, *named]):
+    for id in dict.fromkeys([*components, *named] or ["guest"]):
         if "source" not in components.get(id, {}):
             text = put(text, f"[component.{id}]", 'source = "guest.wasm"\n')
+    if "trigger" not in data:
+        text += f'\n[[trigger.http]]\nroute = "/..."\ncomponent = "{next(iter(components), "guest")}"\n'
     return text if "spin_manifest_version" in data else f"spin_manifest_version = 2\n{text}"
 
 

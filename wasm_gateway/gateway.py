@@ -70,44 +70,63 @@ DEFAULT_ENGINE = EngineOptions()
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """What an application is run with, besides its manifest.
-
-    Names and meanings are those of `spin up`'s flags (Spin: command line, 3). `state_dir` and `log_dir`:
-    None for the default (`.spin` beside the manifest, `logs` in it), "" for none. `limits` replaces
-    fields of every component's options. `stores` are key-value stores made by the site, by label;
-    `interfaces` are what it lends to guests (HostInterface). `rules` say who answers for a component or a
-    route (policy.Rule), by its id or pattern; `ledger` is where processes share what is turned at run time,
-    or the path of a SQLite file for it, or the URL of a Redis. `compare` are functions of the site's own that
-    compare two answers (migration/compare.py, Function), or their dotted names, by component or pattern;
-    `around` is entered in threads of the gateway's own around each guest. `watch` has guests and manifest
-    replaced when their files change.
+    """What an application is run with, besides its manifest; names and meanings are those of `spin up`'s
+    flags where it has them (Spin: command line, 3).
     """
 
+    #: A `runtime-config.toml`: its path, or what `load_runtime_config` has read.
     runtime_config: RuntimeConfig | str | Path | None = None
+    #: Where stores are kept; None for the default, `.spin` beside the manifest, "" for nowhere.
     state_dir: str | Path | None = None
+    #: Where output of guests is kept; None for the default, `logs` in the state folder, "" for nowhere.
     log_dir: str | Path | None = None
+    #: Where compiled and downloaded guests are kept; None for the user's cache.
     cache_dir: str | Path | None = None
+    #: Values of the manifest's variables.
     variables: Mapping[str, str] = field(default_factory=dict)
+    #: Environment of every component, besides its own.
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: Keys and values that are put into the store `default` when the gateway opens.
     key_value: Mapping[str, str] = field(default_factory=dict)
+    #: Statements that are run when the gateway opens: SQL, `@file.sql` or `@file.sql:label`.
     sqlite: Sequence[str] = ()
+    #: Key-value stores that the site has made itself, by label.
     stores: Mapping[str, Any] = field(default_factory=dict)
+    #: What the site lends to components that name it in `host_interfaces`: each a HostInterface.
     interfaces: Sequence[HostInterface] = ()
+    #: Options of every component: keys of the `tool.wasm-gateway` tables, which these replace.
     limits: Mapping[str, Any] = field(default_factory=dict)
+    #: Options of one component, by its id, or who answers a route, by its pattern; they win over all others.
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Where all processes share what is turned while they run, and what they count: the path of a SQLite
+    #: file, the URL of a Redis, or a Ledger.
     ledger: Ledger | str | Path | None = None
+    #: Functions that compare the answers of guest and site, or their dotted names, by the id of a component
+    #: or the pattern of a route (migration/compare.py, Function).
     compare: Mapping[str, Any] = field(default_factory=dict)
+    #: Entered around each guest that runs in a thread of the gateway's own.
     around: Callable[[], AbstractContextManager[object]] = nullcontext
+    #: Mounted files may be changed: of a copy, which the gateway's end removes.
     allow_transient_write: bool = False
+    #: Folders of the manifest are mounted themselves, and not a copy of their files.
     direct_mounts: bool = False
+    #: Compile each time, and keep nothing.
     disable_cache: bool = False
+    #: Guests and manifest are replaced when their files change.
     watch: bool = False
-    metrics: bool = False  # by prometheus-client, in its default registry
-    tracing: bool = False  # by opentelemetry-api, and the SDK that the process has set up
+    #: Count requests with prometheus-client, in its default registry; needs the extra `metrics`.
+    metrics: bool = False
+    #: Make spans with opentelemetry-api, by the SDK that the process has set up; needs the extra `otel`.
+    tracing: bool = False
+    #: A line for each request of a guest, to the logger `wasm_gateway.access`.
     access_log: bool = False
+    #: A `Server-Timing` header with each response of a guest.
     server_timing: bool = False
+    #: Observers of the site's own (observe.Observer).
     observers: Sequence[observe.Observer] = ()
-    follow: Collection[str] | None = ()  # whose output is copied to stderr; None: everybody's
+    #: Ids of the components whose output also goes to stderr; None for all.
+    follow: Collection[str] | None = ()
+    #: What runs guests.
     engine: EngineOptions = DEFAULT_ENGINE
 
 

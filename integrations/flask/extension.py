@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from flask import Flask
 
 PREFIX = "WASM_GATEWAY_"
-# Settings besides those of options.py: functions that say who asks, and in which language.
-OWN_KEYS = ("VISITOR", "LOCALE")
+# Settings besides those of options.py, and what each means.
+OWN_KEYS: Mapping[str, str] = {
+    "VISITOR": "A function that says who asks: a `Visitor`, or None for somebody unknown. It is called in a "
+    "request context, when a rule or a guest asks.",
+    "LOCALE": "A function that says in which language: a BCP 47 tag.",
+}
 
 
 class WasmGateway:

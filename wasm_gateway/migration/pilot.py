@@ -14,17 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from .. import forks
-from ..errors import (
-    ComponentError,
-    DeadlineExceeded,
-    GatewayError,
-    GuestError,
-    LimitExceeded,
-    RequestError,
-    Saturated,
-)
+from ..errors import GatewayError
 from ..manifest import ComponentOptions
 from ..messages import Request, Response
+from ..outcomes import Outcome, outcome_of
 from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
 from .compare import Answer, Comparison, Function
@@ -72,7 +65,7 @@ class Turn:
 
     def failed(self, error: GatewayError) -> bool:
         """The guest has failed; whether the site answers instead."""
-        failure = failure_of(error)
+        failure = _FAILURES.get(outcome_of(error))
         if failure is None:
             return False
         if self.rule.fallback:
@@ -111,23 +104,15 @@ class Turn:
         self._pilot.record(mismatch)
 
 
-def failure_of(error: GatewayError) -> Failure | None:
-    """What kind of failure of a guest this is; None for one that is the client's, or nobody's."""
-    match error:
-        case DeadlineExceeded():
-            return Failure.DEADLINE
-        case LimitExceeded():
-            return Failure.LIMIT
-        case GuestError():
-            return Failure.TRAP
-        case Saturated():
-            return Failure.SATURATED
-        case ComponentError():
-            return Failure.LINK
-        case RequestError():
-            return None
-    return Failure.TRAP  # a host interface that failed under it
-
+# What the site may answer for; any other outcome is the client's, or nobody's.
+_FAILURES = {
+    Outcome.TRAP: Failure.TRAP,
+    Outcome.DEADLINE: Failure.DEADLINE,
+    Outcome.LIMIT: Failure.LIMIT,
+    Outcome.SATURATED: Failure.SATURATED,
+    Outcome.LINK: Failure.LINK,
+    Outcome.HOST: Failure.TRAP,  # a host interface that failed under it
+}
 
 NO_FUNCTIONS: Mapping[str, Function] = MappingProxyType({})
 

@@ -29,8 +29,9 @@ from wasm_gateway.engine import wat2wasm
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.messages import Request
 from wasm_gateway.migration.compare import Answer
+from wasm_gateway.migration.counters import OUTCOMES
 from wasm_gateway.migration.ledger import Mismatch, SqliteLedger
-from wasm_gateway.migration.shadow import BACKLOG, MAX_RECORDS, OUTCOMES, THREADS
+from wasm_gateway.migration.shadow import BACKLOG, MAX_RECORDS, THREADS
 from wasm_gateway.observe import Call, Quiet
 
 

@@ -23,6 +23,7 @@ from django.utils.safestring import SafeString
 
 from wasm_gateway.errors import GatewayError
 from wasm_gateway.migration import report
+from wasm_gateway.migration.counters import FALLBACK
 from wasm_gateway.migration.ledger import mismatch_of
 from wasm_gateway.policy import BadValue, Mode
 
@@ -153,7 +154,7 @@ class DialAdmin(DialModelAdmin):
 
 def _counts(one: report.ComponentReport) -> list[tuple[str, int]]:
     """Who has answered, how often, and how often in the guest's place."""
-    fallbacks = [(report.FALLBACK, one.fallbacks)] if one.fallbacks else []
+    fallbacks = [(FALLBACK, one.fallbacks)] if one.fallbacks else []
     return [*one.reasons.items(), *fallbacks]
 
 

@@ -11,10 +11,18 @@ import pytest
 from click.testing import CliRunner
 
 from wasm_gateway.cli import cli
-from wasm_gateway.migration.counters import BOUNDS, GUEST, NATIVE, Counters, number, quantile
+from wasm_gateway.migration.counters import (
+    BOUNDS,
+    DIFFERENT,
+    EQUAL,
+    GUEST,
+    NATIVE,
+    Counters,
+    number,
+    quantile,
+)
 from wasm_gateway.migration.ledger import Change, Mismatch, SqliteLedger
 from wasm_gateway.migration.report import duration, mismatch_lines, printable, read, text
-from wasm_gateway.migration.shadow import DIFFERENT, EQUAL
 
 # Counters
 

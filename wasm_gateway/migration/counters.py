@@ -13,6 +13,18 @@ from collections.abc import Mapping
 # Upper bounds of the classes of times, in seconds: from 0.1 ms to some 70 s. What is longer has one more.
 BOUNDS = tuple(1e-4 * 2 ** (step / 2) for step in range(40))
 
+# Beside the reasons of choices (policy.Choice): the site answered in the guest's place.
+FALLBACK = "fallback"
+
+# What becomes of a guest beside the site.
+SHADOW = "shadow "
+EQUAL = f"{SHADOW}equal"
+DIFFERENT = f"{SHADOW}different"
+FAILED = f"{SHADOW}failed"  # the guest trapped, or the like; it is a difference too
+DROPPED = f"{SHADOW}dropped"  # too many waited
+UNCOMPARED = f"{SHADOW}uncompared"  # there were no two whole answers
+OUTCOMES = (EQUAL, DIFFERENT, FAILED, DROPPED, UNCOMPARED)
+
 # Whose answer took that time.
 NATIVE, GUEST = "native", "guest"
 _TIME = "time of "

@@ -21,9 +21,9 @@ from ..outcomes import Outcome, outcome_of
 from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
 from .compare import Answer, Comparison, Function
-from .counters import GUEST, NATIVE, Counters, is_time
+from .counters import FALLBACK, GUEST, NATIVE, UNCOMPARED, Counters, is_time
 from .ledger import Change, Dials, Ledger, Mismatch
-from .shadow import UNCOMPARED, Shadows
+from .shadow import Shadows
 
 log = logging.getLogger("wasm_gateway")
 
@@ -72,7 +72,7 @@ class Turn:
             self._pilot.breaker(self.component).failed()
         if failure not in self.rule.fallback or self.kept is None:
             return False
-        self._pilot.count(self.component, "fallback")
+        self._pilot.count(self.component, FALLBACK)
         return True
 
     # Beside the site

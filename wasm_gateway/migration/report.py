@@ -11,12 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .counters import GUEST, NATIVE, is_time, number, quantile
+from .counters import FALLBACK, GUEST, NATIVE, OUTCOMES, SHADOW, is_time, number, quantile
 from .ledger import SINCE, Ledger, Mismatch
-from .shadow import OUTCOMES
-
-FALLBACK = "fallback"
-_SHADOW = "shadow "
 
 # Of the same lines around a difference.
 CONTEXT = 2
@@ -82,7 +78,7 @@ def _component(name: str, counts: Mapping[str, int], dial: Mapping[str, object])
         since=counts.get(SINCE),
         reasons={key: n for key, n in sorted(counts.items()) if key not in others and not is_time(key)},
         fallbacks=counts.get(FALLBACK, 0),
-        shadow={outcome.removeprefix(_SHADOW): counts.get(outcome, 0) for outcome in OUTCOMES},
+        shadow={outcome.removeprefix(SHADOW): counts.get(outcome, 0) for outcome in OUTCOMES},
         native=_latency(counts, NATIVE),
         guest=_latency(counts, GUEST),
         dial=dial,
@@ -95,7 +91,7 @@ def _latency(counts: Mapping[str, int], side: str) -> Latency:
 
 # As text
 
-_COLUMNS = ("component", "requests", "fallbacks", *(name.removeprefix(_SHADOW) for name in OUTCOMES))
+_COLUMNS = ("component", "requests", "fallbacks", *(name.removeprefix(SHADOW) for name in OUTCOMES))
 _TIMES = ("native p50", "p95", "guest p50", "p95")
 
 

@@ -22,6 +22,7 @@ from ..errors import GatewayError, Saturated
 from ..messages import Request, Response
 from ..workers import Workers
 from .compare import Answer, redacted_target
+from .counters import DIFFERENT, DROPPED, EQUAL, FAILED, UNCOMPARED
 from .ledger import Mismatch
 
 if TYPE_CHECKING:
@@ -46,14 +47,6 @@ MINUTE = 60.0
 
 # Characters of a reason in the log; a guest may have had its say in it.
 MAX_REASON = 1000
-
-# What becomes of a shadow: names of counters.
-EQUAL = "shadow equal"
-DIFFERENT = "shadow different"
-FAILED = "shadow failed"  # the guest trapped, or the like; it is a difference too
-DROPPED = "shadow dropped"  # too many waited
-UNCOMPARED = "shadow uncompared"  # a body was too long, or cut off
-OUTCOMES = (EQUAL, DIFFERENT, FAILED, DROPPED, UNCOMPARED)
 
 Around = Callable[[], AbstractContextManager[object]]
 

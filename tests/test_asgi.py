@@ -246,8 +246,8 @@ def test_one_timer_watches_all_requests() -> None:
         await until_async(lambda: all(server.asked for server in servers))
         go.set()
         await asyncio.gather(*tasks)
-        assert app._watch is not None
-        assert not app._watch._due
+        assert app._lookouts is not None
+        assert not app._lookouts._due
 
     run(main)
 

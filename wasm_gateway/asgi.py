@@ -31,7 +31,9 @@ from urllib.parse import unquote
 from .errors import Disconnected, GuestError, RequestError, Saturated
 from .messages import STREAMED, Headers, Request, Response, Trailers
 from .migration.compare import Answer
+from .migration.counters import Unseen
 from .migration.requests import RequestFacts, set_cookie
+from .migration.tee import Tee
 from .workers import OUTBOX_CHUNKS, STALL_SECONDS, Stalled, Workers, post
 from .wsgi import (
     Meter,
@@ -111,7 +113,7 @@ class AsgiGateway:
         self.inline = inline
         self.workers = Workers(threads)
         self._match = gateway.match
-        self._watch: Watch | None = None  # of the last loop that was seen
+        self._lookouts: Lookouts | None = None  # of the last loop that was seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -160,24 +162,24 @@ class AsgiGateway:
         if turn.kept is not None:
             receive = replaying(turn.kept, receive)
             if turn.choice.shadow:
-                await self._watched(scope, receive, send, path, turn)
+                await self._overheard(scope, receive, send, path, turn)
                 return
         elif turn.choice.shadow:
-            turn.unseen()
+            turn.unseen(Unseen.REQUEST)
         await self.app(scope, receive, send)
 
-    async def _watched(self, scope: Scope, receive: Receive, send: Send, path: str, turn: Turn) -> None:
+    async def _overheard(self, scope: Scope, receive: Receive, send: Send, path: str, turn: Turn) -> None:
         """What the app answers; once it has gone out, the guest gets the same request."""
         assert self.app is not None
         given = {**scope}  # the app may change it
-        watch = Watched(send, turn.limit)
-        await self.app(scope, receive, watch.send)
+        overheard = Overheard(send, turn.limit)
+        await self.app(scope, receive, overheard.send)
         try:
             request = to_request(given, path, (turn.kept,) if turn.kept else ())
         except RequestError:
-            turn.unseen()
+            turn.unseen(Unseen.REFUSED)
         else:
-            turn.shadowed(request, watch.answer())
+            turn.shadowed(request, overheard.answer())
 
     async def _http(
         self,
@@ -209,7 +211,7 @@ class AsgiGateway:
                         answer, trailers = outgoing(response, method), response.trailers
                 else:
                     exchange = Exchange(self.gateway, request, match, receive, inbox, turn)
-                    answer = await exchange.run(self.workers, self._watching())
+                    answer = await exchange.run(self.workers, self._lookouts_here())
                     inbox, trailers = exchange.inbox, exchange.trailers
             except Disconnected:
                 raise
@@ -234,12 +236,12 @@ class AsgiGateway:
             if exchange is not None:
                 exchange.close()
 
-    def _watching(self) -> Watch:
+    def _lookouts_here(self) -> Lookouts:
         loop = asyncio.get_running_loop()
-        watch = self._watch
-        if watch is None or watch.loop is not loop:
-            watch = self._watch = Watch(loop)
-        return watch
+        lookouts = self._lookouts
+        if lookouts is None or lookouts.loop is not loop:
+            lookouts = self._lookouts = Lookouts(loop)
+        return lookouts
 
 
 # Requests that are shared out
@@ -275,52 +277,38 @@ def _with_cookie(scope: Scope, send: Send, value: str) -> Send:
     return sending
 
 
-class Watched:
-    """A `send` that sees a response go by.
-
-    There is no body of one with more than `limit` bytes, of one that has no end, and of one that the server
-    sends otherwise (a file).
-    """
+class Overheard:
+    """A `send` that sees a response go by."""
 
     def __init__(self, send: Send, limit: int) -> None:
         self._send = send
-        self._left = limit
+        self._tee = Tee(limit)
         self._status = 0
         self._headers: Iterable[tuple[bytes, bytes]] = ()
-        self._chunks: list[bytes] | None = []
         self._ended = False
         self._begin = perf_counter()
         self._waited = 0.0
-        self._seconds = 0.0
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.body":
-            self._see(message.get("body", b""))
+            self._tee.see(message.get("body", b""))
             if not message.get("more_body", False):
                 self._ended = True
-                self._seconds = perf_counter() - self._begin - self._waited
+                self._tee.seconds = perf_counter() - self._begin - self._waited
         elif kind == "http.response.start":
             self._status, self._headers = message["status"], message.get("headers", ())
         elif kind in ELSEWHERE:
-            self._chunks = None
+            self._tee.lose(Unseen.FILE)
         begin = perf_counter()
         await self._send(message)
         self._waited += perf_counter() - begin
 
-    def _see(self, chunk: bytes) -> None:
-        self._left -= len(chunk)
-        if self._left < 0:
-            self._chunks = None
-        elif self._chunks is not None:
-            self._chunks.append(chunk)
-
     def answer(self) -> Answer:
+        if not self._ended:
+            self._tee.lose(Unseen.CUT)
         fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
-        whole = self._ended and self._chunks is not None
-        return Answer(
-            self._status, Headers(fields), b"".join(self._chunks or ()) if whole else None, self._seconds
-        )
+        return self._tee.answer(self._status, Headers(fields))
 
 
 async def keep_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
@@ -611,7 +599,7 @@ class Inbox:
             return chunk
 
 
-class Watch:
+class Lookouts:
     """Has each exchange of a loop look out for its client once it is WATCH_SECONDS old.
 
     One timer for all of them: with one each, most of them cancelled soon, the loop has hundreds at a time.
@@ -718,7 +706,7 @@ class Exchange:
 
     __slots__ = (
         *("_closed", "_gateway", "_head", "_last", "_loop", "_match", "_meter", "_outbox", "_receive"),
-        *("_request", "_turn", "_watch", "inbox", "trailers"),
+        *("_request", "_turn", "_lookouts", "inbox", "trailers"),
     )
 
     def __init__(
@@ -740,28 +728,28 @@ class Exchange:
         self._head: asyncio.Future[AsyncAnswer | None] = self._loop.create_future()
         self._outbox: Outbox | None = None
         self._meter: Meter | None = None
-        self._watch: Watch | None = None
+        self._lookouts: Lookouts | None = None
         self._last: tuple[Callable[..., object], object] | None = None  # what the loop is to be told
         self._closed = False
         self.trailers: Trailers | None = None  # of the response, once there is its head
         request.gone = self._is_closed
 
-    async def run(self, workers: Workers, watch: Watch | None = None) -> AsyncAnswer | None:
+    async def run(self, workers: Workers, lookouts: Lookouts | None = None) -> AsyncAnswer | None:
         """What the gateway answers, None for nothing. Raises Saturated, Disconnected."""
         if self.inbox is not None:
             self.inbox.on_disconnect = self._disconnected
         # Asking for a body answers "Expect: 100-continue", which is the guest's to do.
-        if watch is not None and (self.inbox is None or "expect" not in self._request.headers):
-            self._watch = watch
-            watch.add(self)
+        if lookouts is not None and (self.inbox is None or "expect" not in self._request.headers):
+            self._lookouts = lookouts
+            lookouts.add(self)
         try:
             workers.submit(copy_context().run, self._work, of=self._match.route.raw, then=self._tell)
             answer = await self._head
         except BaseException:
             self.close()
             raise
-        if answer is None and self._watch is not None:
-            self._watch.discard(self)  # the request is somebody else's now
+        if answer is None and self._lookouts is not None:
+            self._lookouts.discard(self)  # the request is somebody else's now
         return answer
 
     def look_out(self) -> None:
@@ -775,8 +763,8 @@ class Exchange:
     def close(self) -> None:
         """Whatever is still going on, nobody waits for it."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.discard(self)
+        if self._lookouts is not None:
+            self._lookouts.discard(self)
         if self.inbox is not None:
             self.inbox.stop()
         if self._outbox is not None:

@@ -21,7 +21,7 @@ from ..outcomes import Outcome, outcome_of
 from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
 from .compare import Answer, Comparison, Function
-from .counters import FALLBACK, GUEST, NATIVE, UNCOMPARED, Counters, is_time
+from .counters import FALLBACK, GUEST, NATIVE, UNCOMPARED, Counters, Unseen, is_time, uncompared
 from .ledger import Change, Dials, Ledger, Mismatch
 from .shadow import Shadows
 
@@ -80,13 +80,14 @@ class Turn:
     def shadowed(self, request: Request, native: Answer) -> None:
         """The site has answered `request`, and the answer is on its way: now the guest does, some time.
 
-        For a door that has `choice.shadow`. The body of `request` can be read from its start; what of
-        `native` may be longer than `limit` bytes is None. This neither waits nor raises.
+        For a door that has `choice.shadow`. The body of `request` can be read from its start; that of
+        `native` has at most `limit` bytes (tee.py). This neither waits nor raises.
         """
         self._pilot.shadows.submit(self, request, native)
 
-    def unseen(self) -> None:
-        """The same where the request, or the answer of the site, could not be kept."""
+    def unseen(self, why: Unseen) -> None:
+        """The same where the request, or an answer, could not be kept."""
+        self.count(uncompared(why))
         self.count(UNCOMPARED)
 
     @property

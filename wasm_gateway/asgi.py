@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .errors import Disconnected, GuestError, RequestError, Saturated
-from .messages import STREAMED, Headers, Request, Response, Trailers
+from .messages import STREAMED, Headers, Request, Response, Trailers, refusal
 from .migration.compare import Answer
 from .migration.counters import Unseen
 from .migration.requests import RequestFacts, set_cookie
@@ -407,13 +407,6 @@ def _is_short(request: Request) -> bool:
         return True
     length = content_length(request.headers.get("content-length"))
     return length is not None and length <= INLINE_BODY_BYTES
-
-
-def refusal(error: RequestError | Saturated) -> Response:
-    """What the client of a request sees that got no thread, or none of whose parts can be served."""
-    if isinstance(error, Saturated):
-        return Response(error.status, Headers([("retry-after", str(error.retry_after))]))
-    return Response(error.status)
 
 
 # To the server

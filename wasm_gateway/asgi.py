@@ -40,6 +40,7 @@ from .wsgi import (
     Outgoing,
     OutputBody,
     begun,
+    below,
     checked_authority,
     content_length,
     is_bodiless,
@@ -93,7 +94,8 @@ class AsgiGateway:
     """`gateway` as an ASGI application, or as middleware around `app`.
 
     A path that no route of the manifest answers goes to `app`, as do websockets; without one it is a 404,
-    and websockets are closed. `threads` bounds how many guests run at once. `inline` runs guests on the
+    and websockets are closed. Routes lie below root_path, and there below `prefix` ("/shop"), which guests
+    do not see and `app` does. `threads` bounds how many guests run at once. `inline` runs guests on the
     event loop, for guests that answer within a millisecond; large uploads still go to a thread. Of a
     component with the option `inline` it is so in any case.
     """
@@ -103,12 +105,14 @@ class AsgiGateway:
         gateway: Gateway,
         app: App | None = None,
         *,
+        prefix: str = "",
         threads: int = THREADS,
         inline: bool = False,
         visitor: Callable[[Scope], Visitor] | None = None,
     ) -> None:
         self.gateway = gateway
         self.app = app
+        self.prefix = prefix
         self.visitor = visitor
         self.inline = inline
         self.workers = Workers(threads)
@@ -118,7 +122,7 @@ class AsgiGateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            path = raw_path(scope)
+            path = raw_path(scope, self.prefix)
             match = None if path is None else self._match(path)
             if match is not None:
                 assert path is not None
@@ -342,16 +346,23 @@ def replaying(body: bytes, receive: Receive) -> Receive:
 # From the server
 
 
-def raw_path(scope: Scope) -> str | None:
+def raw_path(scope: Scope, prefix: str = "") -> str | None:
     """The path below root_path as it stood in the request line; None when it is no path.
 
-    `raw_path` is optional in ASGI, and counts where it says the same as `path`, which includes
-    `root_path` from most servers and frameworks and not from all.
+    With a `prefix` it is what follows that, and None where nothing does. `raw_path` is optional in ASGI, and
+    counts where it says the same as `path`, which includes `root_path` from most servers and frameworks and
+    not from all.
     """
     path: str = scope["path"]
     script: str = scope.get("root_path", "")
-    if script and path.startswith(script) and path[len(script) : len(script) + 1] in ("", "/"):
-        path = path[len(script) :]
+    rest = below(path, script) if script else None
+    if rest is not None:
+        path = rest
+    if prefix:
+        rest = below(path, prefix)
+        if rest is None:
+            return None
+        path, script = rest, script + prefix
     raw: bytes | None = scope.get("raw_path")
     return pick_path(None if raw is None else raw.decode("latin-1"), script, path, unquote, "utf-8")
 

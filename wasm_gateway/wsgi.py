@@ -63,8 +63,9 @@ class WsgiGateway:
     """`gateway` as a WSGI application, or as middleware around `app`.
 
     A path that no route of the manifest answers goes to `app`; without one it is a 404. Routes lie below
-    SCRIPT_NAME. `host` gives the authority of a request where the Host header alone is not trusted, and
-    raises RequestError for one that is refused. `visitor` says who asks, for rules that depend on it.
+    SCRIPT_NAME, and there below `prefix` ("/shop"), which guests do not see and `app` does. `host` gives the
+    authority of a request where the Host header alone is not trusted, and raises RequestError for one that
+    is refused. `visitor` says who asks, for rules that depend on it.
     """
 
     def __init__(
@@ -72,18 +73,20 @@ class WsgiGateway:
         gateway: Gateway,
         app: WSGIApplication | None = None,
         *,
+        prefix: str = "",
         host: Host | None = None,
         visitor: Callable[[WSGIEnvironment], Visitor] | None = None,
     ) -> None:
         self.gateway = gateway
         self.app = app
+        self.prefix = prefix
         self.host = host
         self.visitor = visitor
         self._match = gateway.match
         self._writes = True  # whether the server's start_response gives a `write`, as PEP 3333 wants
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        path = raw_path(environ)
+        path = raw_path(environ, self.prefix)
         match = None if path is None else self._match(path)
         if match is not None:
             assert path is not None
@@ -337,16 +340,30 @@ def keep_body(environ: WSGIEnvironment, limit: int) -> bytes | None:
 # From the server
 
 
-def raw_path(environ: WSGIEnvironment) -> str | None:
+def raw_path(environ: WSGIEnvironment, prefix: str = "") -> str | None:
     """The path below SCRIPT_NAME as it stood in the request line, never decoded; None when it is no path.
 
-    PEP 3333 has it decoded only. gunicorn, uWSGI, mod_wsgi and Werkzeug add the request line; it counts
-    where it says the same as SCRIPT_NAME and PATH_INFO, which a middleware may have changed. Without it
-    PATH_INFO is quoted again.
+    With a `prefix` it is what follows that, and None where nothing does. PEP 3333 has it decoded only.
+    gunicorn, uWSGI, mod_wsgi and Werkzeug add the request line; it counts where it says the same as
+    SCRIPT_NAME and PATH_INFO, which a middleware may have changed. Without it PATH_INFO is quoted again.
     """
     path: str = environ.get("PATH_INFO", "")
+    script: str = environ.get("SCRIPT_NAME", "")
+    if prefix:
+        prefix = prefix.encode().decode("latin-1")
+        rest = below(path, prefix)
+        if rest is None:
+            return None
+        path, script = rest, script + prefix
     raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    return pick_path(raw, environ.get("SCRIPT_NAME", ""), path, _latin1)
+    return pick_path(raw, script, path, _latin1)
+
+
+def below(path: str, prefix: str) -> str | None:
+    """What of `path` follows the folder `prefix`; None where it does not lie there."""
+    if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+        return path[len(prefix) :]
+    return None
 
 
 def pick_path(

@@ -32,7 +32,6 @@ from .errors import (
     HostError,
     LinkError,
     ManifestError,
-    Saturated,
     Trap,
 )
 from .executors import Executor
@@ -51,7 +50,7 @@ from .manifest import (
     StaticResponse,
     load_manifest,
 )
-from .messages import Begin, Headers, Request, Response
+from .messages import Begin, Headers, Request, Response, refusal
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
 from .swap import Swaps
@@ -382,11 +381,15 @@ class Gateway:
 
     # Requests
 
-    def match(self, path: str) -> RouteMatch | None:
-        """Which route answers the raw `path`, None for none; cheap, for a door that has a native answer."""
+    def _look_out(self) -> None:
+        """Begin to look for changed files in this process, where it is to and does not yet."""
         watcher = self._watcher
         if watcher is not None and not watcher.running:
             watcher.start()
+
+    def match(self, path: str) -> RouteMatch | None:
+        """Which route answers the raw `path`, None for none; cheap, for a door that has a native answer."""
+        self._look_out()
         if path.startswith(WELL_KNOWN):
             return _WELL_KNOWN_MATCH
         return self.router.match(path)
@@ -574,8 +577,7 @@ class Gateway:
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
-        if self._watcher is not None and not self._watcher.running:
-            self._watcher.start()
+        self._look_out()
         if self.watch is None:
             self._deliver(component_id, None, payload)
         else:
@@ -752,9 +754,7 @@ def _failure(error: GatewayError, component_id: str, what: str, extra: Mapping[s
     text = "\n    ".join(printable(line.encode(errors="backslashreplace")) for line in lines)
     level = logging.INFO if error.status < 500 else logging.ERROR
     log.log(level, "component %s: %s", component_id, text, extra=extra)
-    if isinstance(error, Saturated):
-        return Response(503, Headers([("retry-after", str(error.retry_after))]))
-    return Response(error.status)
+    return refusal(error)
 
 
 def _static_response(static: StaticResponse) -> Response:

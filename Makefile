@@ -23,7 +23,7 @@ bench: $(VENV)/.dev ## the tables of benchmarks/README.md, measured on this mach
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.dev ## the documentation site, in build/docs/html
-	$(BIN)/python -m sphinx -M html docs build/docs -W -n --keep-going $(ARGS)
+	$(BIN)/python -m sphinx -M html docs build/docs -E -W -n --keep-going $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --fix

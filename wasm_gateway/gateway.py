@@ -101,11 +101,12 @@ class GatewayOptions:
     #: file, the URL of a Redis, or a Ledger.
     ledger: Ledger | str | Path | None = None
     #: Functions that compare the answers of guest and site, or their dotted names, by the id of a component
-    #: or the pattern of a route (migration/compare.py, Function).
+    #: or the pattern of a route.
     compare: Mapping[str, Any] = field(default_factory=dict)
     #: Entered around each guest that runs in a thread of the gateway's own.
     around: Callable[[], AbstractContextManager[object]] = nullcontext
-    #: Mounted files may be changed: of a copy, which the gateway's end removes.
+    #: Guests may change mounted files: copies of them, which are removed when the gateway closes; with
+    #: `direct_mounts` the files themselves.
     allow_transient_write: bool = False
     #: Folders of the manifest are mounted themselves, and not a copy of their files.
     direct_mounts: bool = False

@@ -6,7 +6,7 @@ import os
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wasm_gateway.host.identity import Identity
 
@@ -29,7 +29,8 @@ class WasmGateway:
     WASM_GATEWAY_ with the names of options.py: RUNTIME_CONFIG, COMPONENTS, VARIABLES, STATE_DIR, LOG_DIR,
     CACHE_DIR ... TRUSTED_HOSTS applies to Wasm routes too. What an app does around its views, such as
     `before_request` and sessions, does not: the guest is asked before the app is. In debug mode guests are
-    swapped when their files change (WATCH).
+    swapped when their files change (WATCH), and under the reloader built when their sources do (BUILD, which
+    means nothing without debug mode).
 
     WASM_GATEWAY_VISITOR is a function that says who asks (a Visitor, or None), for rules that depend on it
     and for guests to whom the user is lent; WASM_GATEWAY_LOCALE one that says in which language. Either is
@@ -37,7 +38,8 @@ class WasmGateway:
 
     One object serves any number of apps, each with a Gateway of its own in
     `app.extensions["wasm_gateway"]`. Guests are loaded when `init_app` is called, so that a server with a
-    guest that cannot be loaded does not start; under the `flask` command, at the first request.
+    guest that cannot be loaded does not start; under the `flask` command at the first request, but where
+    they are built.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -51,14 +53,18 @@ class WasmGateway:
         config = app.config
         config.setdefault(f"{PREFIX}MANIFEST", "spin.toml")
         # `app.run(debug=True)` says so only later, but its reloader starts the script again
-        debug = app.debug or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
-        values = {"WATCH": debug} | {key: config[PREFIX + key] for key in KEYS if PREFIX + key in config}
+        by_command = os.environ.get("FLASK_RUN_FROM_CLI") == "true"
+        reloaded = os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+        debug = app.debug or (reloaded and not by_command)
+        values: dict[str, Any] = {"WATCH": debug, "BUILD": reloaded}
+        values |= {key: config[PREFIX + key] for key in KEYS if PREFIX + key in config}
+        values["BUILD"] = debug and values["BUILD"]
         functions = [function_of(config, PREFIX + key) for key in OWN_KEYS]
         site = FlaskSite(weakref.ref(app), *functions)
         identity = Identity(site, lambda: str(config.get("SECRET_KEY") or ""))
         gateway = make_gateway(Path(app.root_path, values["MANIFEST"]), values, identity=identity)
         weakref.finalize(app, gateway.close)
-        if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
+        if not by_command or (reloaded and gateway.workshop is not None):
             gateway.open()
         app.extensions["wasm_gateway"] = gateway
         visitor = site.visitor if functions[0] else None

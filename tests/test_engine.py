@@ -412,6 +412,16 @@ def test_a_late_tick_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ticker.behind() == 0.0
 
 
+def test_a_guest_can_be_run_until_the_process_is_gone() -> None:
+    """Threads of a server that are daemons go on while the process exits, and its finalizers have run."""
+    script = """
+import atexit
+atexit.register(lambda: print([run(guest, "one") for _ in range(100)] == [1] * 100, flush=True))
+guest = program()
+"""
+    assert python(script) == ["True"]
+
+
 def test_an_engine_that_is_gone_takes_its_ticker_along() -> None:
     out = python(
         """

@@ -636,7 +636,8 @@ def instance_pre(owner: object, linker: wasmtime.Linker, module: wasmtime.Module
     if error:
         raise LinkError(capi.error_message(error))
     assert slot.value is not None
-    weakref.finalize(owner, capi.instance_pre_delete, slot.value)
+    # Not at exit: daemons, as the threads of some servers are, go on to instantiate for a while.
+    weakref.finalize(owner, capi.instance_pre_delete, slot.value).atexit = False
     return slot.value
 
 

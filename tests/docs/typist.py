@@ -5,7 +5,8 @@
 # is over.
 # Rule 2: what is printed has to be what is shown, but for spaces at ends of lines; `…` stands for anything.
 # What a server prints may come later, and between other lines.
-# Rule 3: who waits for a changed guest, or for counts, asks again: ASKS has time until it prints what is shown.
+# Rule 3: who waits for a changed guest, or for counts, asks again: ASKS has time until it prints what is
+# shown.
 # Rule 4: what differs from a reader's machine is in `Place`: ports, and commands that are played.
 
 from __future__ import annotations
@@ -368,7 +369,13 @@ def bare(folder: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str
         "BASH_FUNC",
     )
     kept = {name: value for name, value in environ.items() if not name.startswith(dropped)}
-    return kept | {"CURL_HOME": str(folder), "LC_ALL": "C.UTF-8", "COLUMNS": "120", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    return kept | {
+        "CURL_HOME": str(folder),
+        "LC_ALL": "C.UTF-8",
+        "COLUMNS": "120",
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def need(program: str, path: str) -> bool:

@@ -78,6 +78,12 @@ class Page:
             for word in step.text.split()
         ]
 
+    def before(self, heading: str) -> Page:
+        """The page up to that heading."""
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        end = lines.index(heading) + 1
+        return Page(self.path, [step for step in self.steps if step.line < end])
+
     def file(self, path: str) -> Block:
         """The first block that is the file `path`."""
         return next(step for step in self.steps if isinstance(step, Block) and step.path == path)

@@ -20,10 +20,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tomli
 
@@ -346,8 +347,7 @@ def whole_manifest(text: str) -> str:
     """A part of a spin.toml with what it leaves out, so that it can be read as one."""
     data = tomli.loads(text)
     components = data.get("component", {})
-    triggers = data.get("trigger", {}).get("http", [])
-    named = [name for trigger in triggers if isinstance(name := trigger.get("component"), str)]
+    named = _components(data.get("trigger", {}))
 
     def put(text: str, header: str, line: str) -> str:
         """`line` into the table of that header, which may be there already, even if only below others."""
@@ -362,6 +362,18 @@ def whole_manifest(text: str) -> str:
     if "trigger" not in data:
         text += f'\n[[trigger.http]]\nroute = "/..."\ncomponent = "{next(iter(components), "guest")}"\n'
     return text if "spin_manifest_version" in data else f"spin_manifest_version = 2\n{text}"
+
+
+def _components(value: Any) -> Iterator[str]:
+    """Ids of components that triggers name, in order."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _components(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if key == "component" and isinstance(each, str):
+                yield each
+            yield from _components(each)
 
 
 def bare(folder: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:

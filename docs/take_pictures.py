@@ -74,7 +74,7 @@ def of_the_game(page: Page, site: str) -> None:
         ask(f"{site}/score?id={identity}")
     page.open(f"{site}/live")
     page.wait(lambda: page.driver.find_elements(By.CSS_SELECTOR, "[data-component=tally] rect"), "the meters")
-    take(page, "live", 1120, 760)
+    take(page, "live", 1120, 748)
 
 
 def of_the_admin(page: Page, site: str) -> None:

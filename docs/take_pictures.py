@@ -60,7 +60,7 @@ def of_the_game(page: Page, site: str) -> None:
         page.click(f'.treat[data-treat="{wish}"]')
         page.wait(lambda points=points: page.number("#points") == points, f"{points} points")
     time.sleep(0.7)  # the cat has swallowed
-    take(page, "game", 1120, 760)
+    take(page, "game", 1120, 620)
     for _ in range(50):
         for method, path in (
             ("POST", "session"),

@@ -16,7 +16,8 @@ test: $(VENV)/.dev ## everything that CI checks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --max-worker-restart=0 \
+		--cov --cov-report=term $(ARGS)
 
 bench: $(VENV)/.dev ## the tables of benchmarks/README.md, measured on this machine
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import forks, observe
+from .build_report import BuildFailure, BuildReport
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
@@ -32,7 +33,7 @@ from .errors import (
     HostError,
     LinkError,
     ManifestError,
-    Saturated,
+    NotBuilt,
     Trap,
 )
 from .executors import Executor
@@ -42,7 +43,7 @@ from .host import identity
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
-from .loader import Entry, Loader, Statistics, entry_ids, remove_folder, served
+from .loader import Entry, Loader, Statistics, default_cache_dir, entry_ids, remove_folder, served
 from .manifest import (
     Component,
     ComponentOptions,
@@ -51,15 +52,16 @@ from .manifest import (
     StaticResponse,
     load_manifest,
 )
-from .messages import Begin, Headers, Request, Response
+from .messages import STREAMED, Begin, Headers, Request, Response, refusal
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
-from .swap import Swaps
+from .swap import GUESTS, Swaps
 
 if TYPE_CHECKING:
     from .migration.ledger import Ledger
     from .migration.pilot import Pilot, Turn
     from .policy import Facts, Rule
+    from .workshop import Workshop
 
 log = logging.getLogger("wasm_gateway")
 
@@ -115,6 +117,11 @@ class GatewayOptions:
     disable_cache: bool = False
     #: Guests and manifest are replaced when their files change.
     watch: bool = False
+    #: For development only: guests are built too when their sources change, and what could not be built is
+    #: shown.
+    build: bool = False
+    #: The file that says what could not be built, where another process builds the guests.
+    build_report: str | Path | None = None
     #: Count requests with prometheus-client, in its default registry; needs the extra `metrics`.
     metrics: bool = False
     #: Make spans with opentelemetry-api, by the SDK that the process has set up; needs the extra `otel`.
@@ -140,6 +147,8 @@ class Gateway:
 
     def __init__(self, manifest: Manifest, options: GatewayOptions | None = None) -> None:
         options = options or GatewayOptions()
+        if options.build:
+            options = replace(options, watch=True)
         self.options = options
         self.runtime_config = _runtime_config(options.runtime_config)
         config = self.runtime_config
@@ -161,6 +170,8 @@ class Gateway:
             server_timing=options.server_timing,
         )
         self.logs = GuestLogs(self.log_dir, follow=options.follow)
+        self.build_report = None if options.build_report is None else BuildReport(Path(options.build_report))
+        self.workshop: Workshop | None = None
         self.swaps = Swaps(self, watch=options.watch)
         self._watcher = self.swaps.watcher
         forks.watch(self)
@@ -212,7 +223,21 @@ class Gateway:
         read = partial(load_manifest, path, profile=profile, component_ids=components)
         gateway = cls(read(), GatewayOptions(**options))
         gateway.swaps.read = read
+        if gateway.options.build and gateway.manifest.path is not None:
+            gateway._build(gateway.manifest.path, profile=profile, components=components or ())
         return gateway
+
+    def _build(self, path: Path, **which: Any) -> None:
+        """Have the guests of the manifest at `path` built as long as this is open."""
+        if path.suffix in GUESTS:
+            return
+        # imported where it is needed: sites in production build nothing
+        from .build import read_jobs
+        from .workshop import Workshop
+
+        cache_dir = Path(self.options.cache_dir) if self.options.cache_dir else default_cache_dir()
+        self.build_report = BuildReport.of(path, cache_dir)
+        self.workshop = Workshop(self, path, partial(read_jobs, path, **which), self.build_report, cache_dir)
 
     # Life
 
@@ -231,10 +256,14 @@ class Gateway:
                     except BaseException:
                         self._release()
                         raise
+            if self.workshop is not None:
+                self.workshop.start()
         return self
 
     def close(self) -> None:
         """Give back stores, connections, files and compiled guests. Requests must have ended."""
+        if self.workshop is not None:
+            self.workshop.stop()
         if self._watcher is not None:
             self._watcher.stop()
         if self.pilot is not None:
@@ -281,6 +310,11 @@ class Gateway:
         HostError when there is none: one is kept in each process, and none across a changed manifest.
         """
         self.swaps.rollback(component_id)
+
+    def serves(self, component_id: str) -> bool:
+        """Whether the component has a guest that can be asked."""
+        entries = (self._entries or {}).values()
+        return any(entry.component.id == component_id and entry.problem is None for entry in entries)
 
     @property
     def watching(self) -> bool:
@@ -383,11 +417,15 @@ class Gateway:
 
     # Requests
 
-    def match(self, path: str) -> RouteMatch | None:
-        """Which route answers the raw `path`, None for none; cheap, for a door that has a native answer."""
+    def _look_out(self) -> None:
+        """Begin to look for changed files in this process, where it is to and does not yet."""
         watcher = self._watcher
         if watcher is not None and not watcher.running:
             watcher.start()
+
+    def match(self, path: str) -> RouteMatch | None:
+        """Which route answers the raw `path`, None for none; cheap, for a door that has a native answer."""
+        self._look_out()
         if path.startswith(WELL_KNOWN):
             return _WELL_KNOWN_MATCH
         return self.router.match(path)
@@ -416,7 +454,36 @@ class Gateway:
         assert isinstance(target, Target)
         if target.entry_id is None:
             return target.static
+        if self.build_report is not None:
+            return self._answer_or_show(target.entry_id, request, match, begin, turn)
         return self._answer(target.entry_id, request, match, begin, turn)
+
+    def _answer_or_show(
+        self, entry_id: str, request: Request, match: RouteMatch, begin: Begin | None, turn: Turn | None
+    ) -> Response | None:
+        """In development: the answer, or what could not be built (build_page.py)."""
+        from . import build_page
+
+        assert self.build_report is not None
+        entry = self._entry(entry_id)
+        id, problem = entry.component.id, entry.problem
+        failure = self.build_report.failures().get(id)
+        if failure is None and entry.refused is not None:
+            failure = BuildFailure(id, entry.refused, built=True)
+        if problem is not None:
+            if turn is not None and turn.failed(problem):
+                return None
+            if failure is None and isinstance(problem, NotBuilt):
+                return build_page.pending(id, str(problem), request)
+            return build_page.failed(
+                failure or BuildFailure(id, str(problem), built=True), request, good=False
+            )
+        if failure is None:
+            return self._answer(entry_id, request, match, begin, turn)
+        if build_page.is_visit(request):
+            return build_page.failed(failure, request, good=True)
+        response = self._answer(entry_id, request, match, build_page.marking(begin), turn)
+        return response if response is None or response is STREAMED else build_page.marked(response)
 
     def choose(self, match: RouteMatch, facts: Facts) -> Turn | None:
         """Who answers a request that `match` leads to; None where only the guest may.
@@ -575,8 +642,7 @@ class Gateway:
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
-        if self._watcher is not None and not self._watcher.running:
-            self._watcher.start()
+        self._look_out()
         if self.watch is None:
             self._deliver(component_id, None, payload)
         else:
@@ -753,9 +819,7 @@ def _failure(error: GatewayError, component_id: str, what: str, extra: Mapping[s
     text = "\n    ".join(printable(line.encode(errors="backslashreplace")) for line in lines)
     level = logging.INFO if error.status < 500 else logging.ERROR
     log.log(level, "component %s: %s", component_id, text, extra=extra)
-    if isinstance(error, Saturated):
-        return Response(503, Headers([("retry-after", str(error.retry_after))]))
-    return Response(error.status)
+    return refusal(error)
 
 
 def _static_response(static: StaticResponse) -> Response:

@@ -23,6 +23,7 @@ from django.utils.safestring import SafeString
 
 from wasm_gateway.errors import GatewayError
 from wasm_gateway.migration import report
+from wasm_gateway.migration.counters import FALLBACK
 from wasm_gateway.migration.ledger import mismatch_of
 from wasm_gateway.policy import BadValue, Mode
 
@@ -102,7 +103,7 @@ class DialAdmin(DialModelAdmin):
                         "description": row.description,
                         "since": None if one.since is None else _when(one.since),
                         "counts": _counts(one),
-                        "shadow": [(what, number) for what, number in one.shadow.items() if number],
+                        "shadow": _beside(one),
                         "times": [
                             (side, latency.number, report.duration(latency.p50), report.duration(latency.p95))
                             for side, latency in (("view", one.native), ("guest", one.guest))
@@ -153,8 +154,14 @@ class DialAdmin(DialModelAdmin):
 
 def _counts(one: report.ComponentReport) -> list[tuple[str, int]]:
     """Who has answered, how often, and how often in the guest's place."""
-    fallbacks = [(report.FALLBACK, one.fallbacks)] if one.fallbacks else []
+    fallbacks = [(FALLBACK, one.fallbacks)] if one.fallbacks else []
     return [*one.reasons.items(), *fallbacks]
+
+
+def _beside(one: report.ComponentReport) -> list[tuple[str, int]]:
+    """What became of guests beside the view, where anything has."""
+    outcomes = [(what, number) for what, number in one.shadow.items() if number]
+    return [*outcomes, *((f"of these {why}", number) for why, number in one.uncompared.items())]
 
 
 def _percent(form: Mapping[str, str]) -> float:

@@ -82,9 +82,12 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
+        developing = settings.DEBUG and under_autoreload()
         values = {
-            "WATCH": settings.DEBUG and under_autoreload(),
+            "WATCH": developing,
             **self.values,
+            # its pages show what is nobody's business
+            "BUILD": settings.DEBUG and self.values.get("BUILD", developing),
             "LEDGER": ledger(self.values.get("LEDGER")),
         }
         if guest_failed.has_listeners():

@@ -12,21 +12,45 @@ from flask import current_app
 from flask.cli import ScriptInfo, with_appcontext
 
 from ..dials import CHOICES, NoDials, listing, pilot_of, turn_to
+from ..making import said
 
 if TYPE_CHECKING:
     from wasm_gateway import Gateway
 
 
+# The key of `--at` in what a context and those below it share.
+AT = "wasm_gateway.at"
+
+
 @click.group()
-def wasm() -> None:
+@click.option("--at", metavar="PREFIX", help="Those below this URL prefix, where there are several.")
+@click.pass_context
+def wasm(context: click.Context, at: str | None) -> None:
     """Wasm components of this app."""
+    context.meta[AT] = at
+
+
+def _gateways() -> dict[str, Gateway]:
+    """The gateways of the app that are asked for, by URL prefix; one at least."""
+    gateways: dict[str, Gateway] = current_app.extensions.get("wasm_gateways", {})
+    at: str | None = click.get_current_context().meta[AT]
+    if not gateways:
+        raise click.ClickException("this app has no WasmGateway")
+    if at is None:
+        return dict(sorted(gateways.items()))
+    prefix = at.rstrip("/")
+    if prefix not in gateways:
+        there = ", ".join(each or "/" for each in sorted(gateways))
+        raise click.ClickException(f"this app has no WasmGateway below {at!r} (there are: {there})")
+    return {prefix: gateways[prefix]}
 
 
 def _gateway() -> Gateway:
-    gateway: Gateway | None = current_app.extensions.get("wasm_gateway")
-    if gateway is None:
-        raise click.ClickException("this app has no WasmGateway")
-    return gateway
+    """The one gateway that is asked for: without `--at` the app's own, if it has one."""
+    gateways = _gateways()
+    if "" not in gateways and len(gateways) > 1:
+        raise click.UsageError(f"say which: --at {' or '.join(gateways)}")
+    return gateways.get("") or next(iter(gateways.values()))
 
 
 @wasm.command()
@@ -34,7 +58,11 @@ def _gateway() -> Gateway:
 @with_appcontext
 def routes(style: str) -> None:
     """List the routes that Wasm components answer, in the order of the manifest."""
-    rows = _gateway().describe()
+    rows = [
+        {**row, "route": prefix if prefix and row["route"] == "/" else prefix + row["route"]}
+        for prefix, gateway in _gateways().items()
+        for row in gateway.describe()
+    ]
     if style == "json":
         click.echo(json.dumps(rows, indent=2))
         return
@@ -57,7 +85,8 @@ def compile() -> None:
         click.echo(f"[{done}/{total}] {component}")
 
     try:
-        _gateway().open(progress)
+        for gateway in _gateways().values():
+            gateway.open(progress)
     except GatewayError as error:
         raise click.ClickException(str(error)) from error
 
@@ -96,9 +125,7 @@ def new(
         made = scaffold.add_to_site(chosen, name, manifest, given, scaffold.asking(accept_defaults))
     except GatewayError as error:
         raise click.ClickException(str(error)) from error
-    for path in made.files:
-        click.echo(path)
-    click.echo(f"Added to {made.manifest}; next: wasm-gateway build -f {made.manifest}")
+    click.echo("\n".join(said(made, name)))
 
 
 def _manifest(info: ScriptInfo) -> Path:

@@ -14,23 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from .. import forks
-from ..errors import (
-    ComponentError,
-    DeadlineExceeded,
-    GatewayError,
-    GuestError,
-    LimitExceeded,
-    RequestError,
-    Saturated,
-)
+from ..errors import GatewayError
 from ..manifest import ComponentOptions
 from ..messages import Request, Response
+from ..outcomes import Outcome, outcome_of
 from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
 from .compare import Answer, Comparison, Function
-from .counters import GUEST, NATIVE, Counters, is_time
+from .counters import FALLBACK, GUEST, NATIVE, UNCOMPARED, Counters, Unseen, is_time, uncompared
 from .ledger import Change, Dials, Ledger, Mismatch
-from .shadow import UNCOMPARED, Shadows
+from .shadow import Shadows
 
 log = logging.getLogger("wasm_gateway")
 
@@ -72,14 +65,14 @@ class Turn:
 
     def failed(self, error: GatewayError) -> bool:
         """The guest has failed; whether the site answers instead."""
-        failure = failure_of(error)
+        failure = _FAILURES.get(outcome_of(error))
         if failure is None:
             return False
         if self.rule.fallback:
             self._pilot.breaker(self.component).failed()
         if failure not in self.rule.fallback or self.kept is None:
             return False
-        self._pilot.count(self.component, "fallback")
+        self._pilot.count(self.component, FALLBACK)
         return True
 
     # Beside the site
@@ -87,13 +80,14 @@ class Turn:
     def shadowed(self, request: Request, native: Answer) -> None:
         """The site has answered `request`, and the answer is on its way: now the guest does, some time.
 
-        For a door that has `choice.shadow`. The body of `request` can be read from its start; what of
-        `native` may be longer than `limit` bytes is None. This neither waits nor raises.
+        For a door that has `choice.shadow`. The body of `request` can be read from its start; that of
+        `native` has at most `limit` bytes (tee.py). This neither waits nor raises.
         """
         self._pilot.shadows.submit(self, request, native)
 
-    def unseen(self) -> None:
-        """The same where the request, or the answer of the site, could not be kept."""
+    def unseen(self, why: Unseen) -> None:
+        """The same where the request, or an answer, could not be kept."""
+        self.count(uncompared(why))
         self.count(UNCOMPARED)
 
     @property
@@ -111,23 +105,15 @@ class Turn:
         self._pilot.record(mismatch)
 
 
-def failure_of(error: GatewayError) -> Failure | None:
-    """What kind of failure of a guest this is; None for one that is the client's, or nobody's."""
-    match error:
-        case DeadlineExceeded():
-            return Failure.DEADLINE
-        case LimitExceeded():
-            return Failure.LIMIT
-        case GuestError():
-            return Failure.TRAP
-        case Saturated():
-            return Failure.SATURATED
-        case ComponentError():
-            return Failure.LINK
-        case RequestError():
-            return None
-    return Failure.TRAP  # a host interface that failed under it
-
+# What the site may answer for; any other outcome is the client's, or nobody's.
+_FAILURES = {
+    Outcome.TRAP: Failure.TRAP,
+    Outcome.DEADLINE: Failure.DEADLINE,
+    Outcome.LIMIT: Failure.LIMIT,
+    Outcome.SATURATED: Failure.SATURATED,
+    Outcome.LINK: Failure.LINK,
+    Outcome.HOST: Failure.TRAP,  # a host interface that failed under it
+}
 
 NO_FUNCTIONS: Mapping[str, Function] = MappingProxyType({})
 

@@ -18,56 +18,15 @@ from time import perf_counter
 from types import ModuleType
 from typing import Any, Protocol
 
-from ..errors import (
-    ComponentError,
-    DeadlineExceeded,
-    Disconnected,
-    GatewayError,
-    GuestError,
-    LimitExceeded,
-    ManifestError,
-    RequestError,
-    Saturated,
-)
+from ..errors import ManifestError
 from ..messages import STREAMED, Begin, Headers, Request, Response
+from ..outcomes import Outcome as Outcome  # observers ask for it here
+from ..outcomes import outcome_of
 
 log = logging.getLogger("wasm_gateway")
 
 # The folder in which processes keep their counts, to be added up.
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
-
-
-class Outcome(StrEnum):
-    """What became of a guest that was asked."""
-
-    OK = "ok"  #: It answered, with whatever status.
-    TRAP = "trap"  #: It stopped, or gave no valid answer.
-    DEADLINE = "deadline"  #: It took longer than its `timeout`.
-    LIMIT = "limit"  #: It asked for more memory, or answered more, than it may.
-    SATURATED = "saturated"  #: There was no place for it.
-    LINK = "link"  #: It cannot be loaded, or exports no handler.
-    HOST = "host"  #: What stands behind a host interface failed, or the manifest.
-    REFUSED = "refused"  #: The request was not to be served.
-    DISCONNECTED = "disconnected"  #: The client left.
-    ERROR = "error"  #: A mistake of the gateway.
-
-
-# The first that fits counts.
-_OUTCOMES: Sequence[tuple[type[BaseException], Outcome]] = (
-    (DeadlineExceeded, Outcome.DEADLINE),
-    (LimitExceeded, Outcome.LIMIT),
-    (GuestError, Outcome.TRAP),
-    (Saturated, Outcome.SATURATED),
-    (ComponentError, Outcome.LINK),
-    (Disconnected, Outcome.DISCONNECTED),
-    (RequestError, Outcome.REFUSED),
-    (GatewayError, Outcome.HOST),
-)
-
-
-def outcome_of(error: BaseException) -> Outcome:
-    """What an exception means for the request that it ended."""
-    return next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), Outcome.ERROR)
 
 
 class Role(StrEnum):

@@ -84,5 +84,12 @@ def extras() -> str:
 
 
 def templates() -> str:
-    rows = [(code(each.id), each.description) for each in scaffold.find_templates(None).values()]
-    return table(("template", "what it makes"), rows)
+    rows = []
+    for each in scaffold.find_templates(None).values():
+        asked = (
+            code(p.name) + (f" ({code(p.default)})" if p.default else "")
+            for p in each.parameters
+            if p.name != "project-description"
+        )
+        rows.append((code(each.id), each.description, ", ".join(asked)))
+    return table(("template", "what it makes", "asks for"), rows)

@@ -271,7 +271,7 @@ def _of_component(
         Level.BROKEN,
         what,
         AUTHOR,
-        "build it for an interface that is served here (docs/reference/interfaces.md)",
+        "build it for an interface that is served here (documentation: Host interfaces)",
         id,
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from wasm_gateway import HostInterface
 from wasm_gateway.component.concurrency import Condition, wait
+from wasm_gateway.component.streams import Promise
 from wasm_gateway.component.values import End
 from wasm_gateway.engine import Engine, wat2wasm
 from wasm_gateway.executors.component import link_component
@@ -86,14 +87,21 @@ class Host(HostInterface):
         back: func(s: stream<u8>) -> stream<u8>;
         count: async func(s: stream<string>) -> u32;
         soon: func(n: u32) -> future<u32>;
+        word: func(n: u32) -> future<string>;
         value: async func(f: future<u32>) -> u32;
     }"""
 
     class Thing:
-        closed = 0
+        """When it is closed, the words are there that the host has promised."""
+
+        def __init__(self, promised: list[tuple[Promise, str]]) -> None:
+            self.closed = 0
+            self.promised = promised
 
         def close(self, guest: Any) -> None:
             self.closed += 1
+            for promise, word in self.promised:
+                promise.settle(word)
 
     def __init__(self, pieces: tuple[bytes, ...] = (b"hello ", b"", b"world")) -> None:
         self.said: list[int] = []
@@ -103,13 +111,14 @@ class Host(HostInterface):
         self.sources: list[Source] = []
         self.things: list[Host.Thing] = []
         self.taken: list[bytes] = []
+        self.promised: list[tuple[Promise, str]] = []
 
     def log(self, guest: Any, n: int) -> int:
         self.said.append(n)
         return n
 
     def make(self, guest: Any, n: int) -> Thing:
-        self.things.append(self.Thing())
+        self.things.append(self.Thing(self.promised))
         return self.things[-1]
 
     async def lend(self, guest: Any, thing: Thing) -> int:
@@ -168,6 +177,12 @@ class Host(HostInterface):
     def soon(self, guest: Any, n: int) -> Any:
         return self.gate(guest, n)
 
+    def word(self, guest: Any, n: int) -> Promise:
+        """One of `n` letters, promised."""
+        promise = Promise()
+        self.promised.append((promise, "w" * n))
+        return promise
+
     async def value(self, guest: Any, future: Any) -> int:
         result: int = await future.value()
         return result
@@ -187,6 +202,7 @@ HOST: dict[str, tuple[str, str, bool]] = {
     "back": ("s", "s", False),
     "count": ("t", "u", True),
     "soon": ("u", "f", False),
+    "word": ("u", "g", False),
     "value": ("f", "u", True),
 }
 

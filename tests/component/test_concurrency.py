@@ -19,6 +19,7 @@ from wasm_gateway.component.concurrency import (
     WaitableSet,
     wait,
 )
+from wasm_gateway.component.handles import HandleTable
 from wasm_gateway.errors import DeadlineExceeded, Trap
 
 EXIT, YIELD = "(i32.const 0)", "(i32.const 1)"
@@ -686,6 +687,8 @@ class Owner:
         remaining = staticmethod(lambda: 1.0)
 
     role = None
+    parts = ()
+    handles = HandleTable()
 
 
 def test_a_coroutine_that_finds_no_place_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -508,6 +508,25 @@ def test_a_future_of_the_host_that_nobody_wants() -> None:
     assert host.ended == [3]
 
 
+PROMISED = """(local.set $r (call $word (local.get $x)))
+  (call $say (call $g.read (local.get $r) (i32.const 512)))
+  (local.set $i (call $make (i32.const 0)))"""
+
+
+def test_a_promise_of_the_host() -> None:
+    code = f"""{PROMISED} (call $thing-drop (local.get $i)) (call $say (call $await (local.get $r)))
+      (call $say (i32.load8_u (i32.load (i32.const 512)))) (i32.load (i32.const 516))"""
+    assert said(run(code), n=6) == [BLOCKED, COMPLETED, ord("w"), 6]
+
+
+def test_no_code_of_a_guest_runs_while_it_is_closed() -> None:
+    """A text that it still waits for would need its allocator, which here has no room for it: a Trap."""
+    host = Host()
+    with running(run(f"{PROMISED} (i32.const 0)"), host=host) as guest:
+        guest.run(100_000)
+    assert [thing.closed for thing in host.things] == [1]
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_the_host_waits_for_a_value(early: bool) -> None:
     write = "(call $say (call $f.write (local.get $w) (i32.const 256)))"

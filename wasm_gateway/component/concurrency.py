@@ -142,6 +142,10 @@ class Waitable(Entry):
     def drop(self) -> None:
         self.join(None)
 
+    def forget(self) -> None:
+        """The instance is at its end: nobody waits any more, and nothing leads back to here."""
+        self.event = self.wset = None
+
 
 class WaitableSet(Entry):
     """`elems` are in it; `pending` are those that have an event, in the order in which they got it."""
@@ -227,6 +231,10 @@ class Subtask(Waitable):
 
     def resolve_delivered(self) -> bool:
         return self.lenders is None
+
+    def forget(self) -> None:
+        super().forget()
+        self.cancel = None
 
     def drop(self) -> None:
         if not self.resolve_delivered():
@@ -560,6 +568,10 @@ class Loop:
 
     # Component instances that are being run
 
+    def _states(self) -> list[Any]:
+        """The state of each."""
+        return [self.inst, *self.inst.parts[1:]]
+
     def may_enter(self, parts: Sequence[int]) -> bool:
         return not any((self.inst.parts[part] if part else self.inst).entered for part in parts)
 
@@ -639,7 +651,7 @@ class Loop:
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """To the others it is meanwhile as if what is on the stack were not there."""
-        states = [self.inst, *self.inst.parts[1:]]
+        states = self._states()
         entered = [state.entered for state in states]
         stack, self.stack = self.stack, []
         role = self.inst.role
@@ -675,9 +687,16 @@ class Loop:
         self._closers.pop(id(key), None)
 
     def close(self) -> None:
-        """Break off what is under way, the newest first; the first error is raised when all is done."""
+        """Break off what is under way, the newest first; the first error is raised when all is done.
+
+        What ends may have something for the guest, which does not run any more and is not given it.
+        """
         self.waiting.clear()
         self.stack.clear()
+        for state in self._states():
+            for entry in state.handles.array:
+                if isinstance(entry, Waitable):
+                    entry.forget()
         raised: list[Exception] = []
         while self.hosted or self._closers:
             close = next(reversed(self.hosted)).close if self.hosted else self._closers.popitem()[1]

@@ -17,7 +17,7 @@ from wasm_gateway.component.concurrency import Condition, wait
 from wasm_gateway.component.streams import Promise
 from wasm_gateway.component.values import End
 from wasm_gateway.engine import Engine, wat2wasm
-from wasm_gateway.executors.component import link_component
+from wasm_gateway.executors.component import Linked, link_component
 from wasm_gateway.host.application import Hosts
 from wasm_gateway.host.base import Deadline, Grants
 from wasm_gateway.host.wasi_io import Timer
@@ -375,15 +375,25 @@ class Running:
         return self.call("run", n)
 
 
+GRANTS = Grants("guest", host_interfaces=frozenset({"test:tasks/host@1"}))
+
+
+def linked(*parts: Part, host: Host) -> Linked:
+    hosts = Hosts(RuntimeConfig(), interfaces=[host])
+    return link_component(guest(*parts), Engine.shared(), None, hosts, GRANTS)
+
+
+def instance_of(linked: Linked, seconds: float = 20.0) -> Instance:
+    services: Any = None  # nothing of an application is needed
+    return Instance(linked.program, GRANTS, Deadline(seconds), Limits(64 << 20, 100_000), services)
+
+
 @contextmanager
 def running(*parts: Part, host: Host | None = None, seconds: float = 20.0) -> Iterator[Running]:
     host = host or Host()
-    hosts = Hosts(RuntimeConfig(), interfaces=[host])
-    grants = Grants("guest", host_interfaces=frozenset({"test:tasks/host@1"}))
-    linked = link_component(guest(*parts), Engine.shared(), None, hosts, grants)
-    services: Any = None  # nothing of an application is needed
-    with Instance(linked.program, grants, Deadline(seconds), Limits(64 << 20, 100_000), services) as instance:
-        yield Running(instance, linked.functions, host)
+    found = linked(*parts, host=host)
+    with instance_of(found, seconds) as instance:
+        yield Running(instance, found.functions, host)
 
 
 def said(*parts: Part, n: int = 0, host: Host | None = None, seconds: float = 20.0) -> list[int]:

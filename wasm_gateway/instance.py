@@ -502,7 +502,10 @@ class Instance(HostContext):
         message, code, frames = capi.take_trap(trap) if trap else ("", None, [])
         text = capi.error_message(error) if error else message
         if parked is not None:
-            raise parked
+            try:
+                raise parked
+            finally:
+                del parked  # its traceback leads to this frame, which would lead back to it
         if code == "INTERRUPT":
             raise DeadlineExceeded(self.deadline.seconds)
         if code == "STACK_OVERFLOW":

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.tasks_wat import BUILTINS, KINDS, MEMORY, Host, Part, running, said
+from tests.tasks_wat import BUILTINS, GRANTS, KINDS, MEMORY, Host, Part, running, said
 from wasm_gateway.component.builtins import MAX_MESSAGE
 from wasm_gateway.component.handles import HandleTable
 from wasm_gateway.engine import Engine, wat2wasm
 from wasm_gateway.errors import Trap
 from wasm_gateway.executors.component import Linked, link_component
 from wasm_gateway.host.application import Hosts
-from wasm_gateway.host.base import Deadline, Grants
+from wasm_gateway.host.base import Deadline
 from wasm_gateway.instance import Instance, Limits
 from wasm_gateway.runtime_config import RuntimeConfig
 
@@ -111,7 +111,6 @@ def test_whatever_a_guest_makes_is_in_its_table(make: str) -> None:
 
 # By the specification these may be called from anywhere.
 ANYWHERE = {"get", "set", "inc", "dec"}
-GRANTS = Grants("guest", host_interfaces=frozenset({"test:tasks/host@1"}))
 
 
 def inside(realloc: str = "", post: str = "", options: str = "", body: str = "(i32.const 8)") -> bytes:

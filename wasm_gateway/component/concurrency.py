@@ -218,10 +218,14 @@ class Subtask(Waitable):
         self.state = Subtask.State.STARTING
         self.lenders: list[Any] | None = []
         self.cancellation_requested = False
-        self.cancel: Callable[[], object] | None = None
+        self.on_cancel: Callable[[], object] | None = None
 
     def resolved(self) -> bool:
         return self.state >= Subtask.State.RETURNED
+
+    def resolve(self, state: State) -> None:
+        self.state = state
+        self.on_cancel = None  # which leads back to here
 
     def deliver_resolve(self) -> None:
         assert self.lenders is not None
@@ -234,7 +238,7 @@ class Subtask(Waitable):
 
     def forget(self) -> None:
         super().forget()
-        self.cancel = None
+        self.on_cancel = None
 
     def drop(self) -> None:
         if not self.resolve_delivered():
@@ -693,6 +697,8 @@ class Loop:
         """
         self.waiting.clear()
         self.stack.clear()
+        for instance in self._instances.values():
+            instance.exclusive = None
         for state in self._states():
             for entry in state.handles.array:
                 if isinstance(entry, Waitable):

@@ -710,5 +710,5 @@ def _payload(loop: Loop, end: CopyEnd, async_: bool) -> int:
 
 def drop_end(state: Any, kind: type[CopyEnd], t: ValType | None, i: int) -> None:
     end = end_of(state, i, kind, t)
-    remove(state.handles, i)
     end.drop()
+    remove(state.handles, i)

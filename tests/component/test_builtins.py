@@ -197,6 +197,25 @@ def test_an_instance_cannot_be_left_from_its_allocator_or_post_return(
 CALLBACK = 'async (callback (core func $core "callback"))'
 
 
+@pytest.mark.parametrize(
+    ("options", "body"),
+    [("", "(i32.const 8)"), (CALLBACK, "(call $texts (i32.const 64) (i32.const 0)) (i32.const 0)")],
+    ids=["synchronous", "asynchronous"],
+)
+def test_an_allocator_has_a_storage_of_its_own(options: str, body: str) -> None:
+    """It finds 0 and leaves nothing, whoever's task goes on around it."""
+    realloc = """(if (call $get) (then unreachable)) (call $set (i32.const 9))
+      (if (i32.ne (call $get) (i32.const 9)) (then unreachable))"""
+    guest = linked(inside(realloc, options=options, body=f"(if (call $get) (then unreachable)) {body}"))
+    assert answer(guest) == ""
+
+
+def test_a_start_function_has_a_storage() -> None:
+    code = """(start $init) (func $init
+      (call $set (i32.const 5)) (if (i32.ne (call $get) (i32.const 5)) (then unreachable)))"""
+    assert said(run("(call $get)", code)) == [0]
+
+
 def test_task_return_has_the_options_of_its_lift() -> None:
     body = "(call ${} (i32.const 64) (i32.const 0)) (i32.const 0)"
     assert answer(linked(inside(options=CALLBACK, body=body.format("texts")))) == ""

@@ -504,6 +504,10 @@ class Loop:
         # what waits, longest first; as keys, since each may go at any time
         self.waiting: dict[Task, None] = {}
         self.hosted: dict[Hosted, None] = {}
+        # What context.get and context.set are about where no task of the guest's runs: of the allocator that
+        # is being called, and of the start functions of each part.
+        self.allocating: list[int] | None = None
+        self._starting: dict[int, list[int]] = {}
         self._yielding = 0
         self._instances: dict[int, ConcurrentInstance] = {}
         self._closers: dict[int, Callable[[], object]] = {}
@@ -522,13 +526,15 @@ class Loop:
         return self.stack[-1]
 
     def storage(self, part: int) -> list[int]:
-        """What context.get and context.set of `part` are about.
+        """What context.get and context.set of `part` are about: Thread.storage.
 
-        An allocator may be called while a task of another component instance runs, or none: it is a task of
-        its own then, which has nothing to keep.
+        A call of an allocator has a thread of its own (LiftLowerContext.reallocate).
         """
-        task = self.stack[-1] if self.stack else None
-        return [0, 0] if task is None or task.callee.part != part else task.storage
+        if self.allocating is not None:
+            return self.allocating
+        if self.stack:
+            return self.stack[-1].storage
+        return self._starting.setdefault(part, [0, 0])
 
     # Calls
 

@@ -108,6 +108,10 @@ MAX_KEPT_SQL = 64 << 10
 # SQLite's machine asks for the deadline after so many instructions, 0.1 to 1 ms.
 _PROGRESS_STEPS = 10_000
 
+# A guest that writes to the tables behind a full-text index itself could damage it, and the code of SQLite
+# that reads it has had bugs there (Python 3.12 and later).
+_DEFENSIVE: int | None = getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE", None)
+
 OK, DENY, IGNORE = sqlite3.SQLITE_OK, sqlite3.SQLITE_DENY, sqlite3.SQLITE_IGNORE
 
 # The table of Rule 2; its name is as good as a reserved word.
@@ -161,6 +165,10 @@ _PRAGMAS_FREE = frozenset(_FREE.split())
 _PRAGMAS_READ_ONLY = frozenset(
     {"busy_timeout", "cache_size", "max_page_count", "mmap_size", "page_size", "schema_version", "temp_store"}
 )
+
+# Functions that load code, that tell and take addresses of it (fts3_tokenizer, of old versions fts5), or that
+# write to the log of the process.
+_FUNCTIONS_DENIED = frozenset({"fts3_tokenizer", "fts5", "load_extension", "sqlite_log"})
 
 # Tables that some builds of SQLite offer: the statements of the connection, raw pages of the file.
 _TABLES_DENIED = frozenset({"sqlite_stmt", "bytecode", "tables_used", "sqlite_dbpage", "sqlite_dbdata"})
@@ -222,6 +230,9 @@ class Connection:
             sql.execute(f"CREATE TEMP TABLE {_OWN} (id INTEGER PRIMARY KEY)")
             self._limit_pages("temp", MAX_TEMP_BYTES)
             sql.create_function("total_changes", 0, self._total_changes)
+            if _DEFENSIVE is not None:
+                configure: Any = getattr(sql, "setconfig")  # noqa: B009  # not in the types of Python 3.11
+                configure(_DEFENSIVE, True)
             sql.set_authorizer(self._authorize)
             sql.set_progress_handler(self._is_late, _PROGRESS_STEPS)
         except sqlite3.Error as error:
@@ -401,7 +412,7 @@ class Connection:
             return OK
         if action in KEEPS_STATE_OUT:
             if action == sqlite3.SQLITE_FUNCTION:
-                return DENY if second is not None and second.lower() == "load_extension" else OK
+                return DENY if second is not None and second.lower() in _FUNCTIONS_DENIED else OK
             if action == sqlite3.SQLITE_READ and first is not None and first.lower() in _TABLES_DENIED:
                 return DENY
             # of what is in the temp schema, only reading leaves it as it was

@@ -24,6 +24,7 @@ from typing import Any
 
 from .. import forks
 from ..errors import DeadlineExceeded
+from . import descriptors
 from .base import Deadline
 from .pools import Places
 
@@ -230,13 +231,16 @@ class Network:
 
     `blocked` says of an IP address in text whether the operator forbids it
     (runtime config: outbound_networking.block_networks); `max_connections` limits those that guests use at
-    once, whatever for (max_total_connections): who makes one takes one of `places` first.
+    once, whatever for (max_total_connections): who makes one takes one of `places` first. None is as many as
+    the process has descriptors for (descriptors.py).
     """
 
     def __init__(
         self, blocked: Callable[[str], bool] = lambda address: False, max_connections: int | None = None
     ) -> None:
         self._blocked = blocked
+        if max_connections is None:
+            max_connections = descriptors.share(descriptors.CONNECTIONS)
         self.places = Places(max_connections)
         self._tls: BoundedContext | None = None
         self.after_fork()

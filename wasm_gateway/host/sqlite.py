@@ -37,6 +37,7 @@ from typing import Any
 from .. import forks
 from ..component.values import Err, Ok
 from ..errors import HostError, Trap
+from . import descriptors
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
 from .offload import Elements, Turns, Workers
@@ -105,6 +106,8 @@ SMALL_VALUE_BYTES = 256 << 10
 MAX_STATEMENT_BYTES = 1 << 30
 # SQL text is kept with a connection; one that has seen longer text is not kept itself.
 MAX_KEPT_SQL = 64 << 10
+# Files behind a connection: the database, its log, and the index of that.
+FILES = 3
 # SQLite's machine asks for the deadline after so many instructions, 0.1 to 1 ms.
 _PROGRESS_STEPS = 10_000
 
@@ -518,19 +521,29 @@ class Database:
 
         A file that is not there is not made with `read_only`: what is found is empty all the same.
         """
-        if self.file is None:
-            connection = Connection(None, allow_attach_file=self._allow_attach_file)
-        elif read_only:
-            connection = Connection(self.file if self.file.exists() else None, read_only=True)
-        else:
-            self._notice_replacement(self.file)
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = self._connect(self.file)
+        try:
+            descriptors.files.take(FILES)
+        except OSError as error:
+            raise SqlError(f"cannot open the database: {error.strerror}") from error
+        try:
+            connection = self._taken(read_only)
+        except BaseException:
+            descriptors.files.give(FILES)
+            raise
         connection.start(deadline)
         self._open.add(connection)
         return connection
+
+    def _taken(self, read_only: bool) -> Connection:
+        if self.file is None:
+            return Connection(None, allow_attach_file=self._allow_attach_file)
+        if read_only:
+            return Connection(self.file if self.file.exists() else None, read_only=True)
+        self._notice_replacement(self.file)
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect(self.file)
 
     def _connect(self, file: Path) -> Connection:
         try:
@@ -550,6 +563,7 @@ class Database:
 
     def release(self, connection: Connection) -> None:
         self._open.discard(connection)
+        descriptors.files.give(FILES)
         if connection.release() and len(self._idle) < MAX_IDLE:
             self._idle.append(connection)
         else:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from wasm_gateway.host import descriptors
+from wasm_gateway.host import descriptors, network
 from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.descriptors import Descriptors, share
 from wasm_gateway.host.files import Directory, File, Root
 from wasm_gateway.host.mqtt import Mqtt
 from wasm_gateway.host.network import Network
+from wasm_gateway.host.pools import Places
 from wasm_gateway.host.sqlite import FILES, Database, SqlError
 from wasm_gateway.host.wasi_filesystem import FileInput
 
@@ -92,27 +93,25 @@ def test_databases_are_counted(tmp_path: Path, limit: Callable[[int], None]) -> 
 
 
 def test_connections_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "share", lambda percentage: 1)
-    places = Network().places
-    give_back = places.take()
+    """Of all applications together, and whatever the operator says of one."""
+    monkeypatch.setattr(network, "ALL_CONNECTIONS", Places(2))
+    one, other = Network().places, Network(max_connections=5).places
+    taken = [one.take(), other.take()]
+    assert None not in taken
+    assert one.take() is None
+    assert other.take() is None
+    give_back = taken.pop()
     assert give_back is not None
-    assert places.take() is None
     give_back()
-    assert places.take() is not None
-
-
-def test_a_limit_of_the_operator_counts_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "share", lambda percentage: 1)
-    places = Network(max_connections=2).places
-    assert [places.take() is None for _ in range(3)] == [False, False, True]
+    assert one.take() is not None
 
 
 def test_connections_to_brokers_count_among_all(context: Callable[..., Any]) -> None:
     """max_total_connections, of whatever kind they are."""
     ctx = context(allowed=["mqtt://127.0.0.1"])
-    network = Network(max_connections=1)
-    family = Mqtt(network)
-    other = network.places.take()
+    way_out = Network(max_connections=1)
+    family = Mqtt(way_out)
+    other = way_out.places.take()
     assert other is not None
     ctx.deadline = Deadline(60)
     monkey = pytest.MonkeyPatch()
@@ -121,6 +120,6 @@ def test_connections_to_brokers_count_among_all(context: Callable[..., Any]) -> 
         assert family.open(ctx, "mqtt://127.0.0.1", "", "", 0).value == ("too-many-connections", None)
         other()
         handle = family.open(ctx, "mqtt://127.0.0.1", "", "", 0)
-        assert network.places.take() is None
+        assert way_out.places.take() is None
         family._held.drop(ctx, handle)
-    assert network.places.take() is not None
+    assert way_out.places.take() is not None

@@ -38,6 +38,9 @@ _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 # some 10 to 30 s.
 MAX_LOOKUPS = 32
 
+# Connections of all guests of this process, whatever application they are of.
+ALL_CONNECTIONS = Places(descriptors.share(descriptors.CONNECTIONS))
+
 # When a name has several addresses, none is given less than this, in seconds, before the next is tried.
 LEAST_CONNECT_SECONDS = 1.0
 
@@ -231,17 +234,15 @@ class Network:
 
     `blocked` says of an IP address in text whether the operator forbids it
     (runtime config: outbound_networking.block_networks); `max_connections` limits those that guests use at
-    once, whatever for (max_total_connections): who makes one takes one of `places` first. None is as many as
-    the process has descriptors for (descriptors.py).
+    once, whatever for (max_total_connections): who makes one takes one of `places` first, which is one of
+    ALL_CONNECTIONS too.
     """
 
     def __init__(
         self, blocked: Callable[[str], bool] = lambda address: False, max_connections: int | None = None
     ) -> None:
         self._blocked = blocked
-        if max_connections is None:
-            max_connections = descriptors.share(descriptors.CONNECTIONS)
-        self.places = Places(max_connections)
+        self.places = Places(max_connections, ALL_CONNECTIONS)
         self._tls: BoundedContext | None = None
         self.after_fork()
         forks.watch(self)

@@ -111,7 +111,8 @@ def listing(gateway: Gateway) -> list[str]:
     lines = []
     for row in rows(gateway):
         indent, turned = "  " if row.route else "", " (turned)" if row.dial else ""
-        lines.append(f"{indent}{row.title}  {row.rule.mode} {row.share}%{turned}")
+        share = f" {row.share}%" if row.rule.mode in (Mode.CANARY, Mode.SHADOW) else ""
+        lines.append(f"{indent}{row.title}  {row.rule.mode}{share}{turned}")
     return lines
 
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,17 @@ def test_equal_options_share_an_engine() -> None:
     engine = Engine.shared()
     assert Engine.shared(EngineOptions()) is engine
     assert Engine.shared(EngineOptions(hardened=True)) is not engine
+
+
+def test_an_engine_lives_as_long_as_somebody_counts_its_epochs() -> None:
+    """Its thread holds the ticker meanwhile: counting up what is freed would corrupt the heap."""
+    engine = Engine(EngineOptions(pooling=False))
+    ticker, gone = engine.ticker, weakref.ref(engine.wasmtime_engine)
+    del engine
+    assert gone() is not None
+    ticker._tick(ticker._last)
+    del ticker
+    assert gone() is None
 
 
 @pytest.mark.parametrize("wasm", [b"", b"\0asm", b"\0asm\1\0\0\0\1", b"GIF89a" * 10])
@@ -289,6 +301,7 @@ def test_one_at_a_time_is_in_a_cache(tmp_path: Path) -> None:
 def test_a_child_keeps_nobody_out_of_a_cache() -> None:
     script = """
 import tempfile
+import weakref
 from pathlib import Path
 from wasm_gateway.engine import CompileCache
 with tempfile.TemporaryDirectory() as folder:
@@ -385,7 +398,8 @@ def test_a_late_tick_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wasm_gateway.capi.engine_increment_epoch", counted.append)
     now = [100.0]
     monkeypatch.setattr("wasm_gateway.engine.time.monotonic", lambda: now[0])
-    ticker = Ticker(7)
+    engine = Engine.shared()
+    ticker = Ticker(engine.wasmtime_engine)
     assert ticker.behind() == 0.0, "nothing is counted while it is idle"
     ticker.idle, ticker._last = False, 100.0
     for elapsed, ticks_of in ((TICK_SECONDS, 1), (TICK_SECONDS / 2, 1), (0.5, 50)):
@@ -394,8 +408,18 @@ def test_a_late_tick_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
         counted.clear()
         ticker._tick(now[0])
         assert len(counted) in (ticks_of - 1, ticks_of)
-        assert set(counted) == {7}
+        assert set(counted) == {engine.address}
         assert ticker.behind() == 0.0
+
+
+def test_a_guest_can_be_run_until_the_process_is_gone() -> None:
+    """Threads of a server that are daemons go on while the process exits, and its finalizers have run."""
+    script = """
+import atexit
+atexit.register(lambda: print([run(guest, "one") for _ in range(100)] == [1] * 100, flush=True))
+guest = program()
+"""
+    assert python(script) == ["True"]
 
 
 def test_an_engine_that_is_gone_takes_its_ticker_along() -> None:

@@ -144,7 +144,7 @@ class Engine:
         self.wasmtime_engine = wasmtime.Engine(config)
         self.address = capi.pointer(self.wasmtime_engine)
         self._tested = False
-        self.ticker = Ticker(self.address)
+        self.ticker = Ticker(self.wasmtime_engine)
         # What compiled code depends on, besides the module.
         self.fingerprint = (
             f"{capi.wasmtime_version()} {sys.platform} {options.hardened} {self.pooling} {REVISION}"
@@ -286,8 +286,9 @@ class Ticker:
     take long does not get more time. `behind` is what a guest that begins meanwhile has to be given on top.
     """
 
-    def __init__(self, engine_address: int) -> None:
-        self._engine = engine_address
+    def __init__(self, engine: wasmtime.Engine) -> None:
+        self._engine = engine  # held: its last owner may drop it while the thread counts
+        self._address = capi.pointer(engine)
         self.running: dict[int, None] = {}
         self._lock = threading.Lock()  # guards the start of the thread
         self._last = 0.0  # until when time is counted
@@ -325,7 +326,7 @@ class Ticker:
     def _tick(self, now: float) -> None:
         """Count up to `now`, once at least."""
         for _ in range(max(1, int((now - self._last) / TICK_SECONDS))):
-            capi.engine_increment_epoch(self._engine)
+            capi.engine_increment_epoch(self._address)
         self._last = now  # only now: who begins in between gets too much rather than too little
 
     @staticmethod
@@ -635,7 +636,8 @@ def instance_pre(owner: object, linker: wasmtime.Linker, module: wasmtime.Module
     if error:
         raise LinkError(capi.error_message(error))
     assert slot.value is not None
-    weakref.finalize(owner, capi.instance_pre_delete, slot.value)
+    # Not at exit: daemons, as the threads of some servers are, go on to instantiate for a while.
+    weakref.finalize(owner, capi.instance_pre_delete, slot.value).atexit = False
     return slot.value
 
 

@@ -22,16 +22,16 @@ from .errors import (
 class Outcome(StrEnum):
     """What became of a guest that was asked."""
 
-    OK = "ok"  # it answered, with whatever status
-    TRAP = "trap"  # it stopped, or gave no valid answer
-    DEADLINE = "deadline"
-    LIMIT = "limit"
-    SATURATED = "saturated"  # there was no place for it
-    LINK = "link"  # it cannot be loaded, or exports no handler
-    HOST = "host"  # the infrastructure behind a host interface, or the manifest
-    REFUSED = "refused"  # the request, for what it is
-    DISCONNECTED = "disconnected"  # the client left
-    ERROR = "error"  # of the gateway
+    OK = "ok"  #: It answered, with whatever status.
+    TRAP = "trap"  #: It stopped, or gave no valid answer.
+    DEADLINE = "deadline"  #: It took longer than its `timeout`.
+    LIMIT = "limit"  #: It asked for more memory, or answered more, than it may.
+    SATURATED = "saturated"  #: There was no place for it.
+    LINK = "link"  #: It cannot be loaded, or exports no handler.
+    HOST = "host"  #: What stands behind a host interface failed, or the manifest.
+    REFUSED = "refused"  #: The request was not to be served.
+    DISCONNECTED = "disconnected"  #: The client left.
+    ERROR = "error"  #: A mistake of the gateway.
 
 
 # The first that fits counts.

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from . import forks
 from .errors import GatewayError, HostError, ManifestError, Saturated
 from .guest_logs import printable
-from .loader import Entry, Loader, Served, served
-from .manifest import Manifest, PathSource
+from .loader import Entry, Loader, Served, served, sources
+from .manifest import Manifest
 from .migration.counters import FAILED_ORDER, OBEYED
 from .migration.orders import Act, Order
 from .watch import Files, Watcher, changed_since, prints_of
@@ -36,13 +36,6 @@ MANIFEST = "the manifest"  # no id of a component
 
 # A bare guest is its own manifest for ever.
 GUESTS = (".wasm", ".wat")
-
-
-def sources(one: Served) -> list[Path]:
-    """The files that are loaded for it; what has a digest in the manifest never changes."""
-    others = (*one.component.dependencies.values(), *(one.http.middleware if one.http else ()))
-    found = (one.component.source, *(other.source for other in others))
-    return [source.path for source in found if isinstance(source, PathSource)]
 
 
 class Swaps:
@@ -116,21 +109,41 @@ class Swaps:
             self.refused = str(error)
             _say(error, "the changed manifest is not taken, the one before goes on")
 
-    def _guest_changed(self, one: Served, entry: Entry) -> None:
+    def built(self, component_id: str, output: Path | None, how: str) -> None:
+        """The guest of a component has been built into the file `output`: whoever is made of it is replaced.
+
+        A line says so, in which `how` it was built. `_look` would find it too, after a while.
+        """
+        entries, replaced = self._gateway._entries, False
+        with self.lock:
+            for one in served(self._gateway.manifest):
+                if output in sources(one) and entries is not None and one.id in entries:
+                    self._files.take(one.id, prints_of(sources(one)))
+                    self._guest_changed(one, entries[one.id], how)
+                    replaced = True
+        if not replaced:
+            log.warning("component %s: %s", component_id, how)
+
+    def _guest_changed(self, one: Served, entry: Entry, how: str | None = None) -> None:
         try:
             loader = Loader(self._gateway, apart=True)
             binaries = loader.read(one)
             if binaries.digest in (entry.digest, entry.rejected):
                 entry.refused = None
+                if how is not None:
+                    log.warning("component %s: %s, and is what it was", one.id, how)
                 return
             with _compiling(loader):
                 loaded = loader.load_guest(one, binaries)
             self._install(self._gateway.manifest, {one.id: loaded})
         except Exception as error:
             entry.refused = str(error)
-            _say(error, f"component {one.id}: its changed guest is not taken, the one before goes on")
+            what = "its changed guest" if how is None else f"{how}, but"
+            then = "the one before goes on" if entry.problem is None else "there is none before it"
+            _say(error, f"component {one.id}: {what} is not taken, {then}")
         else:
-            log.warning("component %s: its changed guest answers from now on", one.id)
+            what = "its changed guest" if how is None else f"{how}, and"
+            log.warning("component %s: %s answers from now on", one.id, what)
 
     # By hand
 
@@ -239,7 +252,9 @@ class Swaps:
             for one in served(manifest):
                 if one.id in ids or known.get(one.id) != _inside(one, manifest, rules):
                     prints[one.id] = prints_of(sources(one))
-                    loaded[one.id] = loader.load_guest(one)
+                    # what nobody serves yet has no last good guest to keep
+                    load = loader.load_guest if one.id in known else loader.load
+                    loaded[one.id] = load(one)
         self._install(manifest, loaded)
         for id in loaded:
             self._files.take(id, prints[id])

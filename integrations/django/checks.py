@@ -52,9 +52,12 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         return [*messages, Error(str(error), id="wasm_gateway.E001")]
     for component in gateway.manifest.components.values():
         source = component.source
+        if component.build is not None and gateway.workshop is not None:
+            continue  # it will be built
         if isinstance(source, PathSource) and not source.path.is_file():
             text = f"The file of the Wasm component {component.id!r} is not there: {source.path}"
-            hint = "Build it, or leave it out with WASM_GATEWAY['COMPONENTS']."
+            build = "" if component.build is None else f" (wasm-gateway build -f {found.manifest})"
+            hint = f"Build it{build}, or leave it out with WASM_GATEWAY['COMPONENTS']."
             messages.append(Error(text, hint=hint, id="wasm_gateway.E002"))
     return messages
 

@@ -37,13 +37,14 @@ from .connections import SiteWorkers, kept_fresh
 from .identity import DjangoSite
 from .signals import FailureTeller, guest_failed
 
-KEYS = frozenset(
-    (
-        *options.KEYS,  # of them, MANIFEST is BASE_DIR / "spin.toml" when absent
-        "CSRF",  # True: check CSRF before a guest is asked, as Django does before a view
-        "THREADS",  # guests that run at once in async mode
-    )
-)
+# Django's own settings, and what each means.
+OWN_KEYS: Mapping[str, str] = {
+    "CSRF": "Check CSRF before a guest is asked, as Django does before a view; the option `csrf` of a "
+    "component or route wins.",
+    "THREADS": "Guests that run at once in async mode.",
+}
+
+KEYS = frozenset((*options.KEYS, *OWN_KEYS))  # of them, MANIFEST is BASE_DIR / "spin.toml" when absent
 
 # The LEDGER that is in the site's own database.
 DATABASE = "django"
@@ -81,9 +82,12 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
+        developing = settings.DEBUG and under_autoreload()
         values = {
-            "WATCH": settings.DEBUG and under_autoreload(),
+            "WATCH": developing,
             **self.values,
+            # its pages show what is nobody's business
+            "BUILD": settings.DEBUG and self.values.get("BUILD", developing),
             "LEDGER": ledger(self.values.get("LEDGER")),
         }
         if guest_failed.has_listeners():

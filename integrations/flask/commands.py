@@ -14,6 +14,7 @@ from wasm_gateway.migration.ledger import operator
 from wasm_gateway.migration.orders import Act
 
 from ..dials import CHOICES, NoDials, listing, order, pilot_of, turn_to
+from ..making import said
 
 if TYPE_CHECKING:
     from wasm_gateway import Gateway
@@ -126,9 +127,7 @@ def new(
         made = scaffold.add_to_site(chosen, name, manifest, given, scaffold.asking(accept_defaults))
     except GatewayError as error:
         raise click.ClickException(str(error)) from error
-    for path in made.files:
-        click.echo(path)
-    click.echo(f"Added to {made.manifest}; next: wasm-gateway build -f {made.manifest}")
+    click.echo("\n".join(said(made, name)))
 
 
 def _manifest(info: ScriptInfo) -> Path:

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from flask.blueprints import BlueprintSetupState
 
 PREFIX = "WASM_GATEWAY_"
-# Settings besides those of options.py: functions that say who asks, and in which language.
-OWN_KEYS = ("VISITOR", "LOCALE")
+# Settings besides those of options.py, and what each means.
+OWN_KEYS: Mapping[str, str] = {
+    "VISITOR": "A function that says who asks: a `Visitor`, or None for somebody unknown. It is called in a "
+    "request context, when a rule or a guest asks.",
+    "LOCALE": "A function that says in which language: a BCP 47 tag.",
+}
 # What an app says of its own manifest, and not of those of blueprints.
 OF_APP = ("MANIFEST", "COMPONENTS")
 
@@ -37,7 +41,8 @@ class WasmGateway:
     WASM_GATEWAY_ with the names of options.py: RUNTIME_CONFIG, COMPONENTS, VARIABLES, STATE_DIR, LOG_DIR,
     CACHE_DIR ... TRUSTED_HOSTS applies to Wasm routes too. What an app does around its views, such as
     `before_request` and sessions, does not: the guest is asked before the app is. In debug mode guests are
-    swapped when their files change (WATCH).
+    swapped when their files change (WATCH), and under the reloader built when their sources do (BUILD, which
+    means nothing without debug mode).
 
     `WasmGateway(blueprint)` has the routes of a spin.toml that lies beside the blueprint below its URL
     prefix, in every app that registers it, where the blueprint's views answer what guests do not; so does
@@ -52,7 +57,8 @@ class WasmGateway:
     One object serves any number of apps, each with a Gateway of its own in
     `app.extensions["wasm_gateway"]`; `app.extensions["wasm_gateways"]` has all of an app, by URL prefix.
     Guests are loaded when `init_app` is called or the blueprint is registered, so that a server with a
-    guest that cannot be loaded does not start; under the `flask` command, at the first request.
+    guest that cannot be loaded does not start; under the `flask` command at the first request, but where
+    they are built.
     """
 
     def __init__(
@@ -96,11 +102,24 @@ class WasmGateway:
 def _settings(app: Flask) -> dict[str, Any]:
     """What the configuration of an app says, by the names of options.py."""
     config = app.config
-    # `app.run(debug=True)` says so only later, but its reloader starts the script again
-    debug = app.debug or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
-    return {"WATCH": debug} | {
+    return {"WATCH": _debugs(app), "BUILD": _reloaded()} | {
         key: config[PREFIX + key] for key in (*KEYS, *OWN_KEYS) if PREFIX + key in config
     }
+
+
+def _reloaded() -> bool:
+    """Whether this is the process that a reloader starts again and again."""
+    return os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+
+
+def _by_command() -> bool:
+    return os.environ.get("FLASK_RUN_FROM_CLI") == "true"
+
+
+def _debugs(app: Flask) -> bool:
+    """Whether `app` is in debug mode: `app.run(debug=True)` says so only later, but its reloader starts
+    the script again."""
+    return app.debug or (_reloaded() and not _by_command())
 
 
 def _mount(app: Flask, url_prefix: str, root: str, settings: Mapping[str, Any]) -> None:
@@ -116,10 +135,11 @@ def _mount(app: Flask, url_prefix: str, root: str, settings: Mapping[str, Any]) 
     site = FlaskSite(weakref.ref(app), *functions)
     config = app.config
     identity = Identity(site, lambda: str(config.get("SECRET_KEY") or ""))
+    settings = {**settings, "BUILD": settings["BUILD"] and _debugs(app)}
     gateway = make_gateway(Path(root, settings["MANIFEST"]), settings, identity=identity)
     _check_apart(gateway, gateways.values())
     weakref.finalize(app, gateway.close)
-    if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
+    if not _by_command() or (_reloaded() and gateway.workshop is not None):
         gateway.open()
     gateways[prefix] = gateway
     app.extensions["wasm_gateway"] = gateways.get("") or next(iter(gateways.values()))

@@ -128,7 +128,8 @@ class Root:
                 fd = self._fd
                 if fd is None:
                     fd = self._fd = os.open(self.host_path, _STEP & ~_NOFOLLOW)
-                    weakref.finalize(self, os.close, fd)
+                    # not at exit, when daemon threads may still use it: the number would be another file's
+                    weakref.finalize(self, os.close, fd).atexit = False
         return Directory(self, fd, owned=False)
 
 

@@ -32,9 +32,9 @@ MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 class Role(StrEnum):
     """What a guest was asked for."""
 
-    ANSWER = "answer"  # the client
-    FALLBACK = "fallback"  # the client, but the site answered in its place
-    SHADOW = "shadow"  # nobody: the site answered beside it
+    ANSWER = "answer"  #: For the client.
+    FALLBACK = "fallback"  #: For the client, but the site answered in its place.
+    SHADOW = "shadow"  #: For nobody: the site answered beside it.
 
 
 # What stands for the route of a message; that of a component which another one called is "chained".

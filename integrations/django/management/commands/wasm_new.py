@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from wasm_gateway import scaffold
 from wasm_gateway.errors import GatewayError
 
+from ....making import said
 from ...conf import Settings
 
 
@@ -43,6 +44,5 @@ class Command(BaseCommand):
             made = scaffold.add_to_site(chosen, options["name"], manifest, given, ask)
         except GatewayError as error:
             raise CommandError(str(error)) from error
-        for path in made.files:
-            self.stdout.write(str(path))
-        self.stdout.write(f"Added to {made.manifest}; next: wasm-gateway build -f {made.manifest}")
+        for line in said(made, options["name"]):
+            self.stdout.write(line)

@@ -25,6 +25,7 @@ TEXTS: Mapping[str, Callable[..., str]] = {
     "django-commands": commands.django,
     "flask-commands": commands.flask,
     "errors": errors.table,
+    "extras": guests.extras,
     "dialects": guests.dialects,
     "templates": guests.templates,
     "wasi": interfaces.wasi,

@@ -28,6 +28,7 @@ TEXTS: Mapping[str, Callable[..., str]] = {
     "extras": guests.extras,
     "dialects": guests.dialects,
     "templates": guests.templates,
+    "values": api.values,
     "wasi": interfaces.wasi,
     "spin": interfaces.spin,
     "interfaces": interfaces.sections,

@@ -127,7 +127,9 @@ class AsgiGateway:
             if match is not None:
                 assert path is not None
                 turn = None
-                if self.app is not None:
+                if self.app is None:
+                    self.gateway.follow()
+                else:
                     turn = self.gateway.choose(match, _Facts(scope, self.visitor))
                 if turn is None:
                     await self._http(scope, receive, send, path, match)

@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,7 @@ from .manifest import (
     load_manifest,
 )
 from .messages import STREAMED, Begin, Headers, Request, Response, refusal
+from .migration.orders import Act
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
 from .swap import GUESTS, Swaps
@@ -264,8 +266,9 @@ class Gateway:
         """Give back stores, connections, files and compiled guests. Requests must have ended."""
         if self.workshop is not None:
             self.workshop.stop()
-        if self._watcher is not None:
-            self._watcher.stop()
+        if self.pilot is not None:
+            self.pilot.stop()
+        self.swaps.close()
         if self.pilot is not None:
             self.pilot.shadows.close()
         with self.swaps.lock, self._lock:
@@ -296,20 +299,37 @@ class Gateway:
                 self._work_dir[1]()
                 self._work_dir = None
 
-    def reload(self, component_id: str | None = None) -> None:
+    def reload(self, component_id: str | None = None, *, by: str | None = None) -> None:
         """Load the guest of a component again from its file; for None the manifest, and all guests.
 
         The old ones answer until the new ones can, and go on when these cannot be loaded. Raises
-        ManifestError, ComponentError, HostError. In this process only: `watch` is for all.
+        ManifestError, ComponentError, HostError. It is for this process only, unless `by` says whose order it
+        is to all that share the ledger: they obey within a second, one with a guest that compiles later, and
+        log what they cannot do.
         """
-        self.swaps.reload(component_id)
+        if by is None:
+            self.swaps.reload(component_id)
+        else:
+            self._order(Act.RELOAD, component_id, by)
 
-    def rollback(self, component_id: str) -> None:
+    def rollback(self, component_id: str, *, by: str | None = None) -> None:
         """Have the guest answer again that was replaced last, until a file comes that is newer still.
 
-        HostError when there is none: one is kept in each process, and none across a changed manifest.
+        HostError when there is none: one is kept in each process, and none across a changed manifest. `by` is
+        as for `reload`.
         """
-        self.swaps.rollback(component_id)
+        if by is None:
+            self.swaps.rollback(component_id)
+        else:
+            self._order(Act.ROLLBACK, component_id, by)
+
+    def _order(self, act: Act, component_id: str | None, by: str) -> None:
+        pilot = self.open().pilot
+        if pilot is None or pilot.ledger is None:
+            raise HostError("orders to all processes are given in a ledger, and there is none")
+        if component_id is not None and component_id not in self.manifest.components:
+            raise ManifestError(f"no such component: `{component_id}`", path=self.manifest.path)
+        pilot.order(act, component_id, by)
 
     def serves(self, component_id: str) -> bool:
         """Whether the component has a guest that can be asked."""
@@ -344,6 +364,7 @@ class Gateway:
         return problems
 
     def _load(self, progress: Callable[[str, int, int], object] | None) -> dict[str, Entry]:
+        since = time.time_ns()
         components = served(self.manifest)
         loader = Loader(self)
         loader.hosts.start()
@@ -354,14 +375,14 @@ class Gateway:
                 entries[entry.id] = entry
                 if progress is not None:
                     progress(entry.id, done, len(components))
-        self.pilot = self._pilot(entries)
+        self.pilot = self._pilot(entries, since)
         return entries
 
     def _govern(self, changed: Iterable[str]) -> None:
         """The components in `changed` have other guests, or other options."""
         entries = self._entries or {}
         if self.pilot is None:
-            self.pilot = self._pilot(entries)
+            self.pilot = self._pilot(entries, time.time_ns())
         else:
             options = {entry.component.id: entry.options for entry in entries.values()}
             self.pilot.govern(options, changed)
@@ -389,7 +410,7 @@ class Gateway:
         except ManifestError as error:
             raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
 
-    def _pilot(self, entries: Mapping[str, Entry]) -> Pilot | None:
+    def _pilot(self, entries: Mapping[str, Entry], since: int) -> Pilot | None:
         ledger = self.options.ledger
         governed = {entry.component.id: entry.options for entry in entries.values()}
         if ledger is None and not any(options.governed for options in governed.values()):
@@ -404,7 +425,8 @@ class Gateway:
         functions = {
             name: _imported(value, f"COMPARE.{name}") for name, value in self.options.compare.items()
         }
-        return Pilot(governed, ledger, Shadows(self.options.around), functions)
+        shadows = Shadows(self.options.around)
+        return Pilot(governed, ledger, shadows, functions, self.swaps, since)
 
     @property
     def work_dir(self) -> Path:
@@ -422,6 +444,12 @@ class Gateway:
         watcher = self._watcher
         if watcher is not None and not watcher.running:
             watcher.start()
+
+    def follow(self) -> None:
+        """Begin to follow the ledger in this process, for a door that never asks `choose`."""
+        pilot = self.pilot
+        if pilot is not None and not pilot.watches:
+            pilot.watch()
 
     def match(self, path: str) -> RouteMatch | None:
         """Which route answers the raw `path`, None for none; cheap, for a door that has a native answer."""
@@ -643,6 +671,7 @@ class Gateway:
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
         self._look_out()
+        self.follow()
         if self.watch is None:
             self._deliver(component_id, None, payload)
         else:

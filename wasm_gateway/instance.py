@@ -421,8 +421,12 @@ class Instance(HostContext):
         return found
 
     def _call_found(self, offset: int, slots: int) -> None:
-        """Call the function at `offset` of the buffer, whose arguments are in place."""
+        """Call the allocator at `offset` of the buffer, whose arguments are in place."""
+        assert self._store is not None, "the instance is closed"
         address = self._address
+        tasks = self.program.new_loop is not None
+        if tasks:
+            self.loop.allocating = [0, 0]
         outer = current.instance
         current.instance = self
         try:
@@ -433,6 +437,8 @@ class Instance(HostContext):
             current.instance = outer
         if error or self._parked is not None or self._buffer[TRAP:TRAP_END] != _NULL:
             self._raise(error)
+        if tasks:
+            self.loop.allocating = None
 
     # Calls
 
@@ -502,7 +508,10 @@ class Instance(HostContext):
         message, code, frames = capi.take_trap(trap) if trap else ("", None, [])
         text = capi.error_message(error) if error else message
         if parked is not None:
-            raise parked
+            try:
+                raise parked
+            finally:
+                del parked  # its traceback leads to this frame, which would lead back to it
         if code == "INTERRUPT":
             raise DeadlineExceeded(self.deadline.seconds)
         if code == "STACK_OVERFLOW":

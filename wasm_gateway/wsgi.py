@@ -91,6 +91,7 @@ class WsgiGateway:
         if match is not None:
             assert path is not None
             if self.app is None:
+                self.gateway.follow()
                 answer = self._guest(environ, start_response, path, match)
             else:
                 turn = self.gateway.choose(match, _Facts(environ, self.visitor))

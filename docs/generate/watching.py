@@ -85,7 +85,7 @@ def labels() -> str:
     known = words([label for metric in families for label in metric._labelnames], LABELS)
     parts = [table(("label", "meaning"), [(code(name), text) for name, text in known.items()])]
     for title, kind in (("outcome", Outcome), ("role", Role)):
-        meanings = comments("wasm_gateway.observe", kind.__name__)
+        meanings = comments(kind.__module__, kind.__name__)
         parts.append(table((title, "meaning"), [(code(each.value), meanings[each.name]) for each in kind]))
     fixed = {c.reason for c in vars(policy).values() if isinstance(c, policy.Choice) and not c.guest}
     reasons = words([*fixed, "shadow", "breaker"], REASONS)

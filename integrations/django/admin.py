@@ -25,9 +25,10 @@ from wasm_gateway.errors import GatewayError
 from wasm_gateway.migration import report
 from wasm_gateway.migration.counters import FALLBACK
 from wasm_gateway.migration.ledger import mismatch_of
+from wasm_gateway.migration.orders import Act
 from wasm_gateway.policy import BadValue, Mode
 
-from ..dials import NoDials, kill, pilot_of, rows, turn
+from ..dials import NoDials, kill, order, pilot_of, rows, turn
 from .conf import owner
 from .models import Change, Dial, Mismatch
 
@@ -118,7 +119,7 @@ class DialAdmin(DialModelAdmin):
         return found
 
     def turn_view(self, request: HttpRequest) -> HttpResponse:
-        """POST: `name`, and `action`: turn (to `mode`, and `percent` or `slide`), reset, kill."""
+        """POST: `name`, and `action`: turn (to `mode`, `percent`, `slide`), reset, kill, reload, rollback."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if not self.has_change_permission(request):
@@ -141,6 +142,8 @@ class DialAdmin(DialModelAdmin):
         match form.get("action"):
             case "kill":
                 return [(each, "kill switch: native") for each in kill(gateway, row.component, by)]
+            case Act.RELOAD | Act.ROLLBACK as act:
+                return [(row.component, order(gateway, Act(act), row.component, by))]
             case "reset":
                 turn(gateway, name, None, by)
                 return [(name, "as the manifest says")]
@@ -198,6 +201,8 @@ class ChangeAdmin(_ReadOnly, ChangeModelAdmin):
     def what(self, change: Change) -> str:
         if change.fields is None:
             return "as the manifest says"
+        if "act" in change.fields:
+            return str(change.fields["act"])  # an order to all processes
         return ", ".join(f"{name} = {value}" for name, value in change.fields.items())
 
     @admin.display(ordering="at")

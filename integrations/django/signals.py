@@ -11,7 +11,8 @@ from django.dispatch import Signal
 
 from wasm_gateway.observe import Call, Outcome, Quiet, Role
 
-# Somebody has turned a dial, in this process: `change` is a migration.ledger.Change. Needs a LEDGER.
+# Somebody has turned a dial, in this process: `change` is a migration.ledger.Change, whose name is that of a
+# component or a route, or begins with "guest:" (an order to reload or to roll back). Needs a LEDGER.
 dial_turned = Signal()
 
 # A guest has failed: `component`, `route`, `error`, `outcome` (observe.Outcome); `role` is what it was asked

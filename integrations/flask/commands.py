@@ -1,8 +1,7 @@
-# flask wasm routes | compile | mode | report | new
+# flask wasm routes | compile | mode | reload | rollback | report | identity-key | new
 
 from __future__ import annotations
 
-import getpass
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,10 @@ import click
 from flask import current_app
 from flask.cli import ScriptInfo, with_appcontext
 
-from ..dials import CHOICES, NoDials, listing, pilot_of, turn_to
+from wasm_gateway.migration.ledger import operator
+from wasm_gateway.migration.orders import Act
+
+from ..dials import CHOICES, NoDials, listing, order, pilot_of, turn_to
 from ..making import said
 
 if TYPE_CHECKING:
@@ -161,7 +163,36 @@ def mode(name: str | None, mode: str | None, percent: float | None) -> None:
         elif mode is None:
             raise click.UsageError(f"say which mode: {', '.join(CHOICES)}")
         else:
-            click.echo(turn_to(gateway, name, mode, percent, f"{getpass.getuser()} (flask wasm mode)"))
+            click.echo(turn_to(gateway, name, mode, percent, operator("flask wasm mode")))
+    except (NoDials, BadValue, GatewayError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@wasm.command()
+@click.argument("component", required=False)
+@with_appcontext
+def reload(component: str | None) -> None:
+    """Have all processes load the guest of a component again from its file, without a restart.
+
+    Without COMPONENT: all guests, and the manifest. The old ones answer until the new ones can.
+    """
+    _order(Act.RELOAD, component)
+
+
+@wasm.command()
+@click.argument("component")
+@with_appcontext
+def rollback(component: str) -> None:
+    """Have the guest before the last one answer again, in all processes that have one."""
+    _order(Act.ROLLBACK, component)
+
+
+def _order(act: Act, component: str | None) -> None:
+    from wasm_gateway.errors import GatewayError
+    from wasm_gateway.policy import BadValue
+
+    try:
+        click.echo(order(_gateway(), act, component, operator(f"flask wasm {act}")))
     except (NoDials, BadValue, GatewayError) as error:
         raise click.ClickException(str(error)) from error
 

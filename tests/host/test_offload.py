@@ -310,6 +310,18 @@ def test_a_fork_starts_threads_of_its_own(workers: Workers, context: Callable[..
     before.shutdown()
 
 
+def test_no_thread_is_kept_after_the_end(workers: Workers, context: Callable[..., Any]) -> None:
+    """A request may go on for a moment when its application is closed."""
+    ctx = context()
+    workers.close()
+    found = ctx.run(*(workers.run(ctx, lambda deadline: threading.current_thread()) for _ in range(3)))
+    threads = [thread for _, thread in found if thread is not threading.current_thread()]
+    assert len(threads) == 2
+    for each in threads:
+        each.join(SOON)
+        assert not each.is_alive()
+
+
 def test_elements_are_read_in_pieces() -> None:
     source = Elements([1, 2, 3])
     assert source.pollable().ready()

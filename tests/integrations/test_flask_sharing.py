@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wasmtime
 from flask import Blueprint, Flask, current_app, request, session
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
+from tests.integrations.conftest import printer
+from tests.test_swap import put, until
 from wasm_gateway import Visitor
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.integrations.flask import WasmGateway
@@ -189,6 +192,24 @@ def test_flask_wasm_report(make: Make, tmp_path: Path) -> None:
 
 
 def test_commands_without_a_ledger(make: Make) -> None:
-    for command in (["mode", "hello", "native"], ["report"]):
+    for command in (["mode", "hello", "native"], ["report"], ["reload"], ["rollback", "hello"]):
         result = make().test_cli_runner().invoke(wasm, command)
         assert (result.exit_code, "LEDGER" in result.output) == (1, True)
+
+
+def test_flask_wasm_reload_and_rollback(make: Make, asking: Path, tmp_path: Path) -> None:
+    app = make(LEDGER=tmp_path / "ledger.db")
+    runner, client = app.test_cli_runner(), app.test_client()
+    assert client.get("/wasm/hello").data == GUEST
+    put(asking.parent / "hello.wasm", wasmtime.wat2wasm(printer("content-type: text/plain\n\nnewer")))
+    for command, expected in (
+        (["reload", "hello"], b"newer"),
+        (["rollback", "hello"], GUEST),
+        (["reload"], b"newer"),
+    ):
+        result = runner.invoke(wasm, command)
+        assert (result.exit_code, "each process" in result.output) == (0, True)
+        until(lambda: client.get("/wasm/hello").data == expected)  # noqa: B023
+    result = runner.invoke(wasm, ["rollback", "nothing"])
+    assert (result.exit_code, "no component 'nothing'" in result.output) == (1, True)
+    assert runner.invoke(wasm, ["rollback"]).exit_code == 2

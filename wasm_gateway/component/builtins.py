@@ -208,7 +208,7 @@ def _subtask_cancel(part: int, async_: bool, inst: Any, i: int) -> int:
         raise Trap("a synchronous subtask.cancel of a subtask in a waitable set")
     if not subtask.resolved():
         subtask.cancellation_requested = True
-        subtask.cancel()
+        subtask.on_cancel()
         if not subtask.resolved():
             if async_:
                 return BLOCKED

@@ -90,16 +90,16 @@ def _find(out: Writer, name: str, index: str) -> None:
 
 
 def _context_get(out: Writer, definition: Builtin) -> None:
-    out.emit("stack = inst.loop.stack")
-    with out.block(f"if stack and stack[-1].callee.part == {definition.part}:"):
-        _return(out, "i", f"stack[-1].storage[{definition.number}]")
+    out.emit("loop = inst.loop")
+    with out.block("if loop.stack and loop.allocating is None:"):
+        _return(out, "i", f"loop.stack[-1].storage[{definition.number}]")
         out.emit("return")
 
 
 def _context_set(out: Writer, definition: Builtin) -> None:
-    out.emit("stack = inst.loop.stack")
-    with out.block(f"if stack and stack[-1].callee.part == {definition.part}:"):
-        out.emit(f"stack[-1].storage[{definition.number}] = a0")
+    out.emit("loop = inst.loop")
+    with out.block("if loop.stack and loop.allocating is None:"):
+        out.emit(f"loop.stack[-1].storage[{definition.number}] = a0")
         out.emit("return")
 
 

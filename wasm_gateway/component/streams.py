@@ -448,6 +448,9 @@ class HostStream:
         if done is not None:
             done(result)
 
+    def reset_pending(self) -> None:
+        self._on_copy_done = None
+
     def cancel(self) -> None:
         reading = self._reading
         if reading is not None:
@@ -491,8 +494,9 @@ class Promise:
         if self.values:
             return
         self.values = [value]
-        if self._arrive is not None:
-            self._arrive(value)
+        arrive, self._arrive = self._arrive, None
+        if arrive is not None:
+            arrive(value)
 
     def then(self, arrive: Callable[[Any], object]) -> None:
         """Call `arrive` with the value when it is there."""
@@ -500,6 +504,10 @@ class Promise:
             arrive(self.values[0])
         else:
             self._arrive = arrive
+
+    def forget(self) -> None:
+        """Call nobody."""
+        self._arrive = None
 
 
 class HostFuture:
@@ -520,18 +528,23 @@ class HostFuture:
             self._promise.settle(source)
 
     def _arrive(self, value: Any) -> None:
-        if self._pending is not None:
-            (into, done), self._pending = self._pending, None
-            into.write(self._promise.values)
-            done(CopyResult.COMPLETED)
+        assert self._pending is not None
+        (into, done), self._pending = self._pending, None
+        into.write(self._promise.values)
+        done(CopyResult.COMPLETED)
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
         self._pending = into, on_copy_done
         self._promise.then(self._arrive)
 
+    def reset_pending(self) -> None:
+        self._pending = None
+        self._promise.forget()
+
     def cancel(self) -> None:
         assert self._pending is not None
-        (_, done), self._pending = self._pending, None
+        _, done = self._pending
+        self.reset_pending()
         done(CopyResult.CANCELLED)
 
     def drop(self) -> None:
@@ -571,6 +584,10 @@ class CopyEnd(Waitable):
             raise Trap("cannot drop an end of a stream or future that is being read or written")
         self.shared.drop()
         super().drop()
+
+    def forget(self) -> None:
+        super().forget()
+        self.shared.reset_pending()
 
 
 class ReadableStreamEnd(CopyEnd):
@@ -693,5 +710,5 @@ def _payload(loop: Loop, end: CopyEnd, async_: bool) -> int:
 
 def drop_end(state: Any, kind: type[CopyEnd], t: ValType | None, i: int) -> None:
     end = end_of(state, i, kind, t)
-    remove(state.handles, i)
     end.drop()
+    remove(state.handles, i)

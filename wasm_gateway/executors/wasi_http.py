@@ -18,7 +18,7 @@ from ..guest_logs import printable
 from ..host.base import Deadline, HostContext, OutboundRules
 from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
-from ..messages import STREAMED, Begin, Headers, Request, Response
+from ..messages import STREAMED, Begin, Headers, Request, Response, Trailers
 from ..router import RouteMatch
 from .guest import MAX_RESPONSE_HEADERS, Guest, LiftedFunction
 
@@ -189,7 +189,7 @@ class Answer:
         if begin is None or not isinstance(head, OutgoingResponse):
             return
         if self._send is None:
-            self._send = begin(Response(head.status, _headers(head), (), self.trailers))
+            self._send = begin(Response(head.status, _headers(head), (), _trailers(head)))
         if self.chunks:
             self._flush()
 
@@ -199,11 +199,6 @@ class Answer:
         self._since = time.monotonic()
         assert self._send is not None
         self._send(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-
-    def trailers(self) -> Headers:
-        """What follows the body, once the guest has finished that."""
-        assert isinstance(self.head, OutgoingResponse)
-        return self.head.body.trailers
 
     def response(self) -> Response:
         """The whole response, or STREAMED; GuestError when there is none."""
@@ -217,8 +212,14 @@ class Answer:
         if self._send is not None:
             self.pass_on()
             return STREAMED
-        trailers = self.trailers if head.body.trailers.pairs else None
+        trailers = _trailers(head) if head.body.trailers.pairs else None
         return Response(head.status, _headers(head), tuple(self.chunks), trailers)
+
+
+def _trailers(head: OutgoingResponse) -> Trailers:
+    """What follows the body, once the guest has finished that. It leads to nothing else of the answer."""
+    body = head.body
+    return lambda: body.trailers
 
 
 def _headers(head: OutgoingResponse) -> Headers:

@@ -104,6 +104,8 @@ class _Sending:
     _trailers: Any
 
     def __init__(self, instance: Instance, answer: Answer, response: GuestResponse) -> None:
+        self._loop = instance.loop
+        self._loop.on_close(self, self._broken_off)
         self._head = head = OutgoingResponse(response.fields)
         self._of = response.body
         head.status = response.status
@@ -144,7 +146,12 @@ class _Sending:
     def _body_over(self) -> None:
         self._trailers.then(self._end)
 
+    def _broken_off(self) -> None:
+        """The instance is at its end, and the response is not."""
+        self._head.body.end(False)
+
     def _end(self, result: Any) -> None:
+        self._loop.settled(self)
         body = self._head.body
         if isinstance(result, Err):
             body.end(False)

@@ -147,20 +147,24 @@ class _Call(Pollable):
 
 
 class Workers:
-    """The threads of one application, started when they are needed."""
+    """The threads of one application, started when they are needed.
+
+    Requests that go on after `close` are served as before, and no thread is kept for the next call.
+    """
 
     def __init__(self) -> None:
-        self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
         self.after_fork()
         forks.watch(self)
 
     def after_fork(self) -> None:
-        self._lock = threading.Lock()  # guards the start
-        self._threads = None
+        self._lock = threading.Lock()  # guards start and end
+        self._threads: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
         with self._lock:
             threads, self._threads = self._threads, None
+            self._closed = True
         if threads is not None:
             threads.shutdown(wait=False)  # what nobody waits for ends soon, and gives back what it has
 
@@ -234,12 +238,17 @@ class Workers:
         return places
 
     def _submit(self, call: _Call) -> None:
-        with self._lock:
-            if self._threads is None:
-                from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import ThreadPoolExecutor
 
-                self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="wasm-call")
-            self._threads.submit(call)
+        with self._lock:
+            threads = self._threads
+            if threads is None:
+                threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="wasm-call")
+                if not self._closed:
+                    self._threads = threads
+            threads.submit(call)
+            if self._closed:
+                threads.shutdown(wait=False)
 
 
 class Elements:

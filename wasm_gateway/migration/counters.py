@@ -38,6 +38,11 @@ class Unseen(StrEnum):
     GUEST = "guest's answer too long"
 
 
+# What came of orders to processes about their guests (orders.py).
+OBEYED = "order obeyed"
+FAILED_ORDER = "order failed"
+
+
 def uncompared(why: Unseen) -> str:
     return f"{UNCOMPARED}, {why}"
 

@@ -11,7 +11,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .counters import FALLBACK, GUEST, NATIVE, OUTCOMES, SHADOW, Unseen, is_time, number, quantile, uncompared
+from .counters import (
+    FAILED_ORDER,
+    FALLBACK,
+    GUEST,
+    NATIVE,
+    OBEYED,
+    OUTCOMES,
+    SHADOW,
+    Unseen,
+    is_time,
+    number,
+    quantile,
+    uncompared,
+)
 from .ledger import SINCE, Ledger, Mismatch
 
 # Of the same lines around a difference.
@@ -34,7 +47,7 @@ class ComponentReport:
 
     `reasons` says who answered and why (policy.Choice), `shadow` what became of guests beside the site:
     "equal", "different", "failed", "dropped", "uncompared", and `uncompared` why not (counters.Unseen).
-    `dial` is what is turned for it now.
+    `orders` says how often a process has obeyed one about its guest. `dial` is what is turned for it now.
     """
 
     component: str
@@ -45,6 +58,7 @@ class ComponentReport:
     native: Latency
     guest: Latency
     uncompared: Mapping[str, int] = field(default_factory=dict)
+    orders: Mapping[str, int] = field(default_factory=dict)
     dial: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -75,7 +89,8 @@ def read(ledger: Ledger, components: Collection[str], *, limit: int = 10) -> Rep
 
 def _component(name: str, counts: Mapping[str, int], dial: Mapping[str, object]) -> ComponentReport:
     unseen = {str(why): counts.get(uncompared(why), 0) for why in Unseen}
-    others = {SINCE, FALLBACK, *OUTCOMES, *map(uncompared, Unseen)}
+    given = {"obeyed": counts.get(OBEYED, 0), "failed": counts.get(FAILED_ORDER, 0)}
+    others = {SINCE, FALLBACK, OBEYED, FAILED_ORDER, *OUTCOMES, *map(uncompared, Unseen)}
     return ComponentReport(
         component=name,
         since=counts.get(SINCE),
@@ -85,6 +100,7 @@ def _component(name: str, counts: Mapping[str, int], dial: Mapping[str, object])
         native=_latency(counts, NATIVE),
         guest=_latency(counts, GUEST),
         uncompared={why: n for why, n in unseen.items() if n},
+        orders=given if any(given.values()) else {},
         dial=dial,
     )
 
@@ -113,6 +129,8 @@ def text(report: Report) -> str:
             lines.append(f"{one.component}{since}: {_numbers(one.reasons)}")
         if one.uncompared:
             lines.append(f"{one.component} uncompared: {_numbers(one.uncompared)}")
+        if one.orders:
+            lines.append(f"{one.component} orders, by process: {_numbers(one.orders)}")
     turned = {one.component: one.dial for one in report.components if one.dial} | dict(report.routes)
     for name, values in turned.items():
         lines.append(f"{name} is turned to {', '.join(f'{key} = {value}' for key, value in values.items())}")

@@ -18,7 +18,7 @@ def said(made: Made, name: str) -> Iterator[str]:
     component = component_name(name)
     if read_jobs(made.manifest, components=[component]):
         where = "" if made.manifest == Path.cwd() / MANIFEST_NAME else f" -f {_shown(made.manifest)}"
-        yield f"Next: wasm-gateway build{where} -c {component}"
+        yield f"Next: wasm-gateway build{where} -c {component} (a development server does so itself)"
 
 
 def _shown(path: Path) -> str:

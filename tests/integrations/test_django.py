@@ -788,9 +788,9 @@ def test_wasm_new_says_what_comes_next(
     manifest = tmp_path / "spin.toml"
     added, then = made("http-c")[-2:]
     assert added == f"Added to {manifest}"
-    assert then == f"Next: wasm-gateway build -f {manifest} -c http-c"
+    assert then.startswith(f"Next: wasm-gateway build -f {manifest} -c http-c (")
     monkeypatch.chdir(tmp_path)
-    assert made("http-zig")[-1] == "Next: wasm-gateway build -c http-zig"
+    assert made("http-zig")[-1].startswith("Next: wasm-gateway build -c http-zig (")
 
 
 def test_wasm_new_that_fails_begins_nothing(site: dict[str, Any], tmp_path: Path) -> None:

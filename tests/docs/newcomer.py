@@ -100,9 +100,7 @@ def tell(followed: tuple[Page, Timed]) -> None:
     seconds, lines = typist.first
     minutes = len(re.findall(r"\w+", page.path.read_text("utf-8"))) / 200
     print(f"{page.name}: first answer of a guest after {seconds:.0f} s and {lines} lines typed,")
-    print(
-        f"  the end of the page after {typist.seconds:.0f} s and {typist.lines} lines (reading: {minutes:.0f} min)"
-    )
+    print(f"  its end after {typist.seconds:.0f} s and {typist.lines} lines (to read it: {minutes:.0f} min)")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ from .concurrent import (
     lift_options,
     waiting,
 )
-from .core_module import may_have, noting_stack, refusing, runs_guests, mention
+from .core_module import may_have, mention, noting_stack, refusing, runs_guests
 from .guest import HTTP_HANDLERS, LiftedFunction, Provider
 
 

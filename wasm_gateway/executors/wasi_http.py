@@ -66,10 +66,8 @@ class WasiHttpExecutor:
             try:
                 self.handler(instance, incoming, ResponseOutparam(answer.set))
             except GuestError as error:
-                if not answer.complete():
+                if not answer.stands(error, guest.grants.id):
                     raise
-                if not isinstance(error, GuestExit) or error.code:
-                    note(error, guest.grants.id)
         return answer.response()
 
 
@@ -179,6 +177,14 @@ class Answer:
         if not isinstance(head, OutgoingResponse):
             return False
         return self.done or self.method == "HEAD" or head.status in (204, 304)
+
+    def stands(self, error: GuestError, component_id: str) -> bool:
+        """Whether the response is all there in spite of `error`, which then is only logged."""
+        if not self.complete():
+            return False
+        if not isinstance(error, GuestExit) or error.code:
+            note(error, component_id)
+        return True
 
     def pass_on(self) -> None:
         """Send what there is, if that is possible: the guest is about to wait, or has written a lot.

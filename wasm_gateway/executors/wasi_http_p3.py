@@ -14,7 +14,7 @@ from typing import Any
 
 from ..component.streams import Drain, HostStream, SharedStream
 from ..component.values import Err, Ok
-from ..errors import GuestError, GuestExit
+from ..errors import GuestError
 from ..host.base import HostContext, OutboundRules
 from ..host.wasi_http import OutgoingResponse
 from ..host.wasi_io import Pollable, StreamClosed, StreamFailed, waker
@@ -26,7 +26,7 @@ from ..router import RouteMatch
 from .concurrent import ConcurrentFunction
 from .guest import Guest
 from .reuse import Reuse
-from .wasi_http import CHUNK_BYTES, Answer, RequestInput, note, request_body
+from .wasi_http import CHUNK_BYTES, Answer, RequestInput, request_body
 
 
 class WasiHttpP3Executor:
@@ -76,10 +76,8 @@ class WasiHttpP3Executor:
                 if loop.waiting:
                     loop.run_until(lambda: not loop.waiting)
             except GuestError as error:
-                if not answer.complete():
+                if not answer.stands(error, guest.grants.id):
                     raise
-                if not isinstance(error, GuestExit) or error.code:
-                    note(error, guest.grants.id)
                 instance.close()
             body.abandon()
         return answer.response()

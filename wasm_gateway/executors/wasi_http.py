@@ -20,7 +20,7 @@ from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
 from ..messages import STREAMED, Begin, Headers, Request, Response, Trailers
 from ..router import RouteMatch
-from .guest import MAX_RESPONSE_HEADERS, Guest, LiftedFunction
+from .guest import MAX_RESPONSE_HEADERS, Guest, KeepsNothing, LiftedFunction
 
 log = logging.getLogger("wasm_gateway")
 
@@ -29,7 +29,7 @@ CHUNK_BYTES = 64 << 10
 CHUNK_SECONDS = 0.02
 
 
-class WasiHttpExecutor:
+class WasiHttpExecutor(KeepsNothing):
     """Calls `handler`, `handle: func(request: incoming-request, response-out: response-outparam)`."""
 
     dialect = "wasi-http"
@@ -39,12 +39,6 @@ class WasiHttpExecutor:
         self.guest = guest
         self.handler = handler
         self.streams = guest.options.stream
-
-    def close(self) -> None:
-        pass  # nothing is kept between requests
-
-    def reopen(self) -> None:
-        pass
 
     def beside(self, outbound: OutboundRules) -> WasiHttpExecutor:
         return WasiHttpExecutor(self.guest.beside(outbound), self.handler)

@@ -87,9 +87,10 @@ def test_failure_to_write_is_parked() -> None:
     assert type(Current.instance.parked) is KeyboardInterrupt
 
 
-def test_signals_wait_until_they_can_be_caught() -> None:
+@pytest.mark.parametrize("made", ["{}", "noting_stack({})"])
+def test_signals_wait_until_they_can_be_caught(made: str) -> None:
     """A handler that raises while a guest runs ends the guest, not the process (by SIGABRT)."""
-    command = [sys.executable, "-c", SIGNALS]
+    command = [sys.executable, "-c", SIGNALS.replace("CALLBACK", made.format("callback"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "caught Bye\n" * 3, "")
 
@@ -97,10 +98,12 @@ def test_signals_wait_until_they_can_be_caught() -> None:
 # The guest waits in a loop, so that the signal arrives while no Python runs, and goes on
 # when a thread has sent it: the first Python after the signal is the entry of the callback.
 SIGNALS = """
-import ctypes, os, signal, threading, time, types, wasmtime
+import ctypes, os, signal, threading, time, wasmtime
 from ctypes import c_size_t, c_void_p, cast, create_string_buffer
 from wasmtime import _bindings
 from wasm_gateway.component.canon import raw_import
+from wasm_gateway.engine import current
+from wasm_gateway.executors.core_module import noting_stack
 
 class Bye(BaseException):
     pass
@@ -118,8 +121,9 @@ def later():
     os.kill(os.getpid(), signal.SIGUSR1)
     ctypes.c_uint32.from_address(base).value = 1
 
-current = types.SimpleNamespace(instance=Instance())
+current.instance = Instance()
 callback = raw_import("f", "", "", print, current)
+callback = CALLBACK
 native = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)(callback)
 engine, ft = wasmtime.Engine(), wasmtime.FuncType([], [])
 linker, store = wasmtime.Linker(engine), wasmtime.Store(engine)

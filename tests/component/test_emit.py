@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from wasm_gateway.component.canon import raw_import
 from wasm_gateway.component.emit import Writer, build, lazy, letters, plus, source, targets
+from wasm_gateway.errors import Trap
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_lazy_writes_at_the_first_call() -> None:
         written.append(1)
         return "def lower(env, caller, raw, nargs):\n    return raw + OFFSET\n", {"OFFSET": 10}
 
-    f = lazy("name", "lower", None, write)
+    f = lazy("name", None, write)
     assert not written
     assert [f(0, 0, i, 0) for i in range(3)] == [10, 11, 12]
     assert written == [1]
@@ -66,7 +68,7 @@ def test_lazy_writes_at_the_first_call() -> None:
 
 
 def test_source_of_what_was_never_called() -> None:
-    f = lazy("name", "lower", None, lambda: ("def lower(env, caller, raw, nargs): return 1", {}))
+    f = lazy("name", None, lambda: ("def lower(env, caller, raw, nargs): return 1", {}))
     assert source(f).startswith("def lower")
     assert f(0, 0, 0, 0) == 1
 
@@ -83,8 +85,36 @@ def test_failure_to_write_is_parked() -> None:
     def write() -> tuple[str, dict[str, Any]]:
         raise KeyboardInterrupt
 
-    assert lazy("name", "lower", Current, write)(0, 0, 0, 0) == 99
+    assert lazy("name", Current, write)(0, 0, 0, 0) == 99
     assert type(Current.instance.parked) is KeyboardInterrupt
+
+
+def test_a_signal_that_comes_while_a_failure_is_parked_is_parked_too() -> None:
+    """Its handler raises anywhere in what is done about the failure; nothing may get out."""
+    parked: list[BaseException] = []
+
+    class Instance:
+        def park(self, exc: BaseException) -> int:
+            parked.append(exc)
+            if len(parked) == 1:
+                raise Bye
+            return 99
+
+    class Bye(BaseException):
+        pass
+
+    class Current:
+        instance = Instance()
+
+    def fail(inst: Any) -> None:
+        raise Trap("its own")
+
+    callback = raw_import("f", "", "", fail, Current)
+    for _ in range(2):  # the first call writes the code
+        parked.clear()
+        assert callback(0, 0, 0, 0) == 99
+        assert list(map(type, parked)) == [Trap, Bye]
+        assert str(parked[0]) == "f: its own"
 
 
 @pytest.mark.parametrize("made", ["{}", "noting_stack({})"])

@@ -445,10 +445,11 @@ def test_the_host_reads_all() -> None:
       (call $say (call $s.write-sync (local.get $w) (i32.const 256) (i32.const 4)))
       (call $say (call $s.write-sync (local.get $w) (i32.const 260) (i32.const 7)))
       (call $say (call $s.write-sync (local.get $w) (i32.const 264) (i32.const 3)))
+      (call $say (call $s.write-sync (local.get $w) (i32.const 256) (i32.const 2)))
       (call $s.drop-writable (local.get $w))
       (drop (call $await (local.get $i))) (i32.load (i32.const 32))"""
-    assert said(run(code, HELLO), host=host) == [*(copied(COMPLETED, n) for n in (4, 7, 3)), 14]
-    assert host.taken == [b"hell", b"o wo", b"rld", b"rld"]
+    assert said(run(code, HELLO), host=host) == [*(copied(COMPLETED, n) for n in (4, 7, 3, 2)), 16]
+    assert host.taken == [b"hell", b"o wo", b"rld", b"rld", b"he"]
 
 
 def test_the_host_has_enough() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wasm_gateway.component.canon import raw_import
-from wasm_gateway.component.emit import Writer, build, lazy, letters, plus, source, targets
+from wasm_gateway.component.emit import Writer, build, compiled, lazy, letters, plus, source, targets
 from wasm_gateway.errors import Trap
 
 
@@ -51,6 +51,13 @@ def test_writer() -> None:
     assert f.__name__ == "named"
     assert source(f).splitlines()[0] == "def g(): pass"
     assert linecache.getline(f.__code__.co_filename, 2) == "def f(x):\n"
+
+
+def test_texts_are_kept_no_longer_than_their_code() -> None:
+    filenames = [compiled(f"x = {i}").co_filename for i in (1, 2)]
+    assert [linecache.getline(name, 1) for name in filenames] == ["x = 1", "x = 2"]
+    compiled.cache_clear()
+    assert not any(name in linecache.cache for name in filenames)
 
 
 def test_lazy_writes_at_the_first_call() -> None:

@@ -20,6 +20,7 @@ import builtins
 import dis
 import hashlib
 import linecache
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -125,8 +126,11 @@ def targets(names: Sequence[str]) -> str:
 def compiled(text: str) -> CodeType:
     """The code of a text; guests that import the same functions share it."""
     filename = f"<canon {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    code = compile(text, filename, "exec")
+    # For as long as the code is kept here: a site loads new versions of its guests for months.
     linecache.cache[filename] = len(text), None, text.splitlines(keepends=True), filename
-    return compile(text, filename, "exec")
+    weakref.finalize(code, linecache.cache.pop, filename, None).atexit = False
+    return code
 
 
 def uninterrupted_entry(code: CodeType) -> CodeType:

@@ -327,7 +327,6 @@ def element_codec(
     name: str, t: ValType, slot: int, encoding: StringEncoding, part: int
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """How elements of a stream or future lie in memory: load(inst, ptr, n), store(inst, ptr, values)."""
-    check_type(name, bounded(t))
     out = Writer(part)
     lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
     with out.aside(2) as lift:
@@ -531,14 +530,17 @@ def check_supported(name: str, ft: FuncType) -> None:
             f"{name}: its types have {weight} nodes (at most {MAX_WEIGHT}) to generate code for",
             "large types",
         )
-    for t in (*ft.param_types(), ft.result):
-        if t is not None:
-            check_type(name, bounded(t))
-            if elem_size(t) >= 1 << 28:
-                raise UnsupportedError(f"{name}: a value of {elem_size(t)} bytes is too large", "large types")
-    for ts in (ft.param_types(), () if ft.result is None else (ft.result,)):
-        if sum(map(lift_cost, ts)) > LIFT_LIMIT:
-            raise UnsupportedError(f"{name}: its values are too large", "large types")
+    check_values(name, ft.param_types())
+    if ft.result is not None:
+        check_values(name, [ft.result])
+
+
+def check_values(name: str, ts: Sequence[ValType]) -> None:
+    """UnsupportedError for types of which the host does not lift a value each at once."""
+    for t in ts:
+        check_type(name, bounded(t))
+    if sum(map(lift_cost, ts)) > LIFT_LIMIT:
+        raise UnsupportedError(f"{name}: its values are too large", "large types")
 
 
 def check_type(name: str, t: ValType) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import pytest
 
-from tests.executors.test_wasi_http_p3 import DATA, WAITS, request, whole
+from tests.executors.test_wasi_http_p3 import DATA, ECHO, PASS_ON, WAITS, request, whole
 from tests.wasi_p3_wat import P3Toolkit
 from wasm_gateway import Gateway
 from wasm_gateway.cli import up
@@ -120,6 +120,34 @@ def test_they_are_closed_with_the_gateway(serve: Serve) -> None:
     [kept] = idle(gateway)
     gateway.close()
     assert kept.instance.closed
+
+
+BODILESS = """(local $t i64)
+  (call $drop.request (local.get $request))
+  (local.set $t (call $trailers.new))
+  (call $response.new (call $fields) (i32.const 0) (i32.const 0) (i32.wrap_i64 (local.get $t)) (i32.const 4000))
+  (call $sent.drop-readable (i32.load (i32.const 4004)))
+  (call $return (i32.load (i32.const 4000)))
+  (memory.fill (i32.const 3904) (i32.const 0) (i32.const 64))
+  (drop (call $trailers.write (call $high (local.get $t)) (i32.const 3904)))
+  (call $trailers.drop-writable (call $high (local.get $t)))
+  (i32.const 0)"""
+
+
+ECHO_ALL = f"""{ECHO.removesuffix("(i32.const 0)")}
+  (call $trailers.drop-readable (global.get $rtrailers)) (i32.const 0)"""
+
+
+@pytest.mark.parametrize("code", [COUNT.format(""), ECHO_ALL, PASS_ON, BODILESS])
+def test_nothing_of_a_request_is_left_in_an_instance(serve: Serve, code: str) -> None:
+    gateway = serve(code, max_instance_reuse_count=99)
+    for method in ("GET", "HEAD", "POST"):
+        assert whole(gateway.handle(request((b"a", b"b"), method)))[0] == 200
+    [kept] = idle(gateway)
+    assert kept.left == 96
+    assert len(kept.instance.handles) == 0
+    assert not kept.instance.loop._closers
+    assert not kept.instance.loop.waiting
 
 
 def test_one_that_answers_while_the_gateway_closes_is_closed_then(serve: Serve) -> None:

@@ -167,6 +167,22 @@ def test_a_copy_is_cancelled_that_has_begun(verb: str, end: str, back: str, its:
     assert said(run(code)) == [copied(COMPLETED, 3), copied(CANCELLED, 3)]
 
 
+@pytest.mark.parametrize(
+    ("verb", "end", "back", "its"), [("write", "w", "read", "r"), ("read", "r", "write", "w")]
+)
+def test_an_end_that_was_told_of_its_copy_has_its_buffer_back(
+    verb: str, end: str, back: str, its: str
+) -> None:
+    """The other end waits for the next one, though of the last there was something left."""
+    code = f"""{S} (drop (call $s.{verb} (local.get ${end}) (i32.const 256) (i32.const 8)))
+      (drop (call $s.{back} (local.get ${its}) (i32.const 512) (i32.const 3)))
+      (call $say (call $await (local.get ${end})))
+      (call $say (call $s.{back} (local.get ${its}) (i32.const 512) (i32.const 3)))
+      (call $say (call $s.{verb} (local.get ${end}) (i32.const 256) (i32.const 2)))
+      (call $await (local.get ${its}))"""
+    assert said(run(code)) == [copied(COMPLETED, 3), BLOCKED, copied(COMPLETED, 2), copied(COMPLETED, 2)]
+
+
 def test_a_copy_is_cancelled_whose_other_end_is_gone() -> None:
     code = f"""{S} (drop (call $s.write (local.get $w) (i32.const 256) (i32.const 8)))
       (call $s.drop-readable (local.get $r)) (call $s.cancel-write (local.get $w))"""

@@ -494,8 +494,11 @@ class Instance(HostContext):
     # Failure
 
     def park(self, error: BaseException) -> int:
-        """Keep `error` for whoever called the guest, and give the trap that ends the guest meanwhile."""
-        if self._parked is None:
+        """Keep `error` for whoever called the guest, and give the trap that ends the guest meanwhile.
+
+        The first one counts, but that what a signal handler raises (a KeyboardInterrupt) is never lost.
+        """
+        if self._parked is None or not isinstance(error, Exception):
             self._parked = error
         trap: int = capi.trap_new(_HOST_TRAP, len(_HOST_TRAP))
         return trap

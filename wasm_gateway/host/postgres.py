@@ -667,7 +667,7 @@ class Postgres(Databases[Target, PgConnection]):
             return session.query(statement, params, deadline, FULL)[0]
 
         try:
-            return streamed(await self.using(ctx, conn, query))
+            return streamed(ctx, await self.using(ctx, conn, query))
         except DatabaseFailure as failure:
             return Err(_v4(failure))
 

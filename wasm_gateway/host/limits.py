@@ -78,6 +78,15 @@ def kept(ctx: HostContext, size: int = 0) -> Share:
     return Share(budget, size)
 
 
+def weight(value: object) -> int:
+    """The bytes of a lifted value, near enough: text and bytes, and a place for each element of a list."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, list | tuple):
+        return VALUE_OVERHEAD * len(value) + sum(map(weight, value))
+    return 0
+
+
 class Handles(Generic[T]):
     """The u32 handles that one instance holds, at most `capacity` at a time.
 

@@ -180,8 +180,8 @@ def _login(given: dict[str, str]) -> tuple[tuple[str, str], ...]:
         # libpq and Spin would take the name of the account that the server runs as
         raise DatabaseFailure("connection-failed", "user missing")
     options = {
-        # what libpq would otherwise look for in the environment and the home directory; of a file that is none
-        # it complains on stderr
+        # what libpq would otherwise look for in the environment and the home directory; of a file that is no
+        # plain one it complains on stderr
         "passfile": os.path.join(os.devnull, "none"),
         "password": "",
         "options": "",

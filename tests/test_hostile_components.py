@@ -15,6 +15,7 @@ from tests.component_wat import HTTP, STREAMS
 from wasm_gateway import Gateway
 from wasm_gateway.engine import Engine
 from wasm_gateway.host import limits
+from wasm_gateway.messages import STREAMED, Request, Response
 
 KEPT = 4 << 20
 USES = {
@@ -68,6 +69,27 @@ LOOP = """(local $made i32) (local $full i32) (local $body i32) (local $sink i32
     (br_if $more (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1000))))
   (call $answer (local.get $out) (i32.const 200) (i32.const 900) (i32.const 6))"""
 
+# A response of which a part goes out before the rest is made.
+COOKIE = """(local $fields i32) (local $response i32) (local $body i32) (local $sink i32)
+  (local.set $fields (call $fields))
+  (call $fields.append (local.get $fields) (i32.const 900) (i32.const 10) (i32.const 920) (i32.const 11)
+    (i32.const 16))
+  (call $fields.append (local.get $fields) (i32.const 940) (i32.const 6) (i32.const 920) (i32.const 11)
+    (i32.const 16))
+  (local.set $response (call $outgoing-response (local.get $fields)))
+  (call $outgoing-response.body (local.get $response) (i32.const 16))
+  (local.set $body (i32.load (i32.const 20)))
+  (call $response-outparam.set (local.get $out) (i32.const 0) (local.get $response) (i32.const 0)
+    (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+  (call $outgoing-body.write (local.get $body) (i32.const 16))
+  (local.set $sink (i32.load (i32.const 20)))
+  (call $output-stream.check-write (local.get $sink) (i32.const 32))
+  (call $output-stream.write (local.get $sink) (i32.const 0) (i32.const {size}) (i32.const 32))
+  (call $drop.output-stream (local.get $sink))
+  (call $outgoing-body.finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 16))"""
+COOKIE_DATA = """(data (i32.const 900) "Set-Cookie") (data (i32.const 920) "sid=hostile")
+  (data (i32.const 940) "x-kept")"""
+
 Ask = Callable[..., tuple[int, bytes]]
 
 
@@ -105,3 +127,28 @@ def test_what_a_guest_holds_has_an_end(
 
 def test_what_a_guest_drops_is_forgotten(guest: Callable[[bool], Gateway], ask: Ask) -> None:
     assert ask(guest(True), "/bad") == (200, b"x-name")
+
+
+@pytest.mark.parametrize("size", [5, 65536], ids=["whole", "streamed"])
+def test_who_gets_no_cookies_sets_none(application: Any, components: Any, size: int) -> None:
+    """A guest that knows no session must not choose one for the client."""
+    wasm = components.http(COOKIE.format(size=size), USES, data=COOKIE_DATA)
+    gateway = application(
+        without=application.part(wasm, tool={"cookies": False}), normal=application.part(wasm)
+    )
+
+    def fields(id: str) -> dict[str, str]:
+        heads: list[Response] = []
+
+        def begin(head: Response) -> Callable[[bytes | None], object]:
+            heads.append(head)
+            return lambda chunk: None
+
+        response = gateway.handle(Request("GET", f"/{id}", authority="x"), begin=begin)
+        assert (response is STREAMED) == bool(heads) == (size > 5)
+        head = heads[0] if heads else response
+        assert head is not None
+        return dict(head.headers.pairs)
+
+    assert fields("normal") == {"set-cookie": "sid=hostile", "x-kept": "sid=hostile"}
+    assert fields("without") == {"x-kept": "sid=hostile"}

@@ -180,8 +180,9 @@ def _login(given: dict[str, str]) -> tuple[tuple[str, str], ...]:
         # libpq and Spin would take the name of the account that the server runs as
         raise DatabaseFailure("connection-failed", "user missing")
     options = {
-        # what libpq would otherwise look for in the environment and the home directory
-        "passfile": os.devnull,
+        # what libpq would otherwise look for in the environment and the home directory; of a file that is no
+        # plain one it complains on stderr
+        "passfile": os.path.join(os.devnull, "none"),
         "password": "",
         "options": "",
         "application_name": "",
@@ -667,7 +668,7 @@ class Postgres(Databases[Target, PgConnection]):
             return session.query(statement, params, deadline, FULL)[0]
 
         try:
-            return streamed(await self.using(ctx, conn, query))
+            return streamed(ctx, await self.using(ctx, conn, query))
         except DatabaseFailure as failure:
             return Err(_v4(failure))
 

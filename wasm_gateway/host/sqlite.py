@@ -40,7 +40,7 @@ from ..errors import HostError, Trap
 from . import descriptors
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
-from .offload import Elements, Turns, Workers
+from .offload import Elements, Turns, Workers, share_of
 
 _TYPES = """
   variant error { no-such-database, access-denied, invalid-connection, database-full, io(string) }
@@ -763,7 +763,7 @@ class Sqlite:
             columns, rows = await self._using(ctx, conn, lambda db: db.execute(statement, parameters))
         except SqlError as error:
             return [], Elements(()), Err(("io", str(error)))
-        return columns, Elements(rows), Ok()
+        return columns, Elements(rows, share_of(ctx, [values for (values,) in rows])), Ok()
 
     async def changes_async(self, ctx: HostContext, conn: int) -> int:
         changes: int = await self._using(ctx, conn, lambda db: db.changes)

@@ -44,7 +44,7 @@ from .host import identity
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
-from .loader import Entry, Loader, Statistics, default_cache_dir, entry_ids, remove_folder, served
+from .loader import Entry, Loaded, Loader, Statistics, default_cache_dir, entry_ids, remove_folder, served
 from .manifest import (
     Component,
     ComponentOptions,
@@ -108,6 +108,8 @@ class GatewayOptions:
     #: Functions that compare the answers of guest and site, or their dotted names, by the id of a component
     #: or the pattern of a route.
     compare: Mapping[str, Any] = field(default_factory=dict)
+    #: Told of each guest that answers from now on, in this process. It must not reload any.
+    loaded: Callable[[Loaded], object] | None = None
     #: Entered around each guest that runs in a thread of the gateway's own.
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     #: Guests may change mounted files: copies of them, which are removed when the gateway closes; with
@@ -251,6 +253,7 @@ class Gateway:
         """
         if self._entries is None:
             self.swaps.begin()
+            opened: Collection[Entry] = ()
             with self._lock:
                 if self._entries is None:
                     try:
@@ -258,9 +261,24 @@ class Gateway:
                     except BaseException:
                         self._release()
                         raise
+                    opened = self._entries.values()
+            self._tell(opened, "open")
             if self.workshop is not None:
                 self.workshop.start()
         return self
+
+    def _tell(self, entries: Iterable[Entry], act: str) -> None:
+        """Tell the site of guests that answer from now on."""
+        loaded = self.options.loaded
+        if loaded is None:
+            return
+        for entry in entries:
+            executor = entry.http or entry.messages
+            if executor is not None:
+                try:
+                    loaded(Loaded(entry.component.id, executor.dialect, act))
+                except Exception:
+                    log.exception("the site could not be told of component %s", entry.component.id)
 
     def close(self) -> None:
         """Give back stores, connections, files and compiled guests. Requests must have ended."""

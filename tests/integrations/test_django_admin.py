@@ -23,9 +23,14 @@ from django.urls import path, re_path
 
 from tests.integrations.conftest import printer
 from tests.test_swap import put, until
-from wasm_gateway.errors import GuestError
+from wasm_gateway.errors import ComponentError, GuestError
 from wasm_gateway.integrations.django.conf import owner
-from wasm_gateway.integrations.django.signals import dial_turned, guest_failed, shadow_mismatch
+from wasm_gateway.integrations.django.signals import (
+    component_loaded,
+    dial_turned,
+    guest_failed,
+    shadow_mismatch,
+)
 from wasm_gateway.migration.ledger import Change, Mismatch
 
 django.setup()
@@ -262,6 +267,29 @@ def test_a_site_hears_of_guests_that_fail(site: dict[str, Any]) -> None:
         owner.close()
 
 
+def test_a_site_hears_of_guests_that_are_loaded(site: dict[str, Any], manifest: Path) -> None:
+    told: list[Any] = []
+
+    def hear(sender: Any, signal: Any, component: str, dialect: str, act: str) -> None:
+        if component == "hello":
+            told.append((dialect, act))
+        raise RuntimeError("a receiver of no use")
+
+    component_loaded.connect(hear)
+    try:
+        gateway = owner.gateway().open()
+        put(manifest.parent / "hello.wasm", wasmtime.wat2wasm(printer("content-type: text/plain\n\nnewer")))
+        gateway.reload("hello")
+        gateway.rollback("hello")
+        assert told == [("wagi", "open"), ("wagi", "swap"), ("wagi", "rollback")]
+        (manifest.parent / "hello.wasm").write_bytes(b"garbage")
+        with pytest.raises(ComponentError):
+            gateway.reload("hello")
+        assert len(told) == 3
+    finally:
+        component_loaded.disconnect(hear)
+
+
 def test_without_a_ledger_the_page_says_what_to_set(site: dict[str, Any]) -> None:
     with override_settings(WASM_GATEWAY=site | {"LEDGER": None}):
         assert "see the setting LEDGER" in user("view_dial").get(PAGE).content.decode()
@@ -381,6 +409,9 @@ def test_orders_that_make_no_sense(site: dict[str, Any], manifest: Path) -> None
             run(command, "hello")
     with pytest.raises(CommandError, match="component"):
         run("wasm_rollback")
+    for limit in ("-1", "201", "x"):
+        with pytest.raises(CommandError, match="limit"):
+            run("wasm_report", "--limit", limit)
     # a guest that cannot be loaded is not ordered at all
     (manifest.parent / "hello.wasm").write_bytes(b"garbage")
     owner.close()

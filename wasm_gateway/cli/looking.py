@@ -512,6 +512,7 @@ def report(
     """Say who answered, and where guests and the site differ, by what a site's processes have recorded."""
     from dataclasses import asdict
 
+    from ..migration.report import forget as forget_all
     from ..migration.report import read, text
 
     manifest = _manifest(source, profile, components)
@@ -522,5 +523,4 @@ def report(
         else:
             print_text(text(found))
         if forget:
-            for component in manifest.components:
-                opened.forget(component)
+            forget_all(opened, manifest.components)

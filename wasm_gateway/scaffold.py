@@ -217,6 +217,7 @@ def settle(
         if fault := known[name].fault(value):
             raise TemplateError(f"parameter '{name}': {fault}")
     values = dict(given)
+    wanted = []
     for name, parameter in known.items():
         if name in values:
             continue
@@ -227,7 +228,11 @@ def settle(
         elif parameter.default is not None:
             values[name] = parameter.default
         else:
-            raise TemplateError(f"Parameter '{name}' not provided: add -v {name}=...")
+            wanted.append(parameter)
+    if wanted:
+        add = " ".join(f"-v {each.name}=..." for each in wanted)
+        texts = ", ".join(f"'{each.name}' ({each.prompt})" for each in wanted)
+        raise TemplateError(f"Template '{template.id}' needs {texts}: add {add}")
     return values
 
 

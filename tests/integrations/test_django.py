@@ -775,7 +775,7 @@ def test_wasm_new_begins_a_manifest_and_adds_to_it(site: dict[str, Any], tmp_pat
 def test_wasm_new_that_fails_begins_nothing(site: dict[str, Any], tmp_path: Path) -> None:
     with (
         override_settings(WASM_GATEWAY=site | {"MANIFEST": tmp_path / "none.toml"}),
-        pytest.raises(CommandError, match="Parameter 'redirect-from' not provided"),
+        pytest.raises(CommandError, match="needs 'redirect-from'"),
     ):
         call_command("wasm_new", "redirect", "go")
     assert not (tmp_path / "none.toml").exists()

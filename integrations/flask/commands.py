@@ -90,7 +90,7 @@ def new(
             return
         if template is None or name is None:
             raise click.UsageError("name a template and the new component (`--list` lists templates)")
-        given = dict(value.partition("=")[::2] for value in values)
+        given = scaffold.pairs(values)
         manifest = _manifest(context.ensure_object(ScriptInfo))
         chosen = scaffold.choose(templates, template)
         made = scaffold.add_to_site(chosen, name, manifest, given, scaffold.asking(accept_defaults))
@@ -98,7 +98,9 @@ def new(
         raise click.ClickException(str(error)) from error
     for path in made.files:
         click.echo(path)
-    click.echo(f"Added to {made.manifest}; next: wasm-gateway build -f {made.manifest}")
+    click.echo(f"Added to {made.manifest}")
+    click.echo("Next: flask run --debug, which builds it too")
+    click.echo(f"or: wasm-gateway build -f {made.manifest}")
 
 
 def _manifest(info: ScriptInfo) -> Path:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wasm_gateway.errors import ManifestError
 from wasm_gateway.host.identity import Identity
 
 from ..options import KEYS, make_gateway
@@ -62,7 +63,10 @@ class WasmGateway:
         functions = [function_of(config, PREFIX + key) for key in OWN_KEYS]
         site = FlaskSite(weakref.ref(app), *functions)
         identity = Identity(site, lambda: str(config.get("SECRET_KEY") or ""))
-        gateway = make_gateway(Path(app.root_path, values["MANIFEST"]), values, identity=identity)
+        path = Path(app.root_path, values["MANIFEST"])
+        if not path.exists():
+            raise ManifestError("there is no such file: `flask wasm new TEMPLATE NAME` begins one", path=path)
+        gateway = make_gateway(path, values, identity=identity)
         weakref.finalize(app, gateway.close)
         if not by_command or (reloaded and gateway.workshop is not None):
             gateway.open()

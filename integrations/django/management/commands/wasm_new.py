@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 from typing import Any
 
@@ -37,7 +38,7 @@ class Command(BaseCommand):
                 raise CommandError("name a template and the new component (--list lists templates)")
             if manifest is None:
                 raise CommandError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-            given = dict(value.partition("=")[::2] for value in options["value"])
+            given = scaffold.pairs(options["value"])
             chosen = scaffold.choose(templates, options["template"])
             ask = scaffold.asking(options["accept_defaults"])
             made = scaffold.add_to_site(chosen, options["name"], manifest, given, ask)
@@ -45,4 +46,6 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         for path in made.files:
             self.stdout.write(str(path))
-        self.stdout.write(f"Added to {made.manifest}; next: wasm-gateway build -f {made.manifest}")
+        self.stdout.write(f"Added to {made.manifest}")
+        self.stdout.write(f"Next: {sys.argv[0]} runserver, which builds it too (with DEBUG)")
+        self.stdout.write(f"or: wasm-gateway build -f {made.manifest}")

@@ -21,7 +21,8 @@
 # failed half way, must not look complete to the other side. All five stream, answer
 # HEAD and Expect: 100-continue, and read chunked bodies; only granian speaks HTTP/2
 # without TLS. Its WSGI interface moreover empties header values that are not ASCII
-# and mixes the process's environment into that of the request.
+# and mixes the process's environment into that of the request. Most of what ASGI
+# and RSGI cost is their way through the event loop, which direct.py spares.
 
 from __future__ import annotations
 
@@ -388,10 +389,13 @@ def configure_logging(*, access_log: bool = False) -> None:
 
 def load(application: Application, threads: int | None) -> Any:
     """The ASGI application of a worker; its gateway opens at the lifespan's startup."""
+    from .direct import install
+
     _end_with_parent()
     configure_logging(access_log=application.options.get("access_log", False))
     gateway = application.gateway()
     app = gateway.asgi() if threads is None else gateway.asgi(threads=threads)
+    install(app)
     return _LeavesQuickly(app)
 
 

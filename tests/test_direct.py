@@ -143,6 +143,22 @@ def test_the_installed_granian_is_one_that_is_known(monkeypatch: pytest.MonkeyPa
     assert getattr(_futures, direct.SCHEDULE) is not usual
 
 
+def test_what_nobody_expects_is_the_loops(monkeypatch: pytest.MonkeyPatch, door: Door) -> None:
+    taken: list[Any] = []
+
+    def usual(loop: object, ctx: object, cb: object) -> Callable[[Any], object]:
+        return taken.append
+
+    monkeypatch.setattr(_futures, direct.SCHEDULE, usual)
+    made, make, _ = door(hello)
+    assert direct.install(made)
+    call = make("/guest")
+    del call.scope["method"]
+    getattr(_futures, direct.SCHEDULE)(None, None, None)(call)
+
+    assert taken == [call]
+
+
 def test_another_granian_is_left_alone(monkeypatch: pytest.MonkeyPatch, door: Door) -> None:
     def other(loop: object, callback: object) -> None: ...
 

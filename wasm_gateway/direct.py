@@ -84,7 +84,12 @@ def install(door: AsgiGateway) -> bool:
         watch = Watch(loop)
 
         def received(call: Call) -> None:
-            if not take(door, call, watch):
+            try:  # what is raised here nobody catches
+                taken = take(door, call, watch)
+            except Exception:
+                log.exception("a request is left to the event loop")
+                taken = False
+            if not taken:
                 through_loop(call)
 
         return received

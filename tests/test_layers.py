@@ -19,7 +19,7 @@ PACKAGE = "wasm_gateway"
 LEVELS: list[list[set[str]]] = [
     [{"errors"}, {"forks"}, {"stack"}],
     [{"liquid"}, {"toolchain"}],
-    [{"messages"}, {"policy"}, {"build_report"}],
+    [{"messages"}, {"policy"}, {"outcomes"}, {"build_report"}],
     [{"toml", "manifest", "manifest_ids", "manifest_v1"}, {"workers"}],
     [
         {"component"},

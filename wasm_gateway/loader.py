@@ -79,6 +79,18 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """A guest that answers from now on, in this process.
+
+    `act` is how it came: "open" with the gateway, "swap" in the place of another one, "rollback" again.
+    """
+
+    component: str
+    dialect: str
+    act: str
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """A component as some of its triggers have it: `http` is the last of those, None for none.
 

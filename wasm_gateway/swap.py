@@ -5,6 +5,8 @@
 # Rule 2: what cannot be loaded changes nothing: the log says so once for each change, and
 # `refused` as long as it lies there.
 # Rule 3: the last good guest is kept for a rollback, and none before it.
+# Rule 4: what is ordered of all processes (migration/orders.py) each does in a thread, one after the other:
+# who asks the ledger has other things to do than to compile.
 
 from __future__ import annotations
 
@@ -16,11 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import forks
-from .errors import GatewayError, HostError, ManifestError
+from .errors import GatewayError, HostError, ManifestError, Saturated
 from .guest_logs import printable
 from .loader import Entry, Loader, Served, served, sources
 from .manifest import Manifest
-from .watch import Files, Watcher, prints_of
+from .migration.counters import FAILED_ORDER, OBEYED
+from .migration.orders import Act, Order
+from .watch import Files, Watcher, changed_since, prints_of
+from .workers import Workers
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -51,6 +56,15 @@ class Swaps:
 
     def after_fork(self) -> None:
         self.lock = threading.Lock()  # one at a time
+        self._orders: Workers | None = None
+
+    def close(self) -> None:
+        """Look no more, and obey no more; what is under way is waited for."""
+        if self.watcher is not None:
+            self.watcher.stop()
+        workers, self._orders = self._orders, None
+        if workers is not None:
+            workers.close()
 
     # Files
 
@@ -169,7 +183,58 @@ class Swaps:
             gateway._govern([component_id])
             for id in back:
                 entries[id].close()
+        gateway._tell(back.values(), "rollback")
         log.warning("component %s: the guest before the last one answers again", component_id)
+
+    # By order
+
+    def obey(self, order: Order) -> threading.Event:
+        """Do what is ordered of all processes, in a thread; the event is set when that is done."""
+        done = threading.Event()
+        if self._orders is None:
+            self._orders = Workers(1)
+        try:
+            self._orders.submit(self._obey, order, done)
+        except Saturated as error:
+            log.error("%s is not obeyed: %s", _named(order), error)
+            done.set()
+        return done
+
+    def _obey(self, order: Order, done: threading.Event) -> None:
+        if self._gateway._entries is None:
+            done.set()  # it has been closed meanwhile
+            return
+        outcome = FAILED_ORDER
+        try:
+            if order.act is Act.RELOAD:
+                self.reload(order.component)
+                log.warning("%s: loaded again", _named(order))
+            else:
+                assert order.component is not None
+                self.rollback(order.component)
+            outcome = OBEYED
+        except Exception as error:
+            _say(error, f"{_named(order)} failed, the guest before goes on")
+        finally:
+            done.set()
+        pilot = self._gateway.pilot
+        if pilot is not None:
+            manifest = self._gateway.manifest
+            for component in {one.component.id for one in served(manifest)}:
+                if order.component in (None, component):
+                    pilot.count(component, outcome)
+
+    def missed(self, order: Order) -> None:
+        """Say it where a guest was rolled back that is this process's only one."""
+        if order.act is not Act.ROLLBACK:
+            return
+        for one in served(self._gateway.manifest):
+            if one.component.id == order.component and not changed_since(sources(one), order.generation):
+                log.error(
+                    "component %s was rolled back, and this process, which has started since, has no guest "
+                    "but that one: put the old file back, or turn the component to native",
+                    order.component,
+                )
 
     # The swap
 
@@ -217,6 +282,7 @@ class Swaps:
             gateway._govern([entry.component.id for entry in loaded.values()])
         for entry in replaced:
             entry.close()
+        gateway._tell(loaded.values(), "swap")
 
 
 @contextmanager
@@ -234,6 +300,10 @@ def _inside(one: Served, manifest: Manifest, rules: Collection[str]) -> object:
     ruled = [route for route in routes if route in rules]
     called = http and (http.executor, http.middleware)
     return component, called, one.messages, manifest.variables, callable_, ruled
+
+
+def _named(order: Order) -> str:
+    return f"order to {order.act} {'all guests' if order.component is None else order.component}"
 
 
 def _say(error: Exception, what: str) -> None:

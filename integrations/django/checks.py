@@ -221,7 +221,7 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
         text = "Compiled Wasm components are not kept: every process compiles them again."
         messages.append(Warning(text, hint=f"Is {folder} this user's own?", id="wasm_gateway.W003"))
     elif kept != before:
-        text = f"{len(kept - before)} Wasm components were not compiled yet, and a server would have waited."
+        text = f"{len(kept - before)} Wasm modules were not compiled yet, and a server would have waited."
         hint = "Run 'manage.py wasm_compile' when you deploy, as the user that serves."
         messages.append(Warning(text, hint=hint, id="wasm_gateway.W003"))
     return messages

@@ -231,6 +231,7 @@ def test_flask_wasm_new_where_the_app_has_no_manifest_yet(tmp_path: Path) -> Non
     for name in ("first", "second"):
         result = runner.invoke(wasm, ["new", "http-wat", name, "-v", f"http-path=/{name}"], obj=info)
         assert result.exit_code == 0, result.output
+        assert result.output.endswith(f"Added to {tmp_path / 'guests.toml'}\n")
     manifest = load_manifest(tmp_path / "guests.toml")
     assert [trigger.route for trigger in manifest.http_triggers] == ["/first", "/second"]
     result = runner.invoke(wasm, ["new", "http-wat", "first"], obj=info)

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from wasm_gateway import scaffold
 from wasm_gateway.errors import GatewayError
 
+from ....making import said
 from ...conf import Settings
 
 
@@ -44,8 +45,6 @@ class Command(BaseCommand):
             made = scaffold.add_to_site(chosen, options["name"], manifest, given, ask)
         except GatewayError as error:
             raise CommandError(str(error)) from error
-        for path in made.files:
-            self.stdout.write(str(path))
-        self.stdout.write(f"Added to {made.manifest}")
-        self.stdout.write(f"Next: {sys.argv[0]} runserver, which builds it too (with DEBUG)")
-        self.stdout.write(f"or: wasm-gateway build -f {made.manifest}")
+        program = sys.argv[0] if not sys.argv[0].endswith(".py") else f"python {sys.argv[0]}"
+        for line in said(made, options["name"], f"{program} runserver"):
+            self.stdout.write(line)

@@ -276,11 +276,23 @@ def test_a_guest_that_is_built_but_cannot_be_loaded(site: Site) -> None:
     put(site.source, '(module (import "nobody" "nothing" (func)) (func (export "_start")))')
     until(lambda: ask(gateway, "/hello/x", *VISIT).status == 500)
     page = body(gateway, "/hello/x", *VISIT)
-    assert "Component hello was built, but cannot be loaded" in page
+    assert "Component hello cannot be loaded as it is now" in page
     assert "nobody" in page
     assert body(gateway) == "first"
     put(site.source, text("mended"))
     until(lambda: body(gateway, "/hello/x", *VISIT) == "mended")
+
+
+def test_a_text_that_is_its_own_source(site: Site) -> None:
+    """Nobody builds it, but who mends it is the same."""
+    put(site.folder / "other.wat", "(module (oops))")
+    gateway = site.open()
+    assert f"{site.folder}/other.wat:1:10" in body(gateway, "/other")
+    put(site.folder / "other.wat", text("mended"))
+    until(lambda: body(gateway, "/other") == "mended")
+    put(site.folder / "other.wat", "(module (oops))")
+    until(lambda: ask(gateway, "/other", *VISIT).status == 500)
+    assert body(gateway, "/other") == "mended"
 
 
 def test_a_missing_compiler_is_said_with_what_installs_it(site: Site) -> None:

@@ -10,8 +10,9 @@ from wasm_gateway.manifest import MANIFEST_NAME
 from wasm_gateway.scaffold import Made, component_name
 
 
-def said(made: Made, name: str) -> Iterator[str]:
-    """Lines for people: the files, and what comes next, where something does."""
+def said(made: Made, name: str, server: str) -> Iterator[str]:
+    """Lines for people: the files, and what comes next, where something does; `server` is the
+    development server, which builds what it serves."""
     for path in made.files:
         yield _shown(path)
     yield f"Added to {_shown(made.manifest)}"
@@ -19,6 +20,7 @@ def said(made: Made, name: str) -> Iterator[str]:
     if read_jobs(made.manifest, components=[component]):
         where = "" if made.manifest == Path.cwd() / MANIFEST_NAME else f" -f {_shown(made.manifest)}"
         yield f"Next: wasm-gateway build{where} -c {component}"
+        yield f"or: {server}, which builds it too"
 
 
 def _shown(path: Path) -> str:

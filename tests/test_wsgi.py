@@ -476,6 +476,8 @@ def test_hop_by_hop_fields_stay_here() -> None:
         ("te", "trailers"),
         ("proxy-authenticate", "Basic"),
         ("status", "204 No Content"),
+        ("x-accel-redirect", "/protected/secret"),
+        ("x-sendfile", "/etc/passwd"),
         ("x-kept", "yes"),
     ]
     status, headers, body = sent(Response(200, Headers(fields), (b"hello",)))

@@ -621,6 +621,7 @@ class Program:
 
     buffer_type: Any = _Buffer
     parts = 1  # component instances
+    new_loop = None  # it has no tasks
 
     def __init__(
         self,

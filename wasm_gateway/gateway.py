@@ -627,7 +627,10 @@ class Gateway:
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
             request_ = _for_guest(request, match, executor, entry)
-            response: Response = entry.run(executor.execute, request_, match, noted)
+            door = noted if entry.options.cookies or noted is None else _without_cookies(noted)
+            response: Response = entry.run(executor.execute, request_, match, door)
+            if not entry.options.cookies and "set-cookie" in response.headers:
+                response = replace(response, headers=response.headers.without("set-cookie"))
             if turn is not None:
                 turn.succeeded()
             return response
@@ -846,6 +849,11 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         return 0
     return int(text) if len(text) < 20 else sys.maxsize
+
+
+def _without_cookies(begin: Begin) -> Begin:
+    """For a guest that is not to see the client's cookies, and so not to say what they are."""
+    return lambda head: begin(replace(head, headers=head.headers.without("set-cookie")))
 
 
 class _Noted:

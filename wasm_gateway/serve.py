@@ -39,7 +39,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -340,7 +340,7 @@ def _server(port: Port, workers: int) -> Any:
     from granian.log import LogLevels
 
     try:
-        return Granian(
+        server = Granian(
             "wasm_gateway",
             address=port.host,
             port=port.port,
@@ -362,6 +362,21 @@ def _server(port: Port, workers: int) -> Any:
         )
     except OSError as error:  # certificate or key: ssl.SSLError is one too
         raise ListenError(f"TLS certificate {listen.tls_cert} and key {listen.tls_key}: {error}") from error
+    server.signal_handler_interrupt = _beside(server.signal_handler_interrupt)  # type: ignore[method-assign]
+    return server
+
+
+def _beside(handler: Callable[[], object]) -> Callable[..., None]:
+    """A handler of signals that runs `handler` in a thread of its own.
+
+    granian's sets an event, whose lock the thread that is interrupted may hold: two signals in a row (Ctrl-C
+    reaches a group of processes, one of which then ends another) made the server hang for ever.
+    """
+
+    def handle(*_: object) -> None:
+        threading.Thread(target=handler, name="wasm-signal", daemon=True).start()
+
+    return handle
 
 
 # granian's own, on stderr: stdout belongs to the announcement.

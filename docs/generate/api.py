@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 from docutils import nodes
@@ -10,6 +12,9 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 import wasm_gateway
+from wasm_gateway.component import values as component_values
+
+from .text import code, table
 
 # Where a public name is defined -> where it is documented.
 PUBLIC = {
@@ -17,6 +22,14 @@ PUBLIC = {
     for name in wasm_gateway.__all__
     if isinstance(value := getattr(wasm_gateway, name), type) and name != "GatewayError"
 }
+
+
+def values() -> str:
+    """The Python values of WIT types, as the head of values.py has them."""
+    head = inspect.getsource(component_values).partition("\n\n")[0]
+    rows = re.findall(r"^#   (\S.*?) {2,}(\S.*)$", head, re.MULTILINE)
+    assert len(rows) == head.count("\n#   "), head
+    return table(("WIT", "Python"), [(code(wit), words) for wit, words in rows])
 
 
 def public_name(

@@ -7,7 +7,6 @@ from __future__ import annotations
 import html
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import report  # noqa: E402
 
-WIDTH, LABEL, VALUE, ROW, BAR = 760, 300, 60, 30, 16
+WIDTH, LABEL, VALUE, ROW, BAR = 860, 390, 50, 26, 16
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#9d755d", "#b279a2")
 PHASES = ("store us", "guest us", "abi us", "host us", "drop us", "rest us")
 
@@ -42,8 +41,9 @@ def phases(name: str, index: str = "0") -> str:
     """A bar for each guest, in which each phase of a request has its part."""
     found = _table(name, index)
     columns = [found.columns.index(phase) for phase in PHASES]
-    rows = [(_label(row, found), [float(row[column]) for column in columns]) for row in found.rows]
-    return _svg(found.title, rows, [phase.removesuffix(" us") for phase in PHASES], stacked=True)
+    # of several rows of a guest the last, with the headers of a browser
+    bars = {str(row[0]): [float(row[column]) for column in columns] for row in found.rows}
+    return _svg(found.title, [*bars.items()], [phase.removesuffix(" us") for phase in PHASES], stacked=True)
 
 
 def pairs(name: str, index: str, *columns: str) -> str:
@@ -53,12 +53,6 @@ def pairs(name: str, index: str, *columns: str) -> str:
     places = [found.columns.index(each) for each in names]
     rows = [(str(row[0]), [float(row[place]) for place in places]) for row in found.rows]
     return _svg(found.title, rows, names, stacked=False)
-
-
-def _label(row: Sequence[report.Cell], found: report.Table) -> str:
-    if "client headers" not in found.columns:
-        return str(row[0])
-    return f"{row[0]} ({row[found.columns.index('client headers')]} headers)"
 
 
 def _svg(title: str, rows: list[tuple[str, list[float]]], legend: list[str], *, stacked: bool) -> str:

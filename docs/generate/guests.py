@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import tomli
+
 from wasm_gateway import executors, scaffold
 from wasm_gateway.executors import guest, legacy_flat, spin
 
 from .text import code, table, words
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _exports() -> dict[str, list[str]]:
@@ -51,6 +58,38 @@ def dialects() -> str:
     return table(("dialect", "the guest exports", "where such guests come from"), rows)
 
 
+EXTRAS = {
+    "django": "The middleware, the commands, the admin page.",
+    "flask": "The extension, the commands.",
+    "redis": "Guests that use Redis; key-value stores and ledgers in one; Redis triggers.",
+    "postgres": "Guests that use PostgreSQL.",
+    "mysql": "Guests that use MySQL.",
+    "mqtt": "Guests that use MQTT.",
+    "metrics": "The setting `METRICS`.",
+    "otel": "The setting `TRACING`; spans of guests.",
+    "docs": "For those who build this site.",
+    "dev": "For those who work on the gateway.",
+}
+
+
+def extras() -> str:
+    project = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    packages = project["optional-dependencies"]
+    rows = [
+        (code(name), " ".join(code(re.split(r"[>=\[]", each)[0]) for each in packages[name][:1]), text)
+        for name, text in words(packages, EXTRAS).items()
+        if name not in ("docs", "dev")
+    ]
+    return table(("extra", "package", "for"), rows)
+
+
 def templates() -> str:
-    rows = [(code(each.id), each.description) for each in scaffold.find_templates(None).values()]
-    return table(("template", "what it makes"), rows)
+    rows = []
+    for each in scaffold.find_templates(None).values():
+        asked = (
+            code(p.name) + (f" ({code(p.default)})" if p.default else "")
+            for p in each.parameters
+            if p.name != "project-description"
+        )
+        rows.append((code(each.id), each.description, ", ".join(asked)))
+    return table(("template", "what it makes", "asks for"), rows)

@@ -121,13 +121,13 @@ def new(
             return
         if template is None or name is None:
             raise click.UsageError("name a template and the new component (`--list` lists templates)")
-        given = dict(value.partition("=")[::2] for value in values)
+        given = scaffold.pairs(values)
         manifest = _manifest(context.ensure_object(ScriptInfo))
         chosen = scaffold.choose(templates, template)
         made = scaffold.add_to_site(chosen, name, manifest, given, scaffold.asking(accept_defaults))
     except GatewayError as error:
         raise click.ClickException(str(error)) from error
-    click.echo("\n".join(said(made, name)))
+    click.echo("\n".join(said(made, name, "flask run --debug")))
 
 
 def _manifest(info: ScriptInfo) -> Path:

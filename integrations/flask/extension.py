@@ -135,12 +135,15 @@ def _mount(app: Flask, url_prefix: str, root: str, settings: Mapping[str, Any]) 
         where = f" below {prefix}" if prefix else ""
         raise RuntimeError(f"{app!r} has a WasmGateway{where} already")
     functions = [function_of(settings, key) for key in OWN_KEYS]
+    path = Path(root, settings["MANIFEST"])
+    if not path.exists():
+        raise ManifestError("there is no such file: `flask wasm new TEMPLATE NAME` begins one", path=path)
     itself = weakref.ref(app)
     site = FlaskSite(itself, *functions)
     config = app.config
     tell = teller(itself)
     gateway = make_gateway(
-        Path(root, settings["MANIFEST"]),
+        path,
         {**_heard(settings, tell), "BUILD": settings["BUILD"] and _debugs(app)},
         identity=Identity(site, lambda: str(config.get("SECRET_KEY") or "")),
         loaded=load_teller(tell),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sybil import Document, Region
 from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
-from sybil.parsers.myst.lexers import DirectiveInPercentCommentLexer, DirectiveLexer
+from sybil.parsers.myst.lexers import DirectiveLexer
 from sybil.typing import Lexer, Parser
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -31,7 +31,7 @@ PROSE = frozenset(
 _CODE = DirectiveLexer("code-block")
 _OTHER = DirectiveLexer("(?!code-block)[a-z-]+")
 _PLAIN = RawFencedCodeBlockLexer(re.compile(r"(?P<arguments>[a-z+-]*)$\n", re.MULTILINE))
-_REMARK = DirectiveInPercentCommentLexer("|".join(REMARKS))
+_REMARK = re.compile(rf"^% (?P<directive>{'|'.join(REMARKS)}): (?P<arguments>.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,12 @@ class Page:
             for word in step.text.split()
         ]
 
+    def before(self, heading: str) -> Page:
+        """The page up to that heading."""
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        end = lines.index(heading) + 1
+        return Page(self.path, [step for step in self.steps if step.line < end])
+
     def file(self, path: str) -> Block:
         """The first block that is the file `path`."""
         return next(step for step in self.steps if isinstance(step, Block) and step.path == path)
@@ -93,10 +99,16 @@ def _cut(lexer: Lexer) -> Parser:
     return parse
 
 
+def _remarks(document: Document) -> Iterator[Region]:
+    """One a line, while Sybil has lines of comments together."""
+    for match in _REMARK.finditer(document.text):
+        yield Region(match.start(), match.end(), match.groupdict(), print)
+
+
 def read(path: Path) -> Page:
     """The page's steps, in order; AssertionError where a block is not as it should be."""
     page = Page(path)
-    document = Document.parse(str(path), *map(_cut, (_CODE, _OTHER, _PLAIN, _REMARK)))
+    document = Document.parse(str(path), *map(_cut, (_CODE, _OTHER, _PLAIN)), _remarks)
     waiting: dict[str, str] = {}
     fences = 0
     for example in document.examples():

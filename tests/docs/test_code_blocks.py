@@ -26,19 +26,19 @@ from wasm_gateway.toolchain import TOOLCHAINS, environment
 # How a page is played that would install something: the pattern of a command, and what is asked instead.
 
 
-def play(command: str) -> str | None:
+def play(command: str) -> bool:
     if re.fullmatch(r"python3 -m venv \S+|\. \S+/bin/activate", command):
-        return ""  # there is one
+        return True  # there is one
     if match := re.fullmatch(r"pip install (.+)", command):
         for requirement in match[1].replace("'", "").split():
             installed(requirement)
-        return ""
+        return True
     if match := re.fullmatch(r"wasm-gateway toolchain install (\S+)", command):
         toolchain = TOOLCHAINS[match[1]]
         if not need(toolchain.programs[0], environment(default_cache_dir())["PATH"]):
             pytest.skip(f"{toolchain.name} is not here")
-        return ""
-    return None
+        return True
+    return False
 
 
 def installed(requirement: str) -> None:
@@ -84,14 +84,30 @@ def environ(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     return environ
 
 
+@pytest.fixture(scope="session")
+def canteen(tmp_path_factory: pytest.TempPathFactory, environ: dict[str, str]) -> Path:
+    """The site of both tutorials, with its first guest; how-to pages begin with a copy of it."""
+    folder = tmp_path_factory.mktemp("canteen")
+    begun = ("django-admin", "python manage.py wasm_new", "python manage.py migrate")
+    with Typist(Place(folder, environ, lambda command: not command.startswith(begun), True)) as typist:
+        typist.type(read(DOCS / "tutorials" / "django.md").before("## 3. A guest of your own, with state"))
+        typist.step(read(DOCS / "tutorials" / "flask.md").file("app.py"))
+    return folder
+
+
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.relative_to(DOCS).with_suffix("").as_posix())
-def test_what_a_page_says(path: Path, tmp_path: Path, environ: dict[str, str]) -> None:
+def test_what_a_page_says(
+    path: Path, tmp_path: Path, environ: dict[str, str], request: pytest.FixtureRequest
+) -> None:
     page = read(path)
     for program in page.needs():
         if shutil.which(program, path=environment(default_cache_dir(), environ)["PATH"]) is None:
             pytest.skip(f"{program} is not installed")
     folder = tmp_path / "page"
     folder.mkdir()
+    environ = environ | {"EXAMPLES": str(DOCS.parent / "example_projects")}
+    if "$CANTEEN" in path.read_text(encoding="utf-8"):
+        environ["CANTEEN"] = str(request.getfixturevalue("canteen"))
     with Typist(Place(folder, environ, play, own_ports=True)) as typist:
         typist.type(page)
 

@@ -20,16 +20,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tomli
 
 from tests.docs.pages import DOCS, Block, Page, Remark, read
 from wasm_gateway.errors import GatewayError
+from wasm_gateway.host import outbound
 from wasm_gateway.manifest import parse_manifest
+from wasm_gateway.runtime_config import parse_runtime_config
 
 WAIT = 120  # for a slow machine; nothing waits that long elsewhere
 
@@ -45,19 +48,19 @@ SERVERS = {  # and the port where it is not said
 ASKS = r"curl |(python manage\.py wasm_|flask wasm |wasm-gateway )report\b"
 PORT = r"(?<=[:\s=])(3000|5000|6379|8000|8001|8080|8443|9000|9090)(?![\w.])"
 
-Play = Callable[[str], str | None]
+Play = Callable[[str], bool]
 
 
 @dataclass
 class Place:
     """Where the page is typed.
 
-    `play` may do a command itself and give what it prints; None leaves it to the shell.
+    `play` says whether it has done a command itself; else the shell does.
     """
 
     folder: Path
     environ: Mapping[str, str]
-    play: Play = field(default=lambda command: None)
+    play: Play = field(default=lambda command: False)
     own_ports: bool = False  # whether to take free ports in the place of those that are printed
 
 
@@ -80,20 +83,13 @@ class Server:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        for number, seconds in ((signal.SIGINT, 10.0), (signal.SIGKILL, None)):
-            try:
-                os.killpg(self.process.pid, number)
-            except ProcessLookupError:
-                pass
-            try:
-                self.process.wait(seconds)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-        try:  # what it has left behind
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
+        _kill(self.process.pid, signal.SIGINT)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
             pass
+        _kill(self.process.pid)  # and what it has left behind
+        self.process.wait()
 
 
 class Typist:
@@ -193,9 +189,7 @@ class Typist:
         return text
 
     def command(self, command: str, output: str, code: int) -> None:
-        played = self.place.play(command)
-        if played is not None:
-            compare(command, played, output)
+        if self.place.play(command):
             return
         server = next(
             (port for known, port in SERVERS.items() if re.match(rf"(\w+=\S+ )*{known}", command)), None
@@ -214,17 +208,17 @@ class Typist:
                 time.sleep(0.2)
 
     def once(self, command: str, output: str, code: int) -> None:
-        run = self.run(self.here(command))
-        printed = self.there(run.stdout)
-        if run.returncode != code:
-            raise Failed(f"{command}\nended with {run.returncode}\n{printed}")
+        printed, ended = self.run(self.here(command))
+        printed = self.there(printed)
+        if ended != code:
+            raise Failed(f"{command}\nended with {ended}\n{printed}")
         compare(command, printed, output)
 
-    def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        """Run it, and remember the folder and the variables that it leaves."""
+    def run(self, command: str) -> tuple[str, int]:
+        """What it prints, and its exit code; the folder and the variables that it leaves are remembered."""
         state = shlex.quote(str(self._state))
         script = f"{command}\ncode=$?; pwd > {state}/cwd; env -0 > {state}/env; exit $code"
-        done = subprocess.run(
+        process = subprocess.Popen(
             ["bash", "-c", script],
             cwd=self.cwd,
             env=self.environ,
@@ -233,15 +227,22 @@ class Typist:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=4 * WAIT,
+            start_new_session=True,
         )
+        try:
+            printed, _ = process.communicate(timeout=4 * WAIT)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{command}\ndoes not end") from None
+        finally:
+            _kill(process.pid)  # and what it has left behind
+            process.wait()
         if (self._state / "cwd").exists():
             self.cwd = Path((self._state / "cwd").read_text().rstrip("\n"))
             pairs = (self._state / "env").read_text().split("\0")
             self.environ = dict(
                 pair.split("=", 1) for pair in pairs if "=" in pair and not pair.startswith("BASH_FUNC")
             )
-        return done
+        return printed, process.returncode
 
     def serve(self, command: str, port: str, output: str) -> None:
         said = re.search(PORT, command)
@@ -277,6 +278,13 @@ class Typist:
             return all(any(re.fullmatch(pattern, line.rstrip()) for line in lines) for pattern in expected)
 
         server.wait(f"did not print\n{output}", there)
+
+
+def _kill(group: int, number: signal.Signals = signal.SIGKILL) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass
 
 
 def _listens(port: int) -> bool:
@@ -321,7 +329,11 @@ def check(block: Block) -> None:
         elif block.language == "toml":
             tomli.loads(text)
             if block.path in ("", "spin.toml"):
-                parse_manifest(whole_manifest(text), Path("spin.toml"))
+                manifest = parse_manifest(whole_manifest(text), Path("spin.toml"))
+                for component in manifest.components.values():
+                    outbound.validate(component.allowed_outbound_hosts, lambda name: None)
+            if block.path == "runtime-config.toml":
+                parse_runtime_config(text, Path("runtime-config.toml"))
         elif block.language in ("console", "sh", "bash"):
             script = "\n".join(c for c, _ in block.commands()) if block.language == "console" else text
             done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=WAIT)
@@ -335,8 +347,7 @@ def whole_manifest(text: str) -> str:
     """A part of a spin.toml with what it leaves out, so that it can be read as one."""
     data = tomli.loads(text)
     components = data.get("component", {})
-    triggers = data.get("trigger", {}).get("http", [])
-    named = [name for trigger in triggers if isinstance(name := trigger.get("component"), str)]
+    named = _components(data.get("trigger", {}))
 
     def put(text: str, header: str, line: str) -> str:
         """`line` into the table of that header, which may be there already, even if only below others."""
@@ -351,6 +362,18 @@ def whole_manifest(text: str) -> str:
     if "trigger" not in data:
         text += f'\n[[trigger.http]]\nroute = "/..."\ncomponent = "{next(iter(components), "guest")}"\n'
     return text if "spin_manifest_version" in data else f"spin_manifest_version = 2\n{text}"
+
+
+def _components(value: Any) -> Iterator[str]:
+    """Ids of components that triggers name, in order."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _components(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if key == "component" and isinstance(each, str):
+                yield each
+            yield from _components(each)
 
 
 def bare(folder: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:

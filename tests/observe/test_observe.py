@@ -157,7 +157,7 @@ def test_every_error_has_an_outcome() -> None:
         "BuildError": "host",
         "DecodeError": "link",
         "UnsupportedError": "link",
-        "LinkError": "link",
+        "NotBuilt": "link",
         "Trap": "trap",
         "GuestExit": "trap",
         "DeadlineExceeded": "deadline",

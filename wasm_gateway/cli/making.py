@@ -61,7 +61,8 @@ def new(words: tuple[str, ...], init: bool, listing: bool, tag: str | None, **fl
     how = {"overwrite": flags["allow_overwrite"], "vcs": not flags["no_vcs"]}
     made = scaffold.create(template, name, folder, given, ask=ask, into_existing=init, **how)
     _say_made(made)
-    click.echo(f"Next: wasm-gateway build --up -f {_shown(made.manifest)}", err=True)
+    then = "build --up" if made.has_component else "add TEMPLATE NAME"
+    click.echo(f"Next: wasm-gateway {then} -f {_shown(made.manifest)}", err=True)
 
 
 @click.command()
@@ -310,5 +311,6 @@ def toolchain_install(names: tuple[str, ...], cache_dir: str | None) -> None:
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
     for chosen in [toolchains.choose(name) for name in names]:
         pinned = ", ".join(f"{package} {version}" for package, version in chosen.versions().items())
-        tell(f"{chosen.name}: {pinned}")
+        if pinned:
+            tell(f"{chosen.name}: {pinned}")
         print_text(str(toolchains.install(chosen, cache)))

@@ -239,6 +239,23 @@ def test_a_task_that_blocks_keeps_others_out() -> None:
         assert guest.host.said == [1, Subtask.State.STARTING, 2, 3]
 
 
+def test_a_callback_that_blocks_keeps_others_out() -> None:
+    part = Part(
+        asynchronous(
+            "run",
+            YIELD,
+            f"""(call $say (i32.const 1)) (drop (call $sleep (i32.const 5))) (call $say (i32.const 2))
+                (call $return (i32.const 0)) {EXIT}""",
+        )
+    )
+    with running(part) as guest:
+        loop = guest.instance.loop
+        for _ in range(2):
+            guest.functions["", "run"].begin(guest.instance, (0,), lambda result: None)
+        loop.run_until(lambda: loop.idle)
+        assert guest.host.said == [1, 2, 1, 2]
+
+
 def test_yield_lets_another_task_go_on() -> None:
     work = callee(YIELD, f"(call $say (i32.const 1)) (call $return (i32.const 0)) {EXIT}")
     run = caller(
@@ -405,6 +422,11 @@ def test_cancel_of_a_call_of_the_host() -> None:
         ("(drop (call $sub-cancel (call $set-new)))", "is not a Subtask"),
         ("(drop (call $sub-cancel (i32.const 0)))", "unknown handle index 0"),
         ("(call $sub-drop (i32.const -1))", "unknown handle index 4294967295"),
+        (
+            """(drop (call $sub-cancel (local.get $i)))
+               (call $sub-drop (local.get $i)) (call $sub-drop (local.get $i))""",
+            "unknown handle index",
+        ),
         # it has resolved, but its caller does not know yet
         (
             "(call $opened (i32.const 3)) (drop (call $yield)) (call $sub-drop (local.get $i))",

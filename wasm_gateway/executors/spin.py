@@ -84,7 +84,7 @@ class SpinExecutor(KeepsNothing):
         if method is None:
             return Response(405)
         headers = decoded(request.headers)
-        body = whole_body(request, limits.max_request_body)
+        body = whole_body(request, limits.max_request_body, limits.timeout)
         with guest.instantiate() as instance:
             instance.request = request
             status, pairs, answer = self.handler(instance, (method, request.target, headers, [], body))

@@ -29,8 +29,9 @@ from wasm_gateway.engine import wat2wasm
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.messages import Request
 from wasm_gateway.migration.compare import Answer
+from wasm_gateway.migration.counters import OUTCOMES, Unseen, uncompared
 from wasm_gateway.migration.ledger import Mismatch, SqliteLedger
-from wasm_gateway.migration.shadow import BACKLOG, MAX_RECORDS, OUTCOMES, THREADS
+from wasm_gateway.migration.shadow import BACKLOG, MAX_RECORDS, THREADS
 from wasm_gateway.observe import Call, Quiet
 
 
@@ -108,6 +109,13 @@ def outcomes(gateway: Gateway) -> dict[str, int]:
     assert gateway.pilot is not None
     counts = gateway.pilot.counts().get("a", {})
     return {name.removeprefix("shadow "): counts[name] for name in OUTCOMES if name in counts}
+
+
+def unseen(gateway: Gateway) -> dict[str, int]:
+    """Why what is uncompared is."""
+    assert gateway.pilot is not None
+    counts = gateway.pilot.counts()["a"]
+    return {str(why): counts[uncompared(why)] for why in Unseen if uncompared(why) in counts}
 
 
 def settled(gateway: Gateway, number: int) -> dict[str, int]:
@@ -264,12 +272,14 @@ def test_bodies_that_are_too_long(made: Made, door: Door) -> None:
     assert ask("/a", b"x" * 99)[:2] == (200, b"/a\n" + b"x" * 99)
     assert ask("/a", b"x" * 90)[:2] == (200, b"/a\n" + b"x" * 90)
     assert settled(gateway, 3) == {"equal": 1, "uncompared": 2}
+    assert unseen(gateway) == {"request too long": 1, "answer too long": 1}
 
 
 def test_a_guest_whose_answer_is_too_long(made: Made, door: Door) -> None:
     gateway = made(say("x" * 101), max_kept_body=100)
     assert door(gateway, Site(b"native"))()[:2] == (200, b"native")
     assert settled(gateway, 1) == {"uncompared": 1}
+    assert unseen(gateway) == {"guest's answer too long": 1}
 
 
 class Gate(HostInterface):
@@ -703,6 +713,7 @@ def test_a_file_goes_out_as_one(made: Made, tmp_path: Path) -> None:
     assert list(body) == [b"data"]
     body.close()
     assert outcomes(gateway) == {"uncompared": 1}
+    assert unseen(gateway) == {"file": 1}
 
 
 def test_a_client_that_leaves(made: Made) -> None:
@@ -717,6 +728,7 @@ def test_a_client_that_leaves(made: Made) -> None:
     assert next(body) == b"one"
     body.close()
     assert outcomes(gateway) == {"uncompared": 1}
+    assert unseen(gateway) == {"answer cut off": 1}
 
 
 @pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.zerocopysend"])
@@ -731,6 +743,7 @@ def test_an_asgi_server_sends_a_file(made: Made, kind: str) -> None:
 
     DOORS["asgi"](gateway, Sends())()
     assert settled(gateway, 1) == {"uncompared": 1}
+    assert unseen(gateway) == {"file": 1}
 
 
 def test_an_app_that_fails(made: Made) -> None:

@@ -29,15 +29,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .errors import Disconnected, GuestError, RequestError, Saturated
-from .messages import STREAMED, Headers, Request, Response, Trailers
+from .messages import STREAMED, Headers, Request, Response, Trailers, refusal
 from .migration.compare import Answer
+from .migration.counters import Unseen
 from .migration.requests import RequestFacts, set_cookie
+from .migration.tee import Tee
 from .workers import OUTBOX_CHUNKS, STALL_SECONDS, Stalled, Workers, post
 from .wsgi import (
     Meter,
     Outgoing,
     OutputBody,
     begun,
+    below,
     checked_authority,
     content_length,
     is_bodiless,
@@ -91,7 +94,8 @@ class AsgiGateway:
     """`gateway` as an ASGI application, or as middleware around `app`.
 
     A path that no route of the manifest answers goes to `app`, as do websockets; without one it is a 404,
-    and websockets are closed. `threads` bounds how many guests run at once. `inline` runs guests on the
+    and websockets are closed. Routes lie below root_path, and there below `prefix` ("/shop"), which guests
+    do not see and `app` does. `threads` bounds how many guests run at once. `inline` runs guests on the
     event loop, for guests that answer within a millisecond; large uploads still go to a thread. Of a
     component with the option `inline` it is so in any case.
     """
@@ -101,27 +105,31 @@ class AsgiGateway:
         gateway: Gateway,
         app: App | None = None,
         *,
+        prefix: str = "",
         threads: int = THREADS,
         inline: bool = False,
         visitor: Callable[[Scope], Visitor] | None = None,
     ) -> None:
         self.gateway = gateway
         self.app = app
+        self.prefix = prefix
         self.visitor = visitor
         self.inline = inline
         self.workers = Workers(threads)
         self._match = gateway.match
-        self._watch: Watch | None = None  # of the last loop that was seen
+        self._lookouts: Lookouts | None = None  # of the last loop that was seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            path = raw_path(scope)
+            path = raw_path(scope, self.prefix)
             match = None if path is None else self._match(path)
             if match is not None:
                 assert path is not None
                 turn = None
-                if self.app is not None:
+                if self.app is None:
+                    self.gateway.follow()
+                else:
                     turn = self.gateway.choose(match, _Facts(scope, self.visitor))
                 if turn is None:
                     await self._http(scope, receive, send, path, match)
@@ -130,7 +138,7 @@ class AsgiGateway:
             elif self.app is not None:
                 await self.app(scope, receive, send)
             else:
-                await _send(send, outgoing(Response(404), scope["method"]))
+                await send_answer(send, outgoing(Response(404), scope["method"]))
         elif kind == "lifespan":
             await _Lifespan(self, receive, send).run(scope)
         elif self.app is not None:
@@ -160,24 +168,24 @@ class AsgiGateway:
         if turn.kept is not None:
             receive = replaying(turn.kept, receive)
             if turn.choice.shadow:
-                await self._watched(scope, receive, send, path, turn)
+                await self._overheard(scope, receive, send, path, turn)
                 return
         elif turn.choice.shadow:
-            turn.unseen()
+            turn.unseen(Unseen.REQUEST)
         await self.app(scope, receive, send)
 
-    async def _watched(self, scope: Scope, receive: Receive, send: Send, path: str, turn: Turn) -> None:
+    async def _overheard(self, scope: Scope, receive: Receive, send: Send, path: str, turn: Turn) -> None:
         """What the app answers; once it has gone out, the guest gets the same request."""
         assert self.app is not None
         given = {**scope}  # the app may change it
-        watch = Watched(send, turn.limit)
-        await self.app(scope, receive, watch.send)
+        overheard = Overheard(send, turn.limit)
+        await self.app(scope, receive, overheard.send)
         try:
             request = to_request(given, path, (turn.kept,) if turn.kept else ())
         except RequestError:
-            turn.unseen()
+            turn.unseen(Unseen.REFUSED)
         else:
-            turn.shadowed(request, watch.answer())
+            turn.shadowed(request, overheard.answer())
 
     async def _http(
         self,
@@ -190,7 +198,7 @@ class AsgiGateway:
     ) -> None:
         method: str = scope["method"]
         kept = None if turn is None else turn.kept
-        inbox = Inbox(receive) if kept is None and _has_body(scope) else None
+        inbox = Inbox(receive) if kept is None and has_body(scope) else None
         exchange = None
         answer: Outgoing | AsyncAnswer | None
         trailers: Trailers | None = None
@@ -209,7 +217,7 @@ class AsgiGateway:
                         answer, trailers = outgoing(response, method), response.trailers
                 else:
                     exchange = Exchange(self.gateway, request, match, receive, inbox, turn)
-                    answer = await exchange.run(self.workers, self._watching())
+                    answer = await exchange.run(self.workers, self._lookouts_here())
                     inbox, trailers = exchange.inbox, exchange.trailers
             except Disconnected:
                 raise
@@ -227,19 +235,19 @@ class AsgiGateway:
                 answer = outgoing(Response(404), method)
             if is_bodiless(method, answer[0]) or TRAILERS not in (scope.get("extensions") or ()):
                 trailers = None
-            await _send(send, answer, trailers)
+            await send_answer(send, answer, trailers)
         except Disconnected as error:
             log.info("%s %r: %s", method, path, error)
         finally:
             if exchange is not None:
                 exchange.close()
 
-    def _watching(self) -> Watch:
+    def _lookouts_here(self) -> Lookouts:
         loop = asyncio.get_running_loop()
-        watch = self._watch
-        if watch is None or watch.loop is not loop:
-            watch = self._watch = Watch(loop)
-        return watch
+        lookouts = self._lookouts
+        if lookouts is None or lookouts.loop is not loop:
+            lookouts = self._lookouts = Lookouts(loop)
+        return lookouts
 
 
 # Requests that are shared out
@@ -275,52 +283,38 @@ def _with_cookie(scope: Scope, send: Send, value: str) -> Send:
     return sending
 
 
-class Watched:
-    """A `send` that sees a response go by.
-
-    There is no body of one with more than `limit` bytes, of one that has no end, and of one that the server
-    sends otherwise (a file).
-    """
+class Overheard:
+    """A `send` that sees a response go by."""
 
     def __init__(self, send: Send, limit: int) -> None:
         self._send = send
-        self._left = limit
+        self._tee = Tee(limit)
         self._status = 0
         self._headers: Iterable[tuple[bytes, bytes]] = ()
-        self._chunks: list[bytes] | None = []
         self._ended = False
         self._begin = perf_counter()
         self._waited = 0.0
-        self._seconds = 0.0
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.body":
-            self._see(message.get("body", b""))
+            self._tee.see(message.get("body", b""))
             if not message.get("more_body", False):
                 self._ended = True
-                self._seconds = perf_counter() - self._begin - self._waited
+                self._tee.seconds = perf_counter() - self._begin - self._waited
         elif kind == "http.response.start":
             self._status, self._headers = message["status"], message.get("headers", ())
         elif kind in ELSEWHERE:
-            self._chunks = None
+            self._tee.lose(Unseen.FILE)
         begin = perf_counter()
         await self._send(message)
         self._waited += perf_counter() - begin
 
-    def _see(self, chunk: bytes) -> None:
-        self._left -= len(chunk)
-        if self._left < 0:
-            self._chunks = None
-        elif self._chunks is not None:
-            self._chunks.append(chunk)
-
     def answer(self) -> Answer:
+        if not self._ended:
+            self._tee.lose(Unseen.CUT)
         fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
-        whole = self._ended and self._chunks is not None
-        return Answer(
-            self._status, Headers(fields), b"".join(self._chunks or ()) if whole else None, self._seconds
-        )
+        return self._tee.answer(self._status, Headers(fields))
 
 
 async def keep_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
@@ -328,7 +322,7 @@ async def keep_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
 
     Disconnected when the client leaves before its end.
     """
-    if not _has_body(scope):
+    if not has_body(scope):
         return b""
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
     length = content_length(lengths[0].decode("latin-1")) if len(lengths) == 1 else None
@@ -354,16 +348,23 @@ def replaying(body: bytes, receive: Receive) -> Receive:
 # From the server
 
 
-def raw_path(scope: Scope) -> str | None:
+def raw_path(scope: Scope, prefix: str = "") -> str | None:
     """The path below root_path as it stood in the request line; None when it is no path.
 
-    `raw_path` is optional in ASGI, and counts where it says the same as `path`, which includes
-    `root_path` from most servers and frameworks and not from all.
+    With a `prefix` it is what follows that, and None where nothing does. `raw_path` is optional in ASGI, and
+    counts where it says the same as `path`, which includes `root_path` from most servers and frameworks and
+    not from all.
     """
     path: str = scope["path"]
     script: str = scope.get("root_path", "")
-    if script and path.startswith(script) and path[len(script) : len(script) + 1] in ("", "/"):
-        path = path[len(script) :]
+    rest = below(path, script) if script else None
+    if rest is not None:
+        path = rest
+    if prefix:
+        rest = below(path, prefix)
+        if rest is None:
+            return None
+        path, script = rest, script + prefix
     raw: bytes | None = scope.get("raw_path")
     return pick_path(None if raw is None else raw.decode("latin-1"), script, path, unquote, "utf-8")
 
@@ -404,7 +405,7 @@ def to_request(
     )
 
 
-def _has_body(scope: Scope) -> bool:
+def has_body(scope: Scope) -> bool:
     """Whether a body may follow: HTTP/1 announces it (RFC 9112, 6.3), later versions need not."""
     if scope.get("http_version", "1.1") not in ("1.0", "1.1"):
         return True
@@ -421,19 +422,12 @@ def _is_short(request: Request) -> bool:
     return length is not None and length <= INLINE_BODY_BYTES
 
 
-def refusal(error: RequestError | Saturated) -> Response:
-    """What the client of a request sees that got no thread, or none of whose parts can be served."""
-    if isinstance(error, Saturated):
-        return Response(error.status, Headers([("retry-after", str(error.retry_after))]))
-    return Response(error.status)
-
-
 # To the server
 
 
-async def _send(send: Send, answer: Outgoing | AsyncAnswer, trailers: Trailers | None = None) -> None:
+async def send_answer(send: Send, answer: Outgoing | AsyncAnswer, trailers: Trailers | None = None) -> None:
     status, fields, body = answer
-    start = {"type": "http.response.start", "status": status, "headers": _raw(fields)}
+    start = head(status, fields)
     if trailers is not None:
         start["trailers"] = True
     await send(start)
@@ -442,14 +436,21 @@ async def _send(send: Send, answer: Outgoing | AsyncAnswer, trailers: Trailers |
         await send({"type": TRAILERS, "headers": _raw(trailing(trailers))})
 
 
+def head(status: int, fields: list[tuple[str, str]]) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": _raw(fields)}
+
+
+def whole(body: tuple[bytes, ...]) -> Message:
+    return {"type": "http.response.body", "body": body[0] if len(body) == 1 else b"".join(body)}
+
+
 def _raw(fields: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
 
 
 async def _send_body(send: Send, body: tuple[bytes, ...] | OutputBody | Outbox) -> None:
     if isinstance(body, tuple):
-        whole = body[0] if len(body) == 1 else b"".join(body)
-        await send({"type": "http.response.body", "body": whole})
+        await send(whole(body))
         return
     if isinstance(body, Outbox):
         async for chunk in body:
@@ -611,37 +612,47 @@ class Inbox:
             return chunk
 
 
-class Watch:
+class Lookouts:
     """Has each exchange of a loop look out for its client once it is WATCH_SECONDS old.
 
     One timer for all of them: with one each, most of them cancelled soon, the loop has hundreds at a time.
+    Any thread may add and discard.
     """
 
-    __slots__ = ("_due", "_timed", "loop")
+    __slots__ = ("_due", "_lock", "_timed", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self._lock = threading.Lock()  # guards what follows
         self._due: dict[Exchange, float] = {}  # soonest first
         self._timed = False
 
     def add(self, exchange: Exchange) -> None:
-        due = self._due[exchange] = self.loop.time() + WATCH_SECONDS
-        if not self._timed:
-            self._timed = True
-            self.loop.call_at(due, self._look)
+        due = self.loop.time() + WATCH_SECONDS
+        with self._lock:
+            self._due[exchange] = due
+            timed, self._timed = self._timed, True
+        if not timed:
+            post(self.loop, self.loop.call_at, due, self._look)
 
     def discard(self, exchange: Exchange) -> None:
-        self._due.pop(exchange, None)
+        with self._lock:
+            self._due.pop(exchange, None)
 
     def _look(self) -> None:
         now = self.loop.time()
-        self._timed = False
-        for exchange, due in list(self._due.items()):
-            if due > now:
-                self._timed = True
-                self.loop.call_at(due, self._look)
-                return
-            del self._due[exchange]
+        found = []
+        with self._lock:
+            self._timed = False
+            for exchange, due in self._due.items():
+                if due > now:
+                    self._timed = True
+                    self.loop.call_at(due, self._look)
+                    break
+                found.append(exchange)
+            for exchange in found:
+                del self._due[exchange]
+        for exchange in found:
             exchange.look_out()
 
 
@@ -718,8 +729,10 @@ class Exchange:
 
     __slots__ = (
         *("_closed", "_gateway", "_head", "_last", "_loop", "_match", "_meter", "_outbox", "_receive"),
-        *("_request", "_turn", "_watch", "inbox", "trailers"),
+        *("_request", "_turn", "_lookouts", "inbox", "trailers"),
     )
+
+    _head: asyncio.Future[AsyncAnswer | None]
 
     def __init__(
         self,
@@ -729,6 +742,7 @@ class Exchange:
         receive: Receive | None = None,
         inbox: Inbox | None = None,
         turn: Turn | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._gateway = gateway
         self._turn = turn
@@ -736,33 +750,37 @@ class Exchange:
         self._match = match
         self._receive = receive
         self.inbox = inbox
-        self._loop = asyncio.get_running_loop()
-        self._head: asyncio.Future[AsyncAnswer | None] = self._loop.create_future()
+        self._loop = loop or asyncio.get_running_loop()
         self._outbox: Outbox | None = None
         self._meter: Meter | None = None
-        self._watch: Watch | None = None
-        self._last: tuple[Callable[..., object], object] | None = None  # what the loop is to be told
+        self._lookouts: Lookouts | None = None
+        self._last: tuple[AsyncAnswer | Exception | None] | None = None  # what the loop is to be told
         self._closed = False
         self.trailers: Trailers | None = None  # of the response, once there is its head
         request.gone = self._is_closed
 
-    async def run(self, workers: Workers, watch: Watch | None = None) -> AsyncAnswer | None:
+    async def run(self, workers: Workers, lookouts: Lookouts | None = None) -> AsyncAnswer | None:
         """What the gateway answers, None for nothing. Raises Saturated, Disconnected."""
+        self._head = self._loop.create_future()
         if self.inbox is not None:
             self.inbox.on_disconnect = self._disconnected
         # Asking for a body answers "Expect: 100-continue", which is the guest's to do.
-        if watch is not None and (self.inbox is None or "expect" not in self._request.headers):
-            self._watch = watch
-            watch.add(self)
+        if lookouts is not None and (self.inbox is None or "expect" not in self._request.headers):
+            self._lookouts = lookouts
+            lookouts.add(self)
         try:
-            workers.submit(copy_context().run, self._work, of=self._match.route.raw, then=self._tell)
+            self.begin(workers)
             answer = await self._head
         except BaseException:
             self.close()
             raise
-        if answer is None and self._watch is not None:
-            self._watch.discard(self)  # the request is somebody else's now
+        if answer is None and self._lookouts is not None:
+            self._lookouts.discard(self)  # the request is somebody else's now
         return answer
+
+    def begin(self, workers: Workers) -> None:
+        """Have the gateway asked in a thread. Raises Saturated."""
+        workers.submit(copy_context().run, self._work, of=self._match.route.raw, then=self._tell)
 
     def look_out(self) -> None:
         """Notice from now on that the client leaves; on the loop."""
@@ -775,8 +793,8 @@ class Exchange:
     def close(self) -> None:
         """Whatever is still going on, nobody waits for it."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.discard(self)
+        if self._lookouts is not None:
+            self._lookouts.discard(self)
         if self.inbox is not None:
             self.inbox.stop()
         if self._outbox is not None:
@@ -794,13 +812,13 @@ class Exchange:
             self._outbox.close()
             self._outbox.fail(gone)
 
-    def _deliver(self, answer: AsyncAnswer | None) -> None:
-        if not self._head.done():
+    def _deliver(self, answer: AsyncAnswer | Exception | None) -> None:
+        if self._head.done():
+            return
+        if isinstance(answer, Exception):
+            self._head.set_exception(answer)
+        else:
             self._head.set_result(answer)
-
-    def _fail(self, error: Exception) -> None:
-        if not self._head.done():
-            self._head.set_exception(error)
 
     def _begin(self, head: Response) -> Callable[[bytes | None], object]:
         """messages.Begin, in the thread."""
@@ -837,7 +855,7 @@ class Exchange:
         try:
             response = self._gateway.handle(self._request, self._match, self._begin, self._turn)
             if response is None:
-                self._last = self._deliver, None
+                self._last = (None,)
                 return
             if self._outbox is not None:
                 self._outbox.end(self._end(response))
@@ -848,10 +866,10 @@ class Exchange:
             if self._outbox is not None:
                 self._outbox.end(error)
             else:
-                self._last = self._fail, error
+                self._last = (error,)
             return
         if isinstance(body, tuple):
-            self._last = self._deliver, (status, fields, body)
+            self._last = ((status, fields, body),)
             return
         outbox = Outbox(self._loop)
         self._outbox = outbox
@@ -871,7 +889,7 @@ class Exchange:
         self._request.gone = None  # it leads back here; nothing is to wait for the garbage collector
         last, self._last = self._last, None
         if last is not None:
-            post(self._loop, *last)
+            post(self._loop, self._deliver, *last)
 
 
 # Life

@@ -421,8 +421,12 @@ class Instance(HostContext):
         return found
 
     def _call_found(self, offset: int, slots: int) -> None:
-        """Call the function at `offset` of the buffer, whose arguments are in place."""
+        """Call the allocator at `offset` of the buffer, whose arguments are in place."""
+        assert self._store is not None, "the instance is closed"
         address = self._address
+        tasks = self.program.new_loop is not None
+        if tasks:
+            self.loop.allocating = [0, 0]
         outer = current.instance
         current.instance = self
         try:
@@ -433,6 +437,8 @@ class Instance(HostContext):
             current.instance = outer
         if error or self._parked is not None or self._buffer[TRAP:TRAP_END] != _NULL:
             self._raise(error)
+        if tasks:
+            self.loop.allocating = None
 
     # Calls
 
@@ -488,8 +494,11 @@ class Instance(HostContext):
     # Failure
 
     def park(self, error: BaseException) -> int:
-        """Keep `error` for whoever called the guest, and give the trap that ends the guest meanwhile."""
-        if self._parked is None:
+        """Keep `error` for whoever called the guest, and give the trap that ends the guest meanwhile.
+
+        The first one counts, but that what a signal handler raises (a KeyboardInterrupt) is never lost.
+        """
+        if self._parked is None or not isinstance(error, Exception):
             self._parked = error
         trap: int = capi.trap_new(_HOST_TRAP, len(_HOST_TRAP))
         return trap
@@ -502,7 +511,10 @@ class Instance(HostContext):
         message, code, frames = capi.take_trap(trap) if trap else ("", None, [])
         text = capi.error_message(error) if error else message
         if parked is not None:
-            raise parked
+            try:
+                raise parked
+            finally:
+                del parked  # its traceback leads to this frame, which would lead back to it
         if code == "INTERRUPT":
             raise DeadlineExceeded(self.deadline.seconds)
         if code == "STACK_OVERFLOW":

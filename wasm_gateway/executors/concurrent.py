@@ -118,7 +118,7 @@ def host_subtask(function: Callable[..., Any], part: int) -> Callable[..., int]:
             def done(result: Any) -> None:
                 shares.clear()
                 resolve(result)
-                subtask.state = Subtask.State.RETURNED
+                subtask.resolve(Subtask.State.RETURNED)
                 progress()
 
             hosted = inst.loop.spawn(value, done)
@@ -128,14 +128,14 @@ def host_subtask(function: Callable[..., Any], part: int) -> Callable[..., int]:
                 def cancel() -> None:
                     hosted.close()
                     shares.clear()
-                    subtask.state = Subtask.State.CANCELLED_BEFORE_RETURNED
+                    subtask.resolve(Subtask.State.CANCELLED_BEFORE_RETURNED)
                     progress()
 
-                subtask.cancel = cancel
+                subtask.on_cancel = cancel
                 return progress.index_in(inst.parts[part] if part else inst)
         else:
             resolve(value)
-            subtask.state = Subtask.State.RETURNED
+            subtask.resolve(Subtask.State.RETURNED)
         subtask.deliver_resolve()
         return int(subtask.state)
 
@@ -197,18 +197,18 @@ def guest_subtask(callee: Callable[[], Callee], part: int, enters: Sequence[int]
         def on_resolve(result: tuple[Any] | None) -> None:
             if result is not None:
                 resolve(result[0])
-                subtask.state = Subtask.State.RETURNED
+                subtask.resolve(Subtask.State.RETURNED)
             elif subtask.state is Subtask.State.STARTING:
-                subtask.state = Subtask.State.CANCELLED_BEFORE_STARTED
+                subtask.resolve(Subtask.State.CANCELLED_BEFORE_STARTED)
             else:
-                subtask.state = Subtask.State.CANCELLED_BEFORE_RETURNED
+                subtask.resolve(Subtask.State.CANCELLED_BEFORE_RETURNED)
             progress()
 
         task = inst.loop.call(callee(), on_start, on_resolve, enters, Link.ASYNC)
         if subtask.resolved():
             subtask.deliver_resolve()
             return int(subtask.state)
-        subtask.cancel = partial(task.request_cancellation, enters)
+        subtask.on_cancel = partial(task.request_cancellation, enters)
         return progress.index_in(inst.parts[part] if part else inst)
 
     return begin

@@ -190,6 +190,16 @@ class Executor(Protocol):
         """Keep things between requests again."""
 
 
+class KeepsNothing:
+    """The part of an Executor that is about what is kept between requests, where nothing is."""
+
+    def close(self) -> None:
+        pass
+
+    def reopen(self) -> None:
+        pass
+
+
 class MessageExecutor(Protocol):
     """One dialect of guests that take messages of a Redis channel."""
 

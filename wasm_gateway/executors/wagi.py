@@ -19,7 +19,7 @@ from ..host.base import OutboundRules
 from ..instance import Instance
 from ..messages import Begin, Headers, Request, Response
 from ..router import RouteMatch, wagi_variables
-from .guest import Guest, checked_headers, complete, whole_body
+from .guest import Guest, KeepsNothing, checked_headers, complete, whole_body
 
 log = logging.getLogger("wasm_gateway")
 
@@ -30,7 +30,7 @@ WITHHELD = ("authorization", "connection", "proxy")
 INSUFFICIENT = b"Exactly one of 'location' or 'content-type' must be specified"
 
 
-class WagiExecutor:
+class WagiExecutor(KeepsNothing):
     """Runs a WASI command once per request; `argv` is the trigger's pattern.
 
     The command is `run` (wasi:cli/run of a component), or the export _start of a core module.
@@ -49,12 +49,6 @@ class WagiExecutor:
         program = guest.program
         if run is None and not (isinstance(program, Program) and program.exports("_start", "", "")):
             raise LinkError("exports no _start and no wasi:cli/run, which a WAGI guest needs", "wasi:cli/run")
-
-    def close(self) -> None:
-        pass  # nothing is kept between requests
-
-    def reopen(self) -> None:
-        pass
 
     def beside(self, outbound: OutboundRules) -> WagiExecutor:
         return WagiExecutor(self.guest.beside(outbound), self.argv, self.run)

@@ -22,7 +22,9 @@ from ..errors import GatewayError, Saturated
 from ..messages import Request, Response
 from ..workers import Workers
 from .compare import Answer, redacted_target
+from .counters import DIFFERENT, DROPPED, EQUAL, FAILED, Unseen
 from .ledger import Mismatch
+from .tee import Tee
 
 if TYPE_CHECKING:
     from .pilot import Turn
@@ -46,14 +48,6 @@ MINUTE = 60.0
 
 # Characters of a reason in the log; a guest may have had its say in it.
 MAX_REASON = 1000
-
-# What becomes of a shadow: names of counters.
-EQUAL = "shadow equal"
-DIFFERENT = "shadow different"
-FAILED = "shadow failed"  # the guest trapped, or the like; it is a difference too
-DROPPED = "shadow dropped"  # too many waited
-UNCOMPARED = "shadow uncompared"  # a body was too long, or cut off
-OUTCOMES = (EQUAL, DIFFERENT, FAILED, DROPPED, UNCOMPARED)
 
 Around = Callable[[], AbstractContextManager[object]]
 
@@ -79,8 +73,8 @@ class Shadows:
     def submit(self, turn: Turn, request: Request, native: Answer) -> None:
         """Have the guest of `turn` answer `request` as well, some time."""
         try:
-            if native.body is None or turn.answer is None:
-                turn.count(UNCOMPARED)
+            if native.unseen is not None:
+                turn.unseen(native.unseen)
                 return
             request = replace(request, gone=self._is_closed)
             self._workers.submit(self._run, turn, request, native, of=turn.route)
@@ -131,8 +125,8 @@ class Shadows:
                 return
             failure = error
         guest.seconds = time.perf_counter() - begin
-        if failure is None and guest.body is None:
-            turn.count(UNCOMPARED)
+        if guest.unseen is not None:
+            turn.unseen(Unseen.GUEST)
             return
         turn.took(native.seconds, guest.seconds)
         if failure is not None:
@@ -182,17 +176,13 @@ class Shadows:
 
 
 def whole(response: Response, limit: int) -> Answer:
-    """A response read to its end; its body is None where that is longer than `limit` bytes."""
+    """A response read to its end, or a little past `limit` bytes."""
+    tee = Tee(limit)
     try:
-        chunks: list[bytes] | None = []
-        size = 0
         for chunk in response.body:
-            size += len(chunk)
-            if size > limit:
-                chunks = None
+            tee.see(chunk)
+            if tee.missing is not None:
                 break
-            assert chunks is not None
-            chunks.append(chunk)
-        return Answer(response.status, response.headers, None if chunks is None else b"".join(chunks))
+        return tee.answer(response.status, response.headers)
     finally:
         response.close()

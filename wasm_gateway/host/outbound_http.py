@@ -165,15 +165,20 @@ class Upload:
         self._head = threading.Event()
         self._hold = sock.makefile("wb", 0)  # who closes the connection leaves us the descriptor
         sock.share(True)
-        self._thread: threading.Thread
+        self._thread: threading.Thread | None = None
 
     def start(self, send: Callable[[], object]) -> None:
         """Let `send` send head and `chunks()`, and call `head_is_sent` in between.
 
         Returns when that is called, after which a response can come; raises what went wrong so far.
         """
-        self._thread = threading.Thread(target=self._run, args=(send,), name="wasm-http-upload", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(send,), name="wasm-http-upload", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there are too many
+            self._hold.close()
+            raise OSError(str(error)) from error
+        self._thread = thread
         self._head.wait()
         if self.failure is not None:
             raise self.failure
@@ -204,8 +209,11 @@ class Upload:
 
     def over(self, seconds: float | None = None) -> bool:
         """Wait until it is over, so many seconds at most; whether it is."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        thread = self._thread
+        if thread is None:
+            return True
+        thread.join(seconds)
+        return not thread.is_alive()
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""

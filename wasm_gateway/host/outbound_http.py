@@ -37,7 +37,7 @@ from .. import forks
 from ..component.values import Err
 from ..errors import Saturated
 from ..messages import NO_HEADERS, Headers, Request, Trailers
-from .addresses import Address, BadAddress, parse_address
+from .addresses import MAX_ADDRESS, Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import VALUE_OVERHEAD, Budget
 from .network import Network
@@ -573,7 +573,7 @@ def checked(method: str, uri: str, headers: Pairs, body: bytes | None) -> Outgoi
         if name.lower() not in HOP_BY_HOP:
             # each character of a header value is a byte on the wire (messages.py, Rule 2)
             kept.append((name.lower(), value if value.isascii() else value.encode().decode("latin-1")))
-    if _URL.fullmatch(uri) is None:
+    if len(uri) > MAX_ADDRESS or _URL.fullmatch(uri) is None:
         raise HttpFailure("invalid-url")
     return Outgoing(method.upper(), uri, tuple(kept), body or None)
 

@@ -22,7 +22,7 @@ log = logging.getLogger("wasm_gateway")
 class BuildFailure:
     """Why a component could not be built: `what` happened, and what the command said.
 
-    `built`: it could, but what has come of it cannot be loaded.
+    `built`: it could, or need not be, but what there is cannot be loaded.
     """
 
     component: str

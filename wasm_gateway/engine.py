@@ -234,12 +234,12 @@ class Engine:
         )
 
 
-def wat2wasm(text: bytes) -> bytes:
+def wat2wasm(text: bytes, name: str = "<text>") -> bytes:
     """The binary form of a module or component in text form; ComponentError where that is wrong."""
     try:
         return bytes(wasmtime.wat2wasm(text))
     except wasmtime.WasmtimeError as error:
-        raise ComponentError(f"not valid WebAssembly text: {error}") from error
+        raise ComponentError(f"not valid WebAssembly text: {error}".replace("<anon>", name)) from error
 
 
 def give_back_memory() -> None:

@@ -111,7 +111,9 @@ TOOLCHAINS: dict[str, Toolchain] = {
             None,
             ("apt-get install rustup && rustup default stable && rustup target add wasm32-wasip2",),
         ),
-        Toolchain("tinygo", "Go", ("tinygo",), None, ("see https://tinygo.org/getting-started/install/",)),
+        Toolchain(
+            "tinygo", "Go", ("tinygo",), None, ("the package of https://tinygo.org/getting-started/install/",)
+        ),
         Toolchain("wasm-tools", "components", ("wasm-tools",), None, ("cargo install wasm-tools",)),
         Toolchain("make", "make", ("make",), None, ("apt-get install make",)),
     )

@@ -223,7 +223,7 @@ def _guest(guest: str, source: str | None, profile: str | None, cache_dir: str |
         if path.suffix == ".wat":
             from ..engine import wat2wasm
 
-            wasm = wat2wasm(wasm)
+            wasm = wat2wasm(wasm, str(path))
         return wasm, None
     manifest = _manifest(source, profile, ())
     component = manifest.components.get(guest)

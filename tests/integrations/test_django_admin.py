@@ -24,7 +24,10 @@ from django.urls import path, re_path
 from tests.integrations.conftest import printer
 from tests.test_swap import put, until
 from wasm_gateway.errors import ComponentError, GuestError
+from wasm_gateway.integrations.django.admin import DialAdmin
 from wasm_gateway.integrations.django.conf import owner
+from wasm_gateway.integrations.django.ledger import DjangoLedger
+from wasm_gateway.integrations.django.models import Dial
 from wasm_gateway.integrations.django.signals import (
     component_loaded,
     dial_turned,
@@ -431,3 +434,45 @@ def test_somebody_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pilot is not None
     assert pilot.ledger is not None
     assert pilot.ledger.changes()[0].by == f"user {os.getuid()} (wasm_mode)"
+
+
+# Other sites than the default one
+
+
+class Ops(admin.AdminSite):
+    pass
+
+
+ops = Ops(name="ops")
+ops.register(Dial, DialAdmin)
+
+
+class TwoSites:
+    urlpatterns = [path("admin/", admin.site.urls), path("ops/", ops.urls), re_path("", view)]
+
+
+def test_an_admin_site_of_another_name() -> None:
+    with override_settings(ROOT_URLCONF=TwoSites):
+        client = user("change_dial")
+        text = client.get("/ops/wasm_gateway/dial/").content.decode()
+        assert 'action="/ops/wasm_gateway/dial/turn/"' in text
+        assert '="/admin/' not in text
+        token = client.cookies["csrftoken"].value
+        form = {"name": "hello", "action": "reset", "csrfmiddlewaretoken": token}
+        response = client.post("/ops/wasm_gateway/dial/turn/", form)
+        assert response["location"] == "/ops/wasm_gateway/dial/"
+
+
+def test_counts_take_few_queries(django_assert_max_num_queries: Any) -> None:
+    ledger = DjangoLedger()
+    counts = {"hello": {f"name {number}": number for number in range(100)}}
+    ledger._add(counts)
+    with django_assert_max_num_queries(6):
+        ledger._add(counts | {"hello": {**counts["hello"], "new": 1}})
+    found = ledger.counters()["hello"]
+    assert {name: found[name] for name in ("name 0", "name 7", "name 99", "new")} == {
+        "name 0": 0,
+        "name 7": 14,
+        "name 99": 198,
+        "new": 1,
+    }

@@ -72,7 +72,6 @@ class DialAdmin(DialModelAdmin):
     ) -> TemplateResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        request.current_app = self.admin_site.name
         context = {
             **self.admin_site.each_context(request),
             "title": "Wasm routes",

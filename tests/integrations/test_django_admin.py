@@ -27,6 +27,7 @@ from wasm_gateway.errors import ComponentError, GuestError
 from wasm_gateway.integrations.django.admin import DialAdmin
 from wasm_gateway.integrations.django.conf import owner
 from wasm_gateway.integrations.django.ledger import DjangoLedger
+from wasm_gateway.integrations.django.management.commands import wasm_mode, wasm_report, wasm_rollback
 from wasm_gateway.integrations.django.models import Dial
 from wasm_gateway.integrations.django.signals import (
     component_loaded,
@@ -415,11 +416,33 @@ def test_orders_that_make_no_sense(site: dict[str, Any], manifest: Path) -> None
     for limit in ("-1", "201", "x"):
         with pytest.raises(CommandError, match="limit"):
             run("wasm_report", "--limit", limit)
-    # a guest that cannot be loaded is not ordered at all
+    # a guest that cannot be loaded is not ordered at all; others are
     (manifest.parent / "hello.wasm").write_bytes(b"garbage")
     owner.close()
-    with pytest.raises(CommandError, match="hello"):
-        run("wasm_reload", "hello")
+    for names in (["hello"], []):
+        with pytest.raises(CommandError, match="hello"):
+            run("wasm_reload", *names)
+    assert run("wasm_reload", "cookie")
+
+
+@pytest.mark.parametrize("state", ["garbage", "gone"])
+def test_a_route_is_turned_though_its_guest_cannot_be_loaded(
+    manifest: Path, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By somebody at a terminal, while processes that have the old guest go on; no check stops him."""
+    guest = manifest.parent / "hello.wasm"
+    if state == "gone":
+        guest.unlink()
+    else:
+        guest.write_bytes(b"garbage")
+    for module in (wasm_mode, wasm_rollback, wasm_report):
+        assert not module.Command.requires_system_checks
+    assert run("wasm_rollback", "hello")
+    assert run("wasm_mode", "hello", "native") == ["hello: native"]
+    assert run("wasm_mode")[0] == "hello  native (turned)"
+    assert run("wasm_report")[-1] == "No mismatches."
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert owner.gateway()._entries is None
 
 
 def test_somebody_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

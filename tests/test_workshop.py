@@ -14,7 +14,7 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 
 from tests.integrations.conftest import printer
-from wasm_gateway import Gateway, watch
+from wasm_gateway import Gateway, watch, workshop
 from wasm_gateway.build_report import BuildFailure, BuildReport
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.messages import Headers, Request, Response
@@ -144,6 +144,17 @@ def test_what_is_saved_is_built_and_one_line_says_so(site: Site, caplog: pytest.
     os.utime(site.source)
     until(lambda: lines(caplog))
     assert lines(caplog)[0].endswith(" s, and is what it was")
+
+
+def test_a_build_that_takes_its_time_is_said(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workshop, "LONG_BUILD", 0.01)
+    (site.folder / "build.sh").write_text("sleep 0.3\n" + BUILD)
+    gateway = site.open()
+    until(lambda: body(gateway) == "first")
+    assert lines(caplog)[0] == "Building component hello with `sh build.sh`"
+    assert len(lines(caplog)) == 2
 
 
 def test_what_is_older_than_its_source_is_built_at_the_start(site: Site) -> None:

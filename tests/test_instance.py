@@ -334,5 +334,5 @@ def test_ten_thousand_instances_leave_nothing_behind(hostile: Program) -> None:
     work(10_000)
     gc.collect()
     assert resident_kib() - before < 4 << 10
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert not hostile.engine.ticker.running

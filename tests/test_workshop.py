@@ -243,7 +243,11 @@ def test_what_is_shown_of_a_failure(site: Site, caplog: pytest.LogCaptureFixture
     other = ask(gateway, "/other", *VISIT)
     assert (other.status, other.headers.get("x-wasm-gateway-build")) == (200, None)
 
-    (error,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    def errors() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+    until(errors)  # those who serve may know before it is said
+    (error,) = errors()
     assert "component hello could not be built, and the last good guest goes on" in error
     assert "hello.src: \\x1b[31merror\\x1b[0m: <BROKEN>" in error
 

@@ -23,7 +23,8 @@
 # failed half way, must not look complete to the other side. All five stream, answer
 # HEAD and Expect: 100-continue, and read chunked bodies; only granian speaks HTTP/2
 # without TLS. Its WSGI interface moreover empties header values that are not ASCII
-# and mixes the process's environment into that of the request.
+# and mixes the process's environment into that of the request. Most of what ASGI
+# and RSGI cost is their way through the event loop, which direct.py spares.
 
 from __future__ import annotations
 
@@ -413,12 +414,15 @@ def load(application: Application, threads: int | None, reloads: Number) -> Any:
 
     It is loaded again when the number of `reloads` has changed.
     """
+    from .direct import install
+
     _end_with_parent()
     configure_logging(access_log=application.options.get("access_log", False))
     seen = reloads.value
     gateway = application.gateway()
     _reload_with_parent(gateway, reloads, seen)
     app = gateway.asgi() if threads is None else gateway.asgi(threads=threads)
+    install(app)
     return _LeavesQuickly(app)
 
 

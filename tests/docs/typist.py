@@ -126,6 +126,8 @@ class Typist:
         if isinstance(step, Remark):
             if step.name == "setup":
                 self.command(step.text, "", 0)
+            elif step.name == "stop":
+                self.servers.pop(step.text).stop()
             elif step.name == "include":
                 page, file = step.text.split()
                 self.write(read(DOCS / page).file(file))

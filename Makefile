@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 LISTEN ?= 127.0.0.1:8000
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs pictures clean
 
 demo: $(VENV)/.demo ## play the game: a Django site whose game routes are WebAssembly
 	$(BIN)/python example_projects/finicky_whiskers/manage.py demo --listen $(LISTEN)
@@ -21,6 +21,12 @@ test: $(VENV)/.dev ## everything that CI checks
 
 bench: $(VENV)/.dev ## the tables of benchmarks/README.md, measured on this machine
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.dev ## the documentation site, in build/docs/html
+	$(BIN)/python -m sphinx -M html docs build/docs -E -W -n --keep-going $(ARGS)
+
+pictures: $(VENV)/.dev ## the pictures of the documentation, taken of the running examples by Chromium
+	$(BIN)/python docs/take_pictures.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --fix

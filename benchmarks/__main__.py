@@ -1,4 +1,4 @@
-# python -m benchmarks [names] [--quick] [--json FILE]
+# python -m benchmarks [names] [--quick] [--json FILE] [--save [--note TEXT]]
 #
 # Each benchmark runs in a fresh interpreter of its own: what one of them imports,
 # loads or patches is no part of another one's numbers.
@@ -38,7 +38,13 @@ def main() -> int:
         "--quick", action="store_true", help="tiny counts: shows that it runs, measures nothing"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables there as well")
+    parser.add_argument(
+        "--save", action="store_true", help="keep the tables as those measured last (last.json, LAST.md)"
+    )
+    parser.add_argument("--note", default="", help="what is to be known of the machine in that hour")
     options = parser.parse_args()
+    if options.save and options.quick:
+        parser.error("--quick measures nothing that could be saved")
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
 
@@ -63,6 +69,8 @@ def main() -> int:
         print(f"({time.monotonic() - begin:.0f} s)", file=sys.stderr)
     if options.json is not None:
         options.json.write_text(json.dumps(report.document(found, quick=options.quick), indent=2) + "\n")
+    if options.save:
+        report.save(found, options.note)
     return int(failed)
 
 

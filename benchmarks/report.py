@@ -6,13 +6,20 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 Cell = str | float | int | None
+
+# What was measured last, by name of the benchmark: for programs, which draw it, and for people.
+LAST = Path(__file__).with_name("last.json")
+LAST_TEXT = Path(__file__).with_name("LAST.md")
 
 # Whose versions matter for the numbers.
 PACKAGES = ("wasmtime", "django", "flask", "gunicorn", "granian", "uvicorn", "asgiref")
@@ -90,3 +97,44 @@ def document(tables: dict[str, list[Table]], *, quick: bool) -> dict[str, Any]:
         "quick": quick,
         "benchmarks": {name: [asdict(table) for table in found] for name, found in tables.items()},
     }
+
+
+def save(tables: Mapping[str, list[Table]], note: str = "", path: Path = LAST) -> None:
+    """Put `tables` among what was measured last, and write the text anew; the other benchmarks stay."""
+    last = json.loads(path.read_text()) if path.exists() else {}
+    for name, found in tables.items():
+        last[name] = {
+            "date": datetime.date.today().isoformat(),
+            "machine": machine(),
+            "note": note,
+            "versions": versions(),
+            "tables": [asdict(table) for table in found],
+        }
+    path.write_text(json.dumps(last, indent=1) + "\n")
+    path.with_name(LAST_TEXT.name).write_text(last_text(last))
+
+
+def last_text(last: Mapping[str, Any]) -> str:
+    """What `save` has kept, as Markdown."""
+    parts = ["# Last measured\n\n`python -m benchmarks --save` writes this page and `last.json`.\n"]
+    for name, found in last.items():
+        parts += [f"## {name}\n", measured(found) + "\n"]
+        parts += [table_of(each).text() + "\n" for each in found["tables"]]
+    return "\n".join(parts)
+
+
+def measured(found: Mapping[str, Any]) -> str:
+    """When and on what a benchmark was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{found['date']}. {found['machine']}; {versions}. {found['note']}".rstrip()
+
+
+def table_of(found: Mapping[str, Any]) -> Table:
+    """A table from what `save` has kept of it."""
+    return Table(
+        found["title"],
+        tuple(found["columns"]),
+        tuple(map(tuple, found["rows"])),
+        found["notes"],
+        found["skipped"],
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wasm_gateway.gateway import Gateway
+from wasm_gateway.migration.orders import Act
 from wasm_gateway.policy import BadValue, Mode, Rule
 
 if TYPE_CHECKING:
@@ -88,12 +89,30 @@ def kill(gateway: Gateway, component: str, by: str) -> list[str]:
     return turned
 
 
+def order(gateway: Gateway, act: Act, component: str | None, by: str) -> str:
+    """Have all processes reload the guest of a component, of each for None, or roll one back.
+
+    Gives what has been ordered, for people. NoDials, BadValue for a component that is not there, and what
+    `Gateway.open` raises for a guest that cannot be loaded.
+    """
+    pilot_of(gateway)
+    if component is not None and component not in gateway.manifest.components:
+        raise BadValue(f"there is no component {component!r}", "component")
+    if act is Act.RELOAD:
+        gateway.reload(component, by=by)
+        return f"{component or 'all components'}: each process loads the guest again within a second or so"
+    assert component is not None
+    gateway.rollback(component, by=by)
+    return f"{component}: each process goes back to the guest before, where it has one; its log says so"
+
+
 def listing(gateway: Gateway) -> list[str]:
     """The same as lines of text; NoDials, HostError."""
     lines = []
     for row in rows(gateway):
         indent, turned = "  " if row.route else "", " (turned)" if row.dial else ""
-        lines.append(f"{indent}{row.title}  {row.rule.mode} {row.share}%{turned}")
+        share = f" {row.share}%" if row.rule.mode in (Mode.CANARY, Mode.SHADOW) else ""
+        lines.append(f"{indent}{row.title}  {row.rule.mode}{share}{turned}")
     return lines
 
 

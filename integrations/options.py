@@ -1,7 +1,7 @@
 # A site's settings -> a Gateway; what Django and Flask have in common.
 #
 # Rule 1: a setting has the name of the field of GatewayOptions that it sets, in upper
-# case; KEYS has the few others, and is all there is.
+# case; OWN_KEYS has the few others, and KEYS is all there is.
 # Rule 2: no framework here. A setting that cannot be used is a ManifestError whose
 # key is the setting's name.
 
@@ -20,21 +20,24 @@ from wasm_gateway.host.site import HostInterface
 from wasm_gateway.runtime_config import RuntimeConfig, StoreConfig, load_runtime_config
 
 # Fields of GatewayOptions that are set otherwise.
-_NO_SETTING = {"around", "engine", "stores"}
+_NO_SETTING = {"around", "build_report", "engine", "loaded", "stores"}
 
 _FIELDS = {f.name.upper(): f.name for f in fields(GatewayOptions) if f.name not in _NO_SETTING}
 
-KEYS = frozenset(
-    (
-        "MANIFEST",  # path of the spin.toml
-        "COMPONENTS",  # ids of the components to serve; all when absent
-        "PROFILE",  # build profile of the manifest
-        "KEY_VALUE_STORES",  # label -> table as in runtime-config.toml, or a store that the site has made
-        "HARDENED",  # EngineOptions.hardened
-        "POOLING",  # EngineOptions.pooling
-        *_FIELDS,
-    )
-)
+# Settings that are no field of it, and what each means.
+OWN_KEYS: Mapping[str, str] = {
+    "MANIFEST": "Path of the `spin.toml`.",
+    "COMPONENTS": "Ids of the components to serve, with their triggers; all when absent.",
+    "PROFILE": "Build profile of the manifest.",
+    "KEY_VALUE_STORES": "Key-value stores by label: a table as in `runtime-config.toml`, such as "
+    '`{"type": "redis", "url": ...}` or `{"type": "django_cache", "alias": ...}`, or a store that the site '
+    "has made itself.",
+    "HARDENED": "Check bounds instead of relying on signals: for processes whose signal handlers others "
+    "install. Guests are slower.",
+    "POOLING": "Keep slots for instances ready; false: make each on demand.",
+}
+
+KEYS = frozenset((*OWN_KEYS, *_FIELDS))
 
 # Types of key-value stores, and what their tables may hold (Spin: host interfaces, 4.3).
 STORE_TYPES: Mapping[str, tuple[str, ...]] = {

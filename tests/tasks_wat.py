@@ -14,9 +14,10 @@ from typing import Any
 
 from wasm_gateway import HostInterface
 from wasm_gateway.component.concurrency import Condition, wait
+from wasm_gateway.component.streams import Promise
 from wasm_gateway.component.values import End
 from wasm_gateway.engine import Engine, wat2wasm
-from wasm_gateway.executors.component import link_component
+from wasm_gateway.executors.component import Linked, link_component
 from wasm_gateway.host.application import Hosts
 from wasm_gateway.host.base import Deadline, Grants
 from wasm_gateway.host.wasi_io import Timer
@@ -86,14 +87,21 @@ class Host(HostInterface):
         back: func(s: stream<u8>) -> stream<u8>;
         count: async func(s: stream<string>) -> u32;
         soon: func(n: u32) -> future<u32>;
+        word: func(n: u32) -> future<string>;
         value: async func(f: future<u32>) -> u32;
     }"""
 
     class Thing:
-        closed = 0
+        """When it is closed, the words are there that the host has promised."""
+
+        def __init__(self, promised: list[tuple[Promise, str]]) -> None:
+            self.closed = 0
+            self.promised = promised
 
         def close(self, guest: Any) -> None:
             self.closed += 1
+            for promise, word in self.promised:
+                promise.settle(word)
 
     def __init__(self, pieces: tuple[bytes, ...] = (b"hello ", b"", b"world")) -> None:
         self.said: list[int] = []
@@ -103,13 +111,14 @@ class Host(HostInterface):
         self.sources: list[Source] = []
         self.things: list[Host.Thing] = []
         self.taken: list[bytes] = []
+        self.promised: list[tuple[Promise, str]] = []
 
     def log(self, guest: Any, n: int) -> int:
         self.said.append(n)
         return n
 
     def make(self, guest: Any, n: int) -> Thing:
-        self.things.append(self.Thing())
+        self.things.append(self.Thing(self.promised))
         return self.things[-1]
 
     async def lend(self, guest: Any, thing: Thing) -> int:
@@ -168,6 +177,12 @@ class Host(HostInterface):
     def soon(self, guest: Any, n: int) -> Any:
         return self.gate(guest, n)
 
+    def word(self, guest: Any, n: int) -> Promise:
+        """One of `n` letters, promised."""
+        promise = Promise()
+        self.promised.append((promise, "w" * n))
+        return promise
+
     async def value(self, guest: Any, future: Any) -> int:
         result: int = await future.value()
         return result
@@ -187,6 +202,7 @@ HOST: dict[str, tuple[str, str, bool]] = {
     "back": ("s", "s", False),
     "count": ("t", "u", True),
     "soon": ("u", "f", False),
+    "word": ("u", "g", False),
     "value": ("f", "u", True),
 }
 
@@ -359,15 +375,25 @@ class Running:
         return self.call("run", n)
 
 
+GRANTS = Grants("guest", host_interfaces=frozenset({"test:tasks/host@1"}))
+
+
+def linked(*parts: Part, host: Host) -> Linked:
+    hosts = Hosts(RuntimeConfig(), interfaces=[host])
+    return link_component(guest(*parts), Engine.shared(), None, hosts, GRANTS)
+
+
+def instance_of(linked: Linked, seconds: float = 20.0) -> Instance:
+    services: Any = None  # nothing of an application is needed
+    return Instance(linked.program, GRANTS, Deadline(seconds), Limits(64 << 20, 100_000), services)
+
+
 @contextmanager
 def running(*parts: Part, host: Host | None = None, seconds: float = 20.0) -> Iterator[Running]:
     host = host or Host()
-    hosts = Hosts(RuntimeConfig(), interfaces=[host])
-    grants = Grants("guest", host_interfaces=frozenset({"test:tasks/host@1"}))
-    linked = link_component(guest(*parts), Engine.shared(), None, hosts, grants)
-    services: Any = None  # nothing of an application is needed
-    with Instance(linked.program, grants, Deadline(seconds), Limits(64 << 20, 100_000), services) as instance:
-        yield Running(instance, linked.functions, host)
+    found = linked(*parts, host=host)
+    with instance_of(found, seconds) as instance:
+        yield Running(instance, found.functions, host)
 
 
 def said(*parts: Part, n: int = 0, host: Host | None = None, seconds: float = 20.0) -> list[int]:

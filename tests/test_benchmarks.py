@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import components, wasi_http
+from benchmarks import components, report, wasi_http
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -170,3 +170,21 @@ def test_a_benchmark_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.
     assert done.returncode == 1
     assert "not there" in done.stderr
     assert list(json.loads(file.read_text())["benchmarks"]) == ["router"]
+
+
+def test_what_was_measured_last_is_kept_beside_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "last.json"
+    one = report.Table("One", ("what", "us"), (("a", 1.5),), "A note.")
+    report.save({"router": [one], "memory": [one]}, path=path)
+    report.save({"router": [report.Table("Two", ("what", "us"), (("b", 200.0),))]}, "busy", path)
+    last = json.loads(path.read_text())
+    assert [report.table_of(last[name]["tables"][0]).title for name in ("router", "memory")] == ["Two", "One"]
+    text = (tmp_path / "LAST.md").read_text()
+    assert report.machine() in text
+    assert "busy" in text
+    assert "| b    | 200 |" in text
+    assert "| a    | 1.50 |" in text
+
+
+def test_the_page_of_what_was_measured_last_is_that_of_its_data() -> None:
+    assert report.LAST_TEXT.read_text() == report.last_text(json.loads(report.LAST.read_text()))

@@ -173,7 +173,7 @@ class Looks:
     def __init__(self, path: Path) -> None:
         self.said: list[str] = []
         self.rebuilder = building.Rebuilder(
-            path, lambda: building.read_jobs(path), path.parent / "cache", self.said.append
+            path, lambda: building.read_jobs(path), path.parent / "cache", *[self.said.append] * 2
         )
 
     def changes(self) -> list[str]:
@@ -190,7 +190,7 @@ def test_what_is_saved_is_built_again(tmp_path: Path) -> None:
         (tmp_path / "src" / name).touch()
     watched = command("touch built") + '\nworkdir = "src"\nwatch = ["a", "deep/**/*.c", "/etc/*"]'
     looks = Looks(manifest(tmp_path, one=watched, two=command("true") + '\nwatch = ["src/b"]'))
-    assert looks.rebuilder.first()
+    assert all(outcome.failure is None for outcome in looks.rebuilder.first())
     assert looks.changes() == []
     (tmp_path / "src" / "a").write_text("changed")
     assert looks.changes() == ["one"]
@@ -205,11 +205,12 @@ def test_what_is_saved_is_built_again(tmp_path: Path) -> None:
 def test_a_build_that_fails_is_said_and_tried_again_after_a_change(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("exit 3")
     looks = Looks(manifest(tmp_path, one=command("sh ./a") + '\nwatch = ["a"]'))
-    assert not looks.rebuilder.first()
-    assert looks.said[-1] == "Error: Build command for component one failed with status 3"
+    (outcome,) = looks.rebuilder.first()
+    assert outcome.failure is not None
+    assert outcome.failure.what == "Build command for component one failed with status 3"
     (tmp_path / "a").write_text("exit 0 # now")
     assert looks.changes() == ["one"]
-    assert looks.said[-1] == "Finished building all components"
+    assert looks.rebuilder.failures == {}
 
 
 def test_a_changed_command_is_run(tmp_path: Path) -> None:

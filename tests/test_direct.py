@@ -14,7 +14,7 @@ import pytest
 from granian import _futures
 
 from wasm_gateway import asgi, direct
-from wasm_gateway.asgi import AsgiGateway, Watch
+from wasm_gateway.asgi import AsgiGateway, Lookouts
 from wasm_gateway.messages import STREAMED, Begin, Headers, Request, Response
 from wasm_gateway.router import RouteMatch, Router
 
@@ -36,6 +36,9 @@ class Guests:
 
     def leave_loop(self, match: RouteMatch) -> None:
         self.left += 1
+
+    def follow(self) -> None:
+        """There is no ledger."""
 
     def handle(self, request: Request, match: RouteMatch, begin: Begin, turn: None) -> Response | None:
         guest: Any = match.route.target
@@ -124,7 +127,7 @@ def door(loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
     def make(guest: Guest, *, inline: bool = False, **options: Any) -> Any:
         made = AsgiGateway(Guests({"/guest": guest}, inline), **options)  # type: ignore[arg-type]
         doors.append(made)
-        return made, partial(Call, loop), partial(direct.take, made, watch=Watch(loop))
+        return made, partial(Call, loop), partial(direct.take, made, lookouts=Lookouts(loop))
 
     yield make
     for made in doors:
@@ -313,4 +316,4 @@ def test_nobody_looks_out_once_the_answer_is_out(door: Door) -> None:
     assert take(call)
 
     assert call.answered()[0] == 200
-    assert not take.keywords["watch"]._due
+    assert not take.keywords["lookouts"]._due

@@ -24,6 +24,7 @@ from wasm_gateway.engine import POOL_SLOTS, Engine, EngineOptions
 from wasm_gateway.errors import ComponentError, RequestError, Saturated
 from wasm_gateway.executors.guest import MAX_RESPONSE_HEADERS
 from wasm_gateway.guest_logs import BURST, RATE
+from wasm_gateway.host import descriptors
 
 DIALECTS = ["flat", "spin"]
 
@@ -1036,6 +1037,27 @@ def test_files_are_not_a_way_to_keep_something(fails: Expectation, wat: Any) -> 
     assert (status, first[:1] in b"1234567") == (200, True)
     always(fails, gateway, 1000, first)
     assert sorted(path.name for path in (gateway.work_dir / "assets" / "bad").iterdir()) == ["page.txt"]
+
+
+def test_a_guest_that_opens_files_without_end_leaves_some_to_others(
+    fails: Expectation, wat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says with which errno that ends, and how many it has got."""
+    files = descriptors.files
+    monkeypatch.setattr(files, "limit", files.used + 7)
+    body = """
+      (local $i i32) (local $errno i32)
+      (loop $l
+        (local.set $errno (call $path_open (i32.const 3) (i32.const 0) (str "page.txt")
+          (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 16)))
+        (local.set $i (i32.add (local.get $i) (i32.eqz (local.get $errno))))
+        (br_if $l (i32.eqz (local.get $errno))))
+      (call $print (str "content-type: a/b\\n\\n"))
+      (call $out_number (local.get $errno)) (call $out_number (local.get $i))
+      (call $print (i32.const 0x10000) (i32.const 3))"""
+    (fails.application.folder / "page.txt").write_text("a page")
+    gateway = fails.open(wat.command(body), wagi=True, files=["page.txt"])
+    always(fails, gateway, 300, b"337")  # mfile
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")

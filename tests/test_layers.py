@@ -19,7 +19,7 @@ PACKAGE = "wasm_gateway"
 LEVELS: list[list[set[str]]] = [
     [{"errors"}, {"forks"}, {"stack"}],
     [{"liquid"}, {"toolchain"}],
-    [{"messages"}, {"policy"}],
+    [{"messages"}, {"policy"}, {"outcomes"}, {"build_report"}],
     [{"toml", "manifest", "manifest_ids", "manifest_v1"}, {"workers"}],
     [
         {"component"},
@@ -34,12 +34,12 @@ LEVELS: list[list[set[str]]] = [
         {"sites"},
         {"scaffold"},
     ],
-    [{"engine"}, {"observe"}, {"build"}],
+    [{"engine"}, {"observe"}, {"build"}, {"build_page"}],
     [{"linked"}],
     [{"host"}],
     [{"instance"}],
     [{"executors"}],
-    [{"gateway", "loader", "swap"}, {"inspection"}],
+    [{"gateway", "loader", "swap", "workshop"}, {"inspection"}],
     [{"wsgi", "asgi", "direct"}, {"redis_trigger"}, {"stopwatch", "bench"}, {"doctor"}, {"export"}],
     [{"__init__"}],
     [{"integrations"}, {"cli", "__main__", "serve", "announce", "report"}],

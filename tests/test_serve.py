@@ -22,6 +22,7 @@ import redis
 import wasmtime
 
 from wasm_gateway.serve import Listen, ListenError, Port, folders, parse_listen
+from wasm_gateway.serve import _server as server_on
 
 WAIT = 60.0
 
@@ -49,6 +50,7 @@ WAGI = """
           (call $send (i32.const 1) (i32.const 1024) (i32.load (i32.const 8)))
           (br $more))))))
 """
+AGAIN = WAGI.replace('plain\\n\\n"', 'plain\\n\\nagain"').replace("(i32.const 26)", "(i32.const 31)")
 ENDLESS = '(module (memory (export "memory") 1) (func (export "_start") (loop $again (br $again))))'
 # The flat ABI of wit-bindgen 0.2: prints what it was given.
 MESSAGES = """
@@ -469,6 +471,32 @@ def test_a_key_that_is_none(serve, app: Path) -> None:
 # Processes
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP")
+def test_sighup_loads_everything_again(serve, app: Path) -> None:
+    """In the same workers; what cannot be loaded changes nothing."""
+    server = serve("--workers", "2").ready()
+    wait_until(lambda: len(server.children()) == 2)
+    workers = server.children()
+
+    def all_answer(path: str, expected: tuple[int, bytes]) -> bool:
+        return all(server.get(path) == expected for _ in range(20))
+
+    assert all_answer("/echo", (200, b""))
+    (app / "echo.wasm").write_bytes(wasmtime.wat2wasm(AGAIN))
+    (app / "spin.toml").write_text(MANIFEST.replace("/static", "/moved"))
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: all_answer("/moved", (201, b"static")))
+    assert all_answer("/echo", (200, b"again"))
+    assert server.get("/static")[0] == 404
+
+    (app / "echo.wasm").write_bytes(b"garbage")
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "nothing is reloaded, what was there goes on: component 'echo'" in server.stderr())
+    assert all_answer("/echo", (200, b"again"))
+    assert server.children() == workers
+    assert server.stop() == 0
+
+
 def test_several_workers_share_the_port(serve, app: Path) -> None:
     server = serve("--workers", "2").ready()
     wait_until(lambda: len(server.children()) == 2)
@@ -491,6 +519,20 @@ def test_a_request_under_way_is_finished(serve) -> None:
     client.join(WAIT)
 
     assert answers == [(504, b"")]
+
+
+def test_signals_do_not_wait_for_what_they_interrupt() -> None:
+    """The thread that a signal interrupts may hold the lock of what the handler sets, after another one."""
+    port = Port(Listen(port=0))
+    try:
+        server = server_on(port, 1)
+        with server.main_loop_interrupt._cond:
+            for _ in range(2):
+                server.signal_handler_interrupt(signal.SIGTERM, None)
+        assert server.main_loop_interrupt.wait(WAIT)
+        assert server.interrupt_signal
+    finally:
+        port.close()
 
 
 def test_changed_guests_are_replaced_where_it_is_asked_for(serve, app: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -29,8 +30,10 @@ from wasm_gateway.engine import wat2wasm
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.messages import Request
 from wasm_gateway.migration.compare import Answer
+from wasm_gateway.migration.counters import OUTCOMES, Unseen, uncompared
 from wasm_gateway.migration.ledger import Mismatch, SqliteLedger
-from wasm_gateway.migration.shadow import BACKLOG, MAX_RECORDS, OUTCOMES, THREADS
+from wasm_gateway.migration.requests import RequestFacts
+from wasm_gateway.migration.shadow import BACKLOG, MAX_RECORDS, THREADS
 from wasm_gateway.observe import Call, Quiet
 
 
@@ -108,6 +111,13 @@ def outcomes(gateway: Gateway) -> dict[str, int]:
     assert gateway.pilot is not None
     counts = gateway.pilot.counts().get("a", {})
     return {name.removeprefix("shadow "): counts[name] for name in OUTCOMES if name in counts}
+
+
+def unseen(gateway: Gateway) -> dict[str, int]:
+    """Why what is uncompared is."""
+    assert gateway.pilot is not None
+    counts = gateway.pilot.counts()["a"]
+    return {str(why): counts[uncompared(why)] for why in Unseen if uncompared(why) in counts}
 
 
 def settled(gateway: Gateway, number: int) -> dict[str, int]:
@@ -264,12 +274,14 @@ def test_bodies_that_are_too_long(made: Made, door: Door) -> None:
     assert ask("/a", b"x" * 99)[:2] == (200, b"/a\n" + b"x" * 99)
     assert ask("/a", b"x" * 90)[:2] == (200, b"/a\n" + b"x" * 90)
     assert settled(gateway, 3) == {"equal": 1, "uncompared": 2}
+    assert unseen(gateway) == {"request too long": 1, "answer too long": 1}
 
 
 def test_a_guest_whose_answer_is_too_long(made: Made, door: Door) -> None:
     gateway = made(say("x" * 101), max_kept_body=100)
     assert door(gateway, Site(b"native"))()[:2] == (200, b"native")
     assert settled(gateway, 1) == {"uncompared": 1}
+    assert unseen(gateway) == {"guest's answer too long": 1}
 
 
 class Gate(HostInterface):
@@ -281,8 +293,10 @@ class Gate(HostInterface):
     def __init__(self) -> None:
         self.open = threading.Event()
         self.waiting = threading.Semaphore(0)
+        self.asked: list[float] = []
 
     def count(self, guest: Any, more: int) -> int:
+        self.asked.append(time.monotonic())
         self.waiting.release()
         assert self.open.wait(30)
         return more
@@ -313,8 +327,32 @@ def test_what_waits_is_bounded(gated: Gateway, gate: Gate, door: Door) -> None:
     for _ in range(room + 7):
         assert ask()[:2] == (200, b"3")
     assert outcomes(gated) == {"dropped": 7}
+    # then a request costs no more than one of the site's own
+    match = gated.match("/a")
+    assert match is not None
+    turn = gated.choose(match, RequestFacts(""))
+    assert turn is not None
+    assert (turn.choice.reason, turn.choice.shadow, turn.keeps_body) == ("shadow", False, False)
+    assert outcomes(gated) == {"dropped": 8}
     gate.open.set()
-    assert settled(gated, room + 7) == {"equal": room, "dropped": 7}
+    assert settled(gated, room + 8) == {"equal": room, "dropped": 8}
+
+
+def test_guests_have_a_small_share_of_a_busy_process(
+    gated: Gateway, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes 6 ms of a CPU is not followed by another one for 300."""
+    used = iter(range(1000))
+    monkeypatch.setattr(time, "process_time", time.monotonic)  # it is always busy
+    monkeypatch.setattr(time, "thread_time", lambda: next(used) * 0.006)
+    ask = DOORS["wsgi"](gated, Site(b"3"))
+    for _ in range(4):
+        ask()
+    assert gate.waiting.acquire(timeout=30)
+    gate.open.set()
+    settled(gated, 4)
+    # the second one may have begun while the first one ran
+    assert all(later - earlier >= 0.3 for earlier, later in itertools.pairwise(gate.asked[1:]))
 
 
 def test_closing_waits_for_those_that_run(gated: Gateway, gate: Gate, door: Door) -> None:
@@ -703,6 +741,7 @@ def test_a_file_goes_out_as_one(made: Made, tmp_path: Path) -> None:
     assert list(body) == [b"data"]
     body.close()
     assert outcomes(gateway) == {"uncompared": 1}
+    assert unseen(gateway) == {"file": 1}
 
 
 def test_a_client_that_leaves(made: Made) -> None:
@@ -717,6 +756,7 @@ def test_a_client_that_leaves(made: Made) -> None:
     assert next(body) == b"one"
     body.close()
     assert outcomes(gateway) == {"uncompared": 1}
+    assert unseen(gateway) == {"answer cut off": 1}
 
 
 @pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.zerocopysend"])
@@ -731,6 +771,7 @@ def test_an_asgi_server_sends_a_file(made: Made, kind: str) -> None:
 
     DOORS["asgi"](gateway, Sends())()
     assert settled(gateway, 1) == {"uncompared": 1}
+    assert unseen(gateway) == {"file": 1}
 
 
 def test_an_app_that_fails(made: Made) -> None:

@@ -86,6 +86,15 @@ def test_scripts_of_npm_are_looked_into(tmp_path: Path) -> None:
     assert list(missing(["npm run build"], tmp_path, environ)) == []
 
 
+def test_programs_of_one_toolchain_are_named_together(tmp_path: Path) -> None:
+    script = {"scripts": {"build": "esbuild a.js && componentize-qjs --js a.js && asc b.ts"}}
+    program(tmp_path / "bin", "npm")
+    (tmp_path / "package.json").write_text(json.dumps(script))
+    one, other = missing(["npm run build"], tmp_path, {"PATH": str(tmp_path / "bin")})
+    assert one.startswith("`esbuild` and `componentize-qjs` are not on the PATH: install them with\n")
+    assert other.startswith("`asc` is not on the PATH: install it with\n")
+
+
 def test_a_target_of_rust(tmp_path: Path) -> None:
     for name in ("cargo", "rustc"):
         program(tmp_path / "bin", name, f"echo {tmp_path}/lib-$4")

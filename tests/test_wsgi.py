@@ -34,6 +34,9 @@ class Guests:
     def choose(self, match: RouteMatch, facts: object) -> None:
         return None
 
+    def follow(self) -> None:
+        """There is no ledger."""
+
     def handle(
         self, request: Request, match: RouteMatch, begin: Begin | None = None, turn: object = None
     ) -> Response | None:
@@ -172,6 +175,25 @@ def test_raw_path(raw: str | None, script: str, path_info: str, expected: str | 
     variables = {"SCRIPT_NAME": script, "PATH_INFO": path_info}
     for name in ("RAW_URI", "REQUEST_URI"):
         assert raw_path(variables | ({} if raw is None else {name: raw})) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "script", "path_info", "expected"),
+    [
+        ("/caf%C3%A9/a%20b", "", "/caf\xc3\xa9/a b", "/a%20b"),
+        (None, "", "/caf\xc3\xa9/a b", "/a%20b"),
+        ("/app/caf%C3%A9/a%2Fb?q", "/app", "/caf\xc3\xa9/a/b", "/a%2Fb"),
+        ("/c%61f%C3%A9/a", "", "/caf\xc3\xa9/a", "/a"),
+        ("/caf%C3%A9", "", "/caf\xc3\xa9", "/"),
+        ("/caf%C3%A9/", "", "/caf\xc3\xa9/", "/"),
+        ("/caf%C3%A9s", "", "/caf\xc3\xa9s", None),
+        ("/", "", "/", None),
+        ("/app/a", "/app", "/a", None),
+    ],
+)
+def test_raw_path_below_a_prefix(raw: str | None, script: str, path_info: str, expected: str | None) -> None:
+    variables = {"SCRIPT_NAME": script, "PATH_INFO": path_info} | ({} if raw is None else {"RAW_URI": raw})
+    assert raw_path(variables, "/caf\xe9") == expected
 
 
 def test_a_path_that_is_not_latin1_is_nobodys() -> None:
@@ -457,6 +479,8 @@ def test_hop_by_hop_fields_stay_here() -> None:
         ("te", "trailers"),
         ("proxy-authenticate", "Basic"),
         ("status", "204 No Content"),
+        ("x-accel-redirect", "/protected/secret"),
+        ("x-sendfile", "/etc/passwd"),
         ("x-kept", "yes"),
     ]
     status, headers, body = sent(Response(200, Headers(fields), (b"hello",)))

@@ -29,15 +29,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .errors import Disconnected, GuestError, RequestError, Saturated
-from .messages import STREAMED, Headers, Request, Response, Trailers
+from .messages import STREAMED, Headers, Request, Response, Trailers, refusal
 from .migration.compare import Answer
+from .migration.counters import Unseen
 from .migration.requests import RequestFacts, set_cookie
+from .migration.tee import Tee
 from .workers import OUTBOX_CHUNKS, STALL_SECONDS, Stalled, Workers, post
 from .wsgi import (
     Meter,
     Outgoing,
     OutputBody,
     begun,
+    below,
     checked_authority,
     content_length,
     is_bodiless,
@@ -91,7 +94,8 @@ class AsgiGateway:
     """`gateway` as an ASGI application, or as middleware around `app`.
 
     A path that no route of the manifest answers goes to `app`, as do websockets; without one it is a 404,
-    and websockets are closed. `threads` bounds how many guests run at once. `inline` runs guests on the
+    and websockets are closed. Routes lie below root_path, and there below `prefix` ("/shop"), which guests
+    do not see and `app` does. `threads` bounds how many guests run at once. `inline` runs guests on the
     event loop, for guests that answer within a millisecond; large uploads still go to a thread. Of a
     component with the option `inline` it is so in any case.
     """
@@ -101,27 +105,31 @@ class AsgiGateway:
         gateway: Gateway,
         app: App | None = None,
         *,
+        prefix: str = "",
         threads: int = THREADS,
         inline: bool = False,
         visitor: Callable[[Scope], Visitor] | None = None,
     ) -> None:
         self.gateway = gateway
         self.app = app
+        self.prefix = prefix
         self.visitor = visitor
         self.inline = inline
         self.workers = Workers(threads)
         self._match = gateway.match
-        self._watch: Watch | None = None  # of the last loop that was seen
+        self._lookouts: Lookouts | None = None  # of the last loop that was seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            path = raw_path(scope)
+            path = raw_path(scope, self.prefix)
             match = None if path is None else self._match(path)
             if match is not None:
                 assert path is not None
                 turn = None
-                if self.app is not None:
+                if self.app is None:
+                    self.gateway.follow()
+                else:
                     turn = self.gateway.choose(match, _Facts(scope, self.visitor))
                 if turn is None:
                     await self._http(scope, receive, send, path, match)
@@ -160,24 +168,24 @@ class AsgiGateway:
         if turn.kept is not None:
             receive = replaying(turn.kept, receive)
             if turn.choice.shadow:
-                await self._watched(scope, receive, send, path, turn)
+                await self._overheard(scope, receive, send, path, turn)
                 return
         elif turn.choice.shadow:
-            turn.unseen()
+            turn.unseen(Unseen.REQUEST)
         await self.app(scope, receive, send)
 
-    async def _watched(self, scope: Scope, receive: Receive, send: Send, path: str, turn: Turn) -> None:
+    async def _overheard(self, scope: Scope, receive: Receive, send: Send, path: str, turn: Turn) -> None:
         """What the app answers; once it has gone out, the guest gets the same request."""
         assert self.app is not None
         given = {**scope}  # the app may change it
-        watch = Watched(send, turn.limit)
-        await self.app(scope, receive, watch.send)
+        overheard = Overheard(send, turn.limit)
+        await self.app(scope, receive, overheard.send)
         try:
             request = to_request(given, path, (turn.kept,) if turn.kept else ())
         except RequestError:
-            turn.unseen()
+            turn.unseen(Unseen.REFUSED)
         else:
-            turn.shadowed(request, watch.answer())
+            turn.shadowed(request, overheard.answer())
 
     async def _http(
         self,
@@ -209,7 +217,7 @@ class AsgiGateway:
                         answer, trailers = outgoing(response, method), response.trailers
                 else:
                     exchange = Exchange(self.gateway, request, match, receive, inbox, turn)
-                    answer = await exchange.run(self.workers, self._watching())
+                    answer = await exchange.run(self.workers, self._lookouts_here())
                     inbox, trailers = exchange.inbox, exchange.trailers
             except Disconnected:
                 raise
@@ -234,12 +242,12 @@ class AsgiGateway:
             if exchange is not None:
                 exchange.close()
 
-    def _watching(self) -> Watch:
+    def _lookouts_here(self) -> Lookouts:
         loop = asyncio.get_running_loop()
-        watch = self._watch
-        if watch is None or watch.loop is not loop:
-            watch = self._watch = Watch(loop)
-        return watch
+        lookouts = self._lookouts
+        if lookouts is None or lookouts.loop is not loop:
+            lookouts = self._lookouts = Lookouts(loop)
+        return lookouts
 
 
 # Requests that are shared out
@@ -275,52 +283,38 @@ def _with_cookie(scope: Scope, send: Send, value: str) -> Send:
     return sending
 
 
-class Watched:
-    """A `send` that sees a response go by.
-
-    There is no body of one with more than `limit` bytes, of one that has no end, and of one that the server
-    sends otherwise (a file).
-    """
+class Overheard:
+    """A `send` that sees a response go by."""
 
     def __init__(self, send: Send, limit: int) -> None:
         self._send = send
-        self._left = limit
+        self._tee = Tee(limit)
         self._status = 0
         self._headers: Iterable[tuple[bytes, bytes]] = ()
-        self._chunks: list[bytes] | None = []
         self._ended = False
         self._begin = perf_counter()
         self._waited = 0.0
-        self._seconds = 0.0
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.body":
-            self._see(message.get("body", b""))
+            self._tee.see(message.get("body", b""))
             if not message.get("more_body", False):
                 self._ended = True
-                self._seconds = perf_counter() - self._begin - self._waited
+                self._tee.seconds = perf_counter() - self._begin - self._waited
         elif kind == "http.response.start":
             self._status, self._headers = message["status"], message.get("headers", ())
         elif kind in ELSEWHERE:
-            self._chunks = None
+            self._tee.lose(Unseen.FILE)
         begin = perf_counter()
         await self._send(message)
         self._waited += perf_counter() - begin
 
-    def _see(self, chunk: bytes) -> None:
-        self._left -= len(chunk)
-        if self._left < 0:
-            self._chunks = None
-        elif self._chunks is not None:
-            self._chunks.append(chunk)
-
     def answer(self) -> Answer:
+        if not self._ended:
+            self._tee.lose(Unseen.CUT)
         fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
-        whole = self._ended and self._chunks is not None
-        return Answer(
-            self._status, Headers(fields), b"".join(self._chunks or ()) if whole else None, self._seconds
-        )
+        return self._tee.answer(self._status, Headers(fields))
 
 
 async def keep_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
@@ -354,16 +348,23 @@ def replaying(body: bytes, receive: Receive) -> Receive:
 # From the server
 
 
-def raw_path(scope: Scope) -> str | None:
+def raw_path(scope: Scope, prefix: str = "") -> str | None:
     """The path below root_path as it stood in the request line; None when it is no path.
 
-    `raw_path` is optional in ASGI, and counts where it says the same as `path`, which includes
-    `root_path` from most servers and frameworks and not from all.
+    With a `prefix` it is what follows that, and None where nothing does. `raw_path` is optional in ASGI, and
+    counts where it says the same as `path`, which includes `root_path` from most servers and frameworks and
+    not from all.
     """
     path: str = scope["path"]
     script: str = scope.get("root_path", "")
-    if script and path.startswith(script) and path[len(script) : len(script) + 1] in ("", "/"):
-        path = path[len(script) :]
+    rest = below(path, script) if script else None
+    if rest is not None:
+        path = rest
+    if prefix:
+        rest = below(path, prefix)
+        if rest is None:
+            return None
+        path, script = rest, script + prefix
     raw: bytes | None = scope.get("raw_path")
     return pick_path(None if raw is None else raw.decode("latin-1"), script, path, unquote, "utf-8")
 
@@ -419,13 +420,6 @@ def _is_short(request: Request) -> bool:
         return True
     length = content_length(request.headers.get("content-length"))
     return length is not None and length <= INLINE_BODY_BYTES
-
-
-def refusal(error: RequestError | Saturated) -> Response:
-    """What the client of a request sees that got no thread, or none of whose parts can be served."""
-    if isinstance(error, Saturated):
-        return Response(error.status, Headers([("retry-after", str(error.retry_after))]))
-    return Response(error.status)
 
 
 # To the server
@@ -618,7 +612,7 @@ class Inbox:
             return chunk
 
 
-class Watch:
+class Lookouts:
     """Has each exchange of a loop look out for its client once it is WATCH_SECONDS old.
 
     One timer for all of them: with one each, most of them cancelled soon, the loop has hundreds at a time.
@@ -735,7 +729,7 @@ class Exchange:
 
     __slots__ = (
         *("_closed", "_gateway", "_head", "_last", "_loop", "_match", "_meter", "_outbox", "_receive"),
-        *("_request", "_turn", "_watch", "inbox", "trailers"),
+        *("_request", "_turn", "_lookouts", "inbox", "trailers"),
     )
 
     _head: asyncio.Future[AsyncAnswer | None]
@@ -759,29 +753,29 @@ class Exchange:
         self._loop = loop or asyncio.get_running_loop()
         self._outbox: Outbox | None = None
         self._meter: Meter | None = None
-        self._watch: Watch | None = None
+        self._lookouts: Lookouts | None = None
         self._last: tuple[AsyncAnswer | Exception | None] | None = None  # what the loop is to be told
         self._closed = False
         self.trailers: Trailers | None = None  # of the response, once there is its head
         request.gone = self._is_closed
 
-    async def run(self, workers: Workers, watch: Watch | None = None) -> AsyncAnswer | None:
+    async def run(self, workers: Workers, lookouts: Lookouts | None = None) -> AsyncAnswer | None:
         """What the gateway answers, None for nothing. Raises Saturated, Disconnected."""
         self._head = self._loop.create_future()
         if self.inbox is not None:
             self.inbox.on_disconnect = self._disconnected
         # Asking for a body answers "Expect: 100-continue", which is the guest's to do.
-        if watch is not None and (self.inbox is None or "expect" not in self._request.headers):
-            self._watch = watch
-            watch.add(self)
+        if lookouts is not None and (self.inbox is None or "expect" not in self._request.headers):
+            self._lookouts = lookouts
+            lookouts.add(self)
         try:
             self.begin(workers)
             answer = await self._head
         except BaseException:
             self.close()
             raise
-        if answer is None and self._watch is not None:
-            self._watch.discard(self)  # the request is somebody else's now
+        if answer is None and self._lookouts is not None:
+            self._lookouts.discard(self)  # the request is somebody else's now
         return answer
 
     def begin(self, workers: Workers) -> None:
@@ -799,8 +793,8 @@ class Exchange:
     def close(self) -> None:
         """Whatever is still going on, nobody waits for it."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.discard(self)
+        if self._lookouts is not None:
+            self._lookouts.discard(self)
         if self.inbox is not None:
             self.inbox.stop()
         if self._outbox is not None:

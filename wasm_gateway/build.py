@@ -3,7 +3,8 @@
 # Rule 1: the commands are the system shell's, in the manifest's folder or its `workdir`, one after the other.
 # Rule 2: components are built side by side, but behind those that they depend on. Lines of several are
 # prefixed with the component; a single one has the terminal for itself.
-# Rule 3: every toolchain is looked for before anything runs. The first failure ends the others.
+# Rule 3: every toolchain is looked for before anything runs. The first failure ends the others, but not where
+# components are built again while they are served: there each has its own outcome.
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from .build_report import BuildFailure
 from .errors import BuildError, GatewayError, ManifestError, ToolchainError
 from .manifest import Component, Manifest, PathSource, parse_manifest
 from .toml import Document
@@ -25,26 +28,43 @@ from .watch import Files, prints_of
 
 Say = Callable[[str], None]
 
+# Lines of a failed command that are kept: the first ones, which say most.
+MAX_LINES = 1000
+
 
 @dataclass(frozen=True)
 class Job:
-    """The commands of one component, the components to be built before, and the globs of its sources."""
+    """The commands of one component, the components to be built before, and the globs of its sources.
+
+    `output` is the file that comes of it, None where that is no file of ours.
+    """
 
     component: str
     commands: tuple[str, ...]
     folder: Path
     after: frozenset[str]
     watch: tuple[str, ...] = ()
+    output: Path | None = None
 
     def sources(self) -> list[Path]:
-        """The files that its `watch` means, in order."""
+        """The files that its `watch` means, in order; what comes of them is none."""
         found: set[Path] = set()
         for pattern in self.watch:
             try:
                 found.update(path for path in self.folder.glob(pattern) if path.is_file())
             except (ValueError, NotImplementedError):  # absolute, or no pattern at all
                 continue
-        return sorted(found)
+        return sorted(path for path in found if path != self.output)
+
+    def outdated(self) -> bool:
+        """Whether what comes of it is not there, or older than a source."""
+        if self.output is None:
+            return False
+        try:
+            made = self.output.stat().st_mtime_ns
+            return any(path.stat().st_mtime_ns > made for path in self.sources())
+        except OSError:
+            return True
 
 
 def read_jobs(path: Path, *, profile: str | None = None, components: Collection[str] = ()) -> list[Job]:
@@ -67,6 +87,7 @@ def read_jobs(path: Path, *, profile: str | None = None, components: Collection[
             path.parent / (component.build.workdir or "."),
             after[id],
             component.build.watch,
+            component.source.path if isinstance(component.source, PathSource) else None,
         )
         for id, component in built.items()
         if component.build is not None
@@ -95,6 +116,15 @@ def _order(manifest: Manifest, built: Mapping[str, Component]) -> dict[str, froz
     return after
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a build; `failure` is None for a good one."""
+
+    job: Job
+    seconds: float
+    failure: BuildFailure | None = None
+
+
 def build(jobs: list[Job], cache_dir: Path, say: Say) -> None:
     """Run the jobs; `say` takes each line for people.
 
@@ -103,9 +133,10 @@ def build(jobs: list[Job], cache_dir: Path, say: Say) -> None:
     environ = environment(cache_dir)
     _check(jobs, environ)
     if len(jobs) == 1:
-        _Runner(environ, say, prefix=False).run(jobs[0])
+        _Runner(environ, say, piped=False).run(jobs[0])
     elif jobs:
-        _side_by_side(jobs, _Runner(environ, say, prefix=True))
+        runner = _Runner(environ, say, prefix=True)
+        _side_by_side(jobs, runner.run, runner.stop)
     say("Finished building all components" if jobs else "None of the components have a build command.")
 
 
@@ -121,47 +152,54 @@ def _check(jobs: list[Job], environ: Mapping[str, str]) -> None:
         raise ToolchainError("\n".join(texts))
 
 
-def _side_by_side(jobs: list[Job], runner: _Runner) -> None:
+def _side_by_side(jobs: list[Job], run: Callable[[Job], object], stop: Callable[[], None]) -> None:
     waiting = {job.component: job for job in jobs}
     done: set[str] = set()
-    running: dict[Future[None], str] = {}
+    running: dict[Future[object], str] = {}
     with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1), thread_name_prefix="build") as pool:
         try:
             while waiting or running:
                 for job in [job for job in waiting.values() if job.after <= done]:
-                    running[pool.submit(runner.run, waiting.pop(job.component))] = job.component
+                    running[pool.submit(run, waiting.pop(job.component))] = job.component
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done.add(running.pop(future))
                     future.result()
         except BaseException:  # a failure, or Ctrl-C
-            runner.stop()
+            stop()
             for future in running:
                 future.cancel()
             raise
 
 
 class _Runner:
-    """Runs commands; stop() ends all that run, from any thread."""
+    """Runs commands; stop() ends all that run, from any thread.
 
-    def __init__(self, environ: Mapping[str, str], say: Say, *, prefix: bool) -> None:
+    Their output is ours where it is `piped`, and each line of it has the component's name as a `prefix`.
+    """
+
+    def __init__(
+        self, environ: Mapping[str, str], say: Say, *, piped: bool = True, prefix: bool = False
+    ) -> None:
         self.environ = environ
         self.say = say
+        self.piped = piped
         self.prefix = prefix
         self.lock = threading.Lock()
         self.stopped = False
         self.processes: set[subprocess.Popen[str]] = set()
 
-    def run(self, job: Job) -> None:
+    def run(self, job: Job, kept: list[str] | None = None) -> None:
+        """Run the commands of a job, of whose lines some are `kept`; BuildError where one fails."""
         for command in job.commands:
             self.say(f"Building component {job.component} with `{command}`")
-            code = self.shell(job, command)
+            code = self.shell(job, command, kept)
             if code:
                 text = f"Build command for component {job.component} failed with status {code}"
                 raise BuildError(text, code if code > 0 else 128 - code)
 
-    def shell(self, job: Job, command: str) -> int:
-        piped = subprocess.PIPE if self.prefix else None
+    def shell(self, job: Job, command: str, kept: list[str] | None) -> int:
+        piped = subprocess.PIPE if self.piped else None
         with self.lock:
             if self.stopped:
                 return 1
@@ -170,17 +208,19 @@ class _Runner:
                 shell=True,
                 cwd=job.folder,
                 env=self.environ,
-                stdin=subprocess.DEVNULL if self.prefix else None,
+                stdin=subprocess.DEVNULL if self.piped else None,
                 stdout=piped,
-                stderr=subprocess.STDOUT if self.prefix else None,
+                stderr=subprocess.STDOUT if self.piped else None,
                 text=True,
                 errors="replace",
-                start_new_session=self.prefix,  # so that stop() reaches what the shell has started
+                start_new_session=self.piped,  # so that stop() reaches what the shell has started
             )
             self.processes.add(process)
         with process:
             for line in process.stdout or ():
-                self.say(f"{job.component} | {line.rstrip()}")
+                self.say(f"{job.component} | {line.rstrip()}" if self.prefix else line.rstrip())
+                if kept is not None and len(kept) < MAX_LINES:
+                    kept.append(line.rstrip())
             code = process.wait()
         with self.lock:
             self.processes.discard(process)
@@ -202,50 +242,103 @@ class _Runner:
 class Rebuilder:
     """Builds components again whose sources change (Spin: command line, 6), one look after the other.
 
-    `read` gives the jobs as the manifest says them now.
+    `read` gives the jobs as the manifest says them now; `say` takes each line for people, and `problem` those
+    about the manifest, which are not said without it. `failures` are those of the last builds.
     """
 
-    def __init__(self, path: Path, read: Callable[[], list[Job]], cache_dir: Path, say: Say) -> None:
+    def __init__(
+        self,
+        path: Path,
+        read: Callable[[], list[Job]],
+        cache_dir: Path,
+        say: Say,
+        problem: Say | None = None,
+    ) -> None:
         self.path = path
         self.read = read
         self.cache_dir = cache_dir
         self.say = say
-        self.jobs = read()
+        self.problem = problem
+        self.failures: dict[str, BuildFailure] = {}
         self._files = Files()
-        self._take()
+        self._runner: _Runner | None = None
+        self._stopped = threading.Event()
+        self.jobs: list[Job] = []
+        self._files.take(path, prints_of([path]))
+        self._take(read(), {})
         for job in self.jobs:
-            if not job.watch:
-                say(f"Component {job.component} has no `watch` in its build table: it is built only once")
+            if problem is not None and not job.watch:
+                problem(f"Component {job.component} has no `watch` in its build table: it is built only once")
 
-    def _take(self) -> None:
-        self._files.take(self.path, prints_of([self.path]))
-        for job in self.jobs:
+    def _take(self, jobs: list[Job], before: Mapping[str, tuple[str, ...]]) -> list[Job]:
+        """Go on with `jobs`; those whose commands are not what they were `before`."""
+        self.jobs = jobs
+        changed = [job for job in jobs if before.get(job.component) != job.commands]
+        for job in changed:
             self._files.take(job.component, prints_of(job.sources()))
+        known = {job.component for job in jobs}
+        self.failures = {id: failure for id, failure in self.failures.items() if id in known}
+        return changed
 
-    def first(self) -> bool:
-        """Build all of them; whether that worked, else the error has been said."""
-        return self._built(self.jobs)
+    def first(self) -> list[Outcome]:
+        """Build all of them."""
+        return self._build(self.jobs)
 
-    def look(self) -> bool:
-        """Build what has changed and stands still; whether something was built, and it worked."""
-        if self._files.changed(self.path, [self.path]):
-            before = {job.component: job.commands for job in self.jobs}
-            try:
-                self.jobs = self.read()
-            except GatewayError as error:
-                self.say(f"Error: {error}")
-                return False
-            return self._built([job for job in self.jobs if before.get(job.component) != job.commands])
-        return self._built([job for job in self.jobs if self._files.changed(job.component, job.sources())])
+    def outdated(self) -> list[Outcome]:
+        """Build those that are not there, or older than their sources."""
+        return self._build([job for job in self.jobs if job.outdated()])
 
-    def _built(self, jobs: list[Job]) -> bool:
-        if not jobs:
-            return False
-        names = frozenset(job.component for job in jobs)
-        jobs = [replace(job, after=job.after & names) for job in jobs]
+    def look(self) -> list[Outcome]:
+        """Build what has changed and stands still."""
+        if not self._files.changed(self.path, [self.path]):
+            return self._build(
+                [job for job in self.jobs if self._files.changed(job.component, job.sources())]
+            )
+        before = {job.component: job.commands for job in self.jobs}
         try:
-            build(jobs, self.cache_dir, self.say)
+            jobs = self.read()
         except GatewayError as error:
-            self.say(f"Error: {error}")
-            return False
-        return True
+            if self.problem is not None:
+                self.problem(f"Error: {error}")
+            return []
+        return self._build(self._take(jobs, before))
+
+    def stop(self) -> None:
+        """End what is being built, and build nothing more; from any thread."""
+        self._stopped.set()
+        runner = self._runner
+        if runner is not None:
+            runner.stop()
+
+    def _build(self, jobs: list[Job]) -> list[Outcome]:
+        """The outcome of each, in the order in which they ended."""
+        if not jobs or self._stopped.is_set():
+            return []
+        names = frozenset(job.component for job in jobs)
+        environ = environment(self.cache_dir)
+        runner = self._runner = _Runner(environ, self.say, prefix=len(jobs) > 1)
+        outcomes: list[Outcome] = []
+
+        def run(job: Job) -> None:
+            begun = time.monotonic()
+            failure = _attempt(job, environ, runner)
+            outcomes.append(Outcome(job, time.monotonic() - begun, failure))
+
+        _side_by_side([replace(job, after=job.after & names) for job in jobs], run, runner.stop)
+        if self._stopped.is_set():
+            return []
+        for outcome in outcomes:
+            self.failures.pop(outcome.job.component, None)
+            if outcome.failure is not None:
+                self.failures[outcome.job.component] = outcome.failure
+        return outcomes
+
+
+def _attempt(job: Job, environ: Mapping[str, str], runner: _Runner) -> BuildFailure | None:
+    lines: list[str] = []
+    try:
+        _check([job], environ)
+        runner.run(job, lines)
+    except GatewayError as error:
+        return BuildFailure(job.component, str(error), "\n".join(lines))
+    return None

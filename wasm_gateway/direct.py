@@ -23,20 +23,19 @@ from .asgi import (
     LOOP_SECONDS,
     AsyncAnswer,
     Exchange,
+    Lookouts,
     Receive,
     Scope,
     Send,
-    Watch,
     has_body,
     head,
     raw_path,
-    refusal,
     send_answer,
     to_request,
     whole,
 )
 from .errors import Disconnected, RequestError, Saturated
-from .messages import Response
+from .messages import Response, refusal
 from .wsgi import Outgoing, outgoing
 
 if TYPE_CHECKING:
@@ -81,11 +80,11 @@ def install(door: AsgiGateway) -> bool:
 
     def schedule(loop: asyncio.AbstractEventLoop, ctx: Any, cb: Any) -> Take:
         through_loop: Take = usual(loop, ctx, cb)
-        watch = Watch(loop)
+        lookouts = Lookouts(loop)
 
         def received(call: Call) -> None:
             try:  # what is raised here nobody catches
-                taken = take(door, call, watch)
+                taken = take(door, call, lookouts)
             except Exception:
                 log.exception("a request is left to the event loop")
                 taken = False
@@ -98,7 +97,7 @@ def install(door: AsgiGateway) -> bool:
     return True
 
 
-def take(door: AsgiGateway, call: Call, watch: Watch) -> bool:
+def take(door: AsgiGateway, call: Call, lookouts: Lookouts) -> bool:
     """Answer `call`, in a thread of the door's or, where the component is quick, in this one.
 
     False for one that is the event loop's.
@@ -114,15 +113,16 @@ def take(door: AsgiGateway, call: Call, watch: Watch) -> bool:
         request = to_request(scope, path, ())
     except RequestError:
         return False  # it is refused there
-    exchange = Direct(door.gateway, request, match, call, watch)
+    door.gateway.follow()
+    exchange = Direct(door.gateway, request, match, call, lookouts)
     if door.gateway.runs_inline(match):
         exchange.run_here()
         return True
-    watch.add(exchange)
+    lookouts.add(exchange)
     try:
         exchange.begin(door.workers)
     except Saturated:
-        watch.discard(exchange)
+        lookouts.discard(exchange)
         return False
     return True
 
@@ -133,11 +133,11 @@ class Direct(Exchange):
     __slots__ = ("_call", "_task")
 
     def __init__(
-        self, gateway: Gateway, request: Request, match: RouteMatch, call: Call, watch: Watch
+        self, gateway: Gateway, request: Request, match: RouteMatch, call: Call, lookouts: Lookouts
     ) -> None:
-        super().__init__(gateway, request, match, call.proto.receive, loop=watch.loop)
+        super().__init__(gateway, request, match, call.proto.receive, loop=lookouts.loop)
         self._call = call
-        self._watch = watch
+        self._lookouts = lookouts
 
     # in the thread
 
@@ -152,8 +152,8 @@ class Direct(Exchange):
     def _tell(self) -> None:
         self._request.gone = None
         last, self._last = self._last, None
-        assert self._watch is not None
-        self._watch.discard(self)
+        assert self._lookouts is not None
+        self._lookouts.discard(self)
         if last is not None:
             self._answer(*last)
         elif self._outbox is None:

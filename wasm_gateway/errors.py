@@ -11,6 +11,7 @@
 #     DecodeError            malformed bytes
 #     UnsupportedError       well-formed, but not implemented here
 #     LinkError              imports that this host does not offer, or offers otherwise
+#       NotBuilt             it is still to be built, while a development server runs
 #   GuestError               component author, while it runs
 #     Trap                   the guest stopped itself, or broke a rule of the ABI
 #     GuestExit              the guest called exit
@@ -110,6 +111,10 @@ class LinkError(ComponentError):
     def __init__(self, message: str, interface: str | None = None) -> None:
         super().__init__(message)
         self.interface = interface
+
+
+class NotBuilt(LinkError):
+    """The file of the guest is not there, and may come, since somebody builds it."""
 
 
 class GuestError(GatewayError):

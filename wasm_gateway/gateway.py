@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import forks, observe
+from .build_report import BuildFailure, BuildReport
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
@@ -32,7 +34,7 @@ from .errors import (
     HostError,
     LinkError,
     ManifestError,
-    Saturated,
+    NotBuilt,
     Trap,
 )
 from .executors import Executor
@@ -42,7 +44,7 @@ from .host import identity
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
-from .loader import Entry, Loader, Statistics, entry_ids, remove_folder, served
+from .loader import Entry, Loaded, Loader, Statistics, default_cache_dir, entry_ids, remove_folder, served
 from .manifest import (
     Component,
     ComponentOptions,
@@ -51,15 +53,17 @@ from .manifest import (
     StaticResponse,
     load_manifest,
 )
-from .messages import Begin, Headers, Request, Response
+from .messages import STREAMED, Begin, Headers, Request, Response, refusal
+from .migration.orders import Act
 from .router import RouteMatch, Router, spin_headers
 from .runtime_config import RuntimeConfig, load_runtime_config
-from .swap import Swaps
+from .swap import GUESTS, Swaps
 
 if TYPE_CHECKING:
     from .migration.ledger import Ledger
     from .migration.pilot import Pilot, Turn
     from .policy import Facts, Rule
+    from .workshop import Workshop
 
 log = logging.getLogger("wasm_gateway")
 
@@ -70,44 +74,71 @@ DEFAULT_ENGINE = EngineOptions()
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """What an application is run with, besides its manifest.
-
-    Names and meanings are those of `spin up`'s flags (Spin: command line, 3). `state_dir` and `log_dir`:
-    None for the default (`.spin` beside the manifest, `logs` in it), "" for none. `limits` replaces
-    fields of every component's options. `stores` are key-value stores made by the site, by label;
-    `interfaces` are what it lends to guests (HostInterface). `rules` say who answers for a component or a
-    route (policy.Rule), by its id or pattern; `ledger` is where processes share what is turned at run time,
-    or the path of a SQLite file for it, or the URL of a Redis. `compare` are functions of the site's own that
-    compare two answers (migration/compare.py, Function), or their dotted names, by component or pattern;
-    `around` is entered in threads of the gateway's own around each guest. `watch` has guests and manifest
-    replaced when their files change.
+    """What an application is run with, besides its manifest; names and meanings are those of `spin up`'s
+    flags where it has them (Spin: command line, 3).
     """
 
+    #: A `runtime-config.toml`: its path, or what `load_runtime_config` has read.
     runtime_config: RuntimeConfig | str | Path | None = None
+    #: Where stores are kept; None for the default, `.spin` beside the manifest, "" for nowhere.
     state_dir: str | Path | None = None
+    #: Where output of guests is kept; None for the default, `logs` in the state folder, "" for nowhere.
     log_dir: str | Path | None = None
+    #: Where compiled and downloaded guests are kept; None for the user's cache.
     cache_dir: str | Path | None = None
+    #: Values of the manifest's variables.
     variables: Mapping[str, str] = field(default_factory=dict)
+    #: Environment of every component, besides its own.
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: Keys and values that are put into the store `default` when the gateway opens.
     key_value: Mapping[str, str] = field(default_factory=dict)
+    #: Statements that are run when the gateway opens: SQL, `@file.sql` or `@file.sql:label`.
     sqlite: Sequence[str] = ()
+    #: Key-value stores that the site has made itself, by label.
     stores: Mapping[str, Any] = field(default_factory=dict)
+    #: What the site lends to components that name it in `host_interfaces`: each a HostInterface.
     interfaces: Sequence[HostInterface] = ()
+    #: Options of every component: keys of the `tool.wasm-gateway` tables, which these replace.
     limits: Mapping[str, Any] = field(default_factory=dict)
+    #: Options of one component, by its id, or who answers a route, by its pattern; they win over all others.
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Where all processes share what is turned while they run, and what they count: the path of a SQLite
+    #: file, the URL of a Redis, or a Ledger.
     ledger: Ledger | str | Path | None = None
+    #: Functions that compare the answers of guest and site, or their dotted names, by the id of a component
+    #: or the pattern of a route.
     compare: Mapping[str, Any] = field(default_factory=dict)
+    #: Told of each guest that answers from now on, in this process. It must not reload any.
+    loaded: Callable[[Loaded], object] | None = None
+    #: Entered around each guest that runs in a thread of the gateway's own.
     around: Callable[[], AbstractContextManager[object]] = nullcontext
+    #: Guests may change mounted files: copies of them, which are removed when the gateway closes; with
+    #: `direct_mounts` the files themselves.
     allow_transient_write: bool = False
+    #: Folders of the manifest are mounted themselves, and not a copy of their files.
     direct_mounts: bool = False
+    #: Compile each time, and keep nothing.
     disable_cache: bool = False
+    #: Guests and manifest are replaced when their files change.
     watch: bool = False
-    metrics: bool = False  # by prometheus-client, in its default registry
-    tracing: bool = False  # by opentelemetry-api, and the SDK that the process has set up
+    #: For development only: guests are built too when their sources change, and what could not be built is
+    #: shown.
+    build: bool = False
+    #: The file that says what could not be built, where another process builds the guests.
+    build_report: str | Path | None = None
+    #: Count requests with prometheus-client, in its default registry; needs the extra `metrics`.
+    metrics: bool = False
+    #: Make spans with opentelemetry-api, by the SDK that the process has set up; needs the extra `otel`.
+    tracing: bool = False
+    #: A line for each request of a guest, to the logger `wasm_gateway.access`.
     access_log: bool = False
+    #: A `Server-Timing` header with each response of a guest.
     server_timing: bool = False
+    #: Observers of the site's own (observe.Observer).
     observers: Sequence[observe.Observer] = ()
-    follow: Collection[str] | None = ()  # whose output is copied to stderr; None: everybody's
+    #: Ids of the components whose output also goes to stderr; None for all.
+    follow: Collection[str] | None = ()
+    #: What runs guests.
     engine: EngineOptions = DEFAULT_ENGINE
 
 
@@ -120,6 +151,8 @@ class Gateway:
 
     def __init__(self, manifest: Manifest, options: GatewayOptions | None = None) -> None:
         options = options or GatewayOptions()
+        if options.build:
+            options = replace(options, watch=True)
         self.options = options
         self.runtime_config = _runtime_config(options.runtime_config)
         config = self.runtime_config
@@ -141,6 +174,8 @@ class Gateway:
             server_timing=options.server_timing,
         )
         self.logs = GuestLogs(self.log_dir, follow=options.follow)
+        self.build_report = None if options.build_report is None else BuildReport(Path(options.build_report))
+        self.workshop: Workshop | None = None
         self.swaps = Swaps(self, watch=options.watch)
         self._watcher = self.swaps.watcher
         forks.watch(self)
@@ -192,7 +227,21 @@ class Gateway:
         read = partial(load_manifest, path, profile=profile, component_ids=components)
         gateway = cls(read(), GatewayOptions(**options))
         gateway.swaps.read = read
+        if gateway.options.build and gateway.manifest.path is not None:
+            gateway._build(gateway.manifest.path, profile=profile, components=components or ())
         return gateway
+
+    def _build(self, path: Path, **which: Any) -> None:
+        """Have the guests of the manifest at `path` built as long as this is open."""
+        if path.suffix in GUESTS:
+            return
+        # imported where it is needed: sites in production build nothing
+        from .build import read_jobs
+        from .workshop import Workshop
+
+        cache_dir = Path(self.options.cache_dir) if self.options.cache_dir else default_cache_dir()
+        self.build_report = BuildReport.of(path, cache_dir)
+        self.workshop = Workshop(self, path, partial(read_jobs, path, **which), self.build_report, cache_dir)
 
     # Life
 
@@ -204,6 +253,7 @@ class Gateway:
         """
         if self._entries is None:
             self.swaps.begin()
+            opened: Collection[Entry] = ()
             with self._lock:
                 if self._entries is None:
                     try:
@@ -211,12 +261,32 @@ class Gateway:
                     except BaseException:
                         self._release()
                         raise
+                    opened = self._entries.values()
+            self._tell(opened, "open")
+            if self.workshop is not None:
+                self.workshop.start()
         return self
+
+    def _tell(self, entries: Iterable[Entry], act: str) -> None:
+        """Tell the site of guests that answer from now on."""
+        loaded = self.options.loaded
+        if loaded is None:
+            return
+        for entry in entries:
+            executor = entry.http or entry.messages
+            if executor is not None:
+                try:
+                    loaded(Loaded(entry.component.id, executor.dialect, act))
+                except Exception:
+                    log.exception("the site could not be told of component %s", entry.component.id)
 
     def close(self) -> None:
         """Give back stores, connections, files and compiled guests. Requests must have ended."""
-        if self._watcher is not None:
-            self._watcher.stop()
+        if self.workshop is not None:
+            self.workshop.stop()
+        if self.pilot is not None:
+            self.pilot.stop()
+        self.swaps.close()
         if self.pilot is not None:
             self.pilot.shadows.close()
         with self.swaps.lock, self._lock:
@@ -247,20 +317,42 @@ class Gateway:
                 self._work_dir[1]()
                 self._work_dir = None
 
-    def reload(self, component_id: str | None = None) -> None:
+    def reload(self, component_id: str | None = None, *, by: str | None = None) -> None:
         """Load the guest of a component again from its file; for None the manifest, and all guests.
 
         The old ones answer until the new ones can, and go on when these cannot be loaded. Raises
-        ManifestError, ComponentError, HostError. In this process only: `watch` is for all.
+        ManifestError, ComponentError, HostError. It is for this process only, unless `by` says whose order it
+        is to all that share the ledger: they obey within a second, one with a guest that compiles later, and
+        log what they cannot do.
         """
-        self.swaps.reload(component_id)
+        if by is None:
+            self.swaps.reload(component_id)
+        else:
+            self._order(Act.RELOAD, component_id, by)
 
-    def rollback(self, component_id: str) -> None:
+    def rollback(self, component_id: str, *, by: str | None = None) -> None:
         """Have the guest answer again that was replaced last, until a file comes that is newer still.
 
-        HostError when there is none: one is kept in each process, and none across a changed manifest.
+        HostError when there is none: one is kept in each process, and none across a changed manifest. `by` is
+        as for `reload`.
         """
-        self.swaps.rollback(component_id)
+        if by is None:
+            self.swaps.rollback(component_id)
+        else:
+            self._order(Act.ROLLBACK, component_id, by)
+
+    def _order(self, act: Act, component_id: str | None, by: str) -> None:
+        pilot = self.open().pilot
+        if pilot is None or pilot.ledger is None:
+            raise HostError("orders to all processes are given in a ledger, and there is none")
+        if component_id is not None and component_id not in self.manifest.components:
+            raise ManifestError(f"no such component: `{component_id}`", path=self.manifest.path)
+        pilot.order(act, component_id, by)
+
+    def serves(self, component_id: str) -> bool:
+        """Whether the component has a guest that can be asked."""
+        entries = (self._entries or {}).values()
+        return any(entry.component.id == component_id and entry.problem is None for entry in entries)
 
     @property
     def watching(self) -> bool:
@@ -290,6 +382,7 @@ class Gateway:
         return problems
 
     def _load(self, progress: Callable[[str, int, int], object] | None) -> dict[str, Entry]:
+        since = time.time_ns()
         components = served(self.manifest)
         loader = Loader(self)
         loader.hosts.start()
@@ -300,14 +393,14 @@ class Gateway:
                 entries[entry.id] = entry
                 if progress is not None:
                     progress(entry.id, done, len(components))
-        self.pilot = self._pilot(entries)
+        self.pilot = self._pilot(entries, since)
         return entries
 
     def _govern(self, changed: Iterable[str]) -> None:
         """The components in `changed` have other guests, or other options."""
         entries = self._entries or {}
         if self.pilot is None:
-            self.pilot = self._pilot(entries)
+            self.pilot = self._pilot(entries, time.time_ns())
         else:
             options = {entry.component.id: entry.options for entry in entries.values()}
             self.pilot.govern(options, changed)
@@ -335,7 +428,7 @@ class Gateway:
         except ManifestError as error:
             raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
 
-    def _pilot(self, entries: Mapping[str, Entry]) -> Pilot | None:
+    def _pilot(self, entries: Mapping[str, Entry], since: int) -> Pilot | None:
         ledger = self.options.ledger
         governed = {entry.component.id: entry.options for entry in entries.values()}
         if ledger is None and not any(options.governed for options in governed.values()):
@@ -350,7 +443,8 @@ class Gateway:
         functions = {
             name: _imported(value, f"COMPARE.{name}") for name, value in self.options.compare.items()
         }
-        return Pilot(governed, ledger, Shadows(self.options.around), functions)
+        shadows = Shadows(self.options.around)
+        return Pilot(governed, ledger, shadows, functions, self.swaps, since)
 
     @property
     def work_dir(self) -> Path:
@@ -363,11 +457,21 @@ class Gateway:
 
     # Requests
 
-    def match(self, path: str) -> RouteMatch | None:
-        """Which route answers the raw `path`, None for none; cheap, for a door that has a native answer."""
+    def _look_out(self) -> None:
+        """Begin to look for changed files in this process, where it is to and does not yet."""
         watcher = self._watcher
         if watcher is not None and not watcher.running:
             watcher.start()
+
+    def follow(self) -> None:
+        """Begin to follow the ledger in this process, for a door that never asks `choose`."""
+        pilot = self.pilot
+        if pilot is not None and not pilot.watches:
+            pilot.watch()
+
+    def match(self, path: str) -> RouteMatch | None:
+        """Which route answers the raw `path`, None for none; cheap, for a door that has a native answer."""
+        self._look_out()
         if path.startswith(WELL_KNOWN):
             return _WELL_KNOWN_MATCH
         return self.router.match(path)
@@ -396,7 +500,36 @@ class Gateway:
         assert isinstance(target, Target)
         if target.entry_id is None:
             return target.static
+        if self.build_report is not None:
+            return self._answer_or_show(target.entry_id, request, match, begin, turn)
         return self._answer(target.entry_id, request, match, begin, turn)
+
+    def _answer_or_show(
+        self, entry_id: str, request: Request, match: RouteMatch, begin: Begin | None, turn: Turn | None
+    ) -> Response | None:
+        """In development: the answer, or what could not be built (build_page.py)."""
+        from . import build_page
+
+        assert self.build_report is not None
+        entry = self._entry(entry_id)
+        id, problem = entry.component.id, entry.problem
+        failure = self.build_report.failures().get(id)
+        if failure is None and entry.refused is not None:
+            failure = BuildFailure(id, entry.refused, built=True)
+        if problem is not None:
+            if turn is not None and turn.failed(problem):
+                return None
+            if failure is None and isinstance(problem, NotBuilt):
+                return build_page.pending(id, str(problem), request)
+            return build_page.failed(
+                failure or BuildFailure(id, str(problem), built=True), request, good=False
+            )
+        if failure is None:
+            return self._answer(entry_id, request, match, begin, turn)
+        if build_page.is_visit(request):
+            return build_page.failed(failure, request, good=True)
+        response = self._answer(entry_id, request, match, build_page.marking(begin), turn)
+        return response if response is None or response is STREAMED else build_page.marked(response)
 
     def choose(self, match: RouteMatch, facts: Facts) -> Turn | None:
         """Who answers a request that `match` leads to; None where only the guest may.
@@ -494,7 +627,10 @@ class Gateway:
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
             request_ = _for_guest(request, match, executor, entry)
-            response: Response = entry.run(executor.execute, request_, match, noted)
+            door = noted if entry.options.cookies or noted is None else _without_cookies(noted)
+            response: Response = entry.run(executor.execute, request_, match, door)
+            if not entry.options.cookies and "set-cookie" in response.headers:
+                response = replace(response, headers=response.headers.without("set-cookie"))
             if turn is not None:
                 turn.succeeded()
             return response
@@ -555,8 +691,8 @@ class Gateway:
 
     def handle_redis(self, component_id: str, payload: bytes) -> None:
         """Hand one message of a Redis channel to a fresh instance; raises GatewayError when it fails."""
-        if self._watcher is not None and not self._watcher.running:
-            self._watcher.start()
+        self._look_out()
+        self.follow()
         if self.watch is None:
             self._deliver(component_id, None, payload)
         else:
@@ -715,6 +851,11 @@ def _number(text: str) -> int:
     return int(text) if len(text) < 20 else sys.maxsize
 
 
+def _without_cookies(begin: Begin) -> Begin:
+    """For a guest that is not to see the client's cookies, and so not to say what they are."""
+    return lambda head: begin(replace(head, headers=head.headers.without("set-cookie")))
+
+
 class _Noted:
     """A Begin that knows whether it has been called."""
 
@@ -733,9 +874,7 @@ def _failure(error: GatewayError, component_id: str, what: str, extra: Mapping[s
     text = "\n    ".join(printable(line.encode(errors="backslashreplace")) for line in lines)
     level = logging.INFO if error.status < 500 else logging.ERROR
     log.log(level, "component %s: %s", component_id, text, extra=extra)
-    if isinstance(error, Saturated):
-        return Response(503, Headers([("retry-after", str(error.retry_after))]))
-    return Response(error.status)
+    return refusal(error)
 
 
 def _static_response(static: StaticResponse) -> Response:

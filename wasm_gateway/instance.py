@@ -421,8 +421,13 @@ class Instance(HostContext):
         return found
 
     def _call_found(self, offset: int, slots: int) -> None:
-        """Call the function at `offset` of the buffer, whose arguments are in place."""
+        """Call the allocator at `offset` of the buffer, whose arguments are in place."""
+        tasks = self.program.new_loop is not None
+        if tasks:
+            self.loop.allocating = [0, 0]
         self._enter(self._address + offset + capi.EXTERN_UNION, slots)
+        if tasks:
+            self.loop.allocating = None
 
     # Calls
 
@@ -457,13 +462,13 @@ class Instance(HostContext):
         return call
 
     def _call(self, signature: CoreSignature, function: int, _alive: object, *arguments: Any) -> Any:
-        assert self._store is not None, "the instance is closed"
         signature.params.pack_into(self._buffer, RAW, *arguments)
         self._enter(function, signature.slots)
         return signature.results.unpack_from(self._buffer, RAW)[0] if signature.has_result else None
 
     def _enter(self, function: int, slots: int) -> None:
         """Call the wasmtime_func_t at the address `function`, whose arguments are in place."""
+        assert self._store is not None, "the instance is closed"
         address = self._address
         outer = current.instance
         current.instance = self
@@ -477,8 +482,11 @@ class Instance(HostContext):
     # Failure
 
     def park(self, error: BaseException) -> int:
-        """Keep `error` for whoever called the guest, and give the trap that ends the guest meanwhile."""
-        if self._parked is None:
+        """Keep `error` for whoever called the guest, and give the trap that ends the guest meanwhile.
+
+        The first one counts, but that what a signal handler raises (a KeyboardInterrupt) is never lost.
+        """
+        if self._parked is None or not isinstance(error, Exception):
             self._parked = error
         trap: int = capi.trap_new(_HOST_TRAP, len(_HOST_TRAP))
         return trap
@@ -491,7 +499,10 @@ class Instance(HostContext):
         message, code, frames = capi.take_trap(trap) if trap else ("", None, [])
         text = capi.error_message(error) if error else message
         if parked is not None:
-            raise parked
+            try:
+                raise parked
+            finally:
+                del parked  # its traceback leads to this frame, which would lead back to it
         if code == "INTERRUPT":
             raise DeadlineExceeded(self.deadline.seconds)
         if code == "STACK_OVERFLOW":

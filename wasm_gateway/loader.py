@@ -27,7 +27,7 @@ from .assets import load_source, prepare_files
 from .component.core import preamble
 from .component.names import canonical_name
 from .engine import CompileCache, Engine, wat2wasm
-from .errors import ComponentError, LinkError, ManifestError, Saturated, UnsupportedError
+from .errors import ComponentError, LinkError, ManifestError, NotBuilt, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
 from .host import identity
 from .host.application import Hosts
@@ -40,6 +40,7 @@ from .manifest import (
     Dependency,
     HttpTrigger,
     Manifest,
+    PathSource,
     error_in,
 )
 from .policy import Failure
@@ -75,6 +76,18 @@ class Statistics:
     last_us: list[float] = field(default_factory=list)
     swaps: int = 0  # guests that came after the first one
     refused: str | None = None  # why the guest that lies there now is not taken
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A guest that answers from now on, in this process.
+
+    `act` is how it came: "open" with the gateway, "swap" in the place of another one, "rollback" again.
+    """
+
+    component: str
+    dialect: str
+    act: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +146,13 @@ def served(manifest: Manifest) -> list[Served]:
     return list(found.values())
 
 
+def sources(one: Served) -> list[Path]:
+    """The files that are loaded for it; what has a digest in the manifest never changes."""
+    others = (*one.component.dependencies.values(), *(one.http.middleware if one.http else ()))
+    found = (one.component.source, *(other.source for other in others))
+    return [source.path for source in found if isinstance(source, PathSource)]
+
+
 class Places:
     """The places and counters of a component; guests that follow one another in it share them."""
 
@@ -160,7 +180,7 @@ class Entry:
         self.http: Executor | None = None
         self.messages: MessageExecutor | None = None
         self.inline = options.inline  # until it turns out not to be quick
-        self.problem: ComponentError | None = None  # why it has neither, where the site answers instead
+        self.problem: ComponentError | None = None  # why it has neither, and is served all the same
         # What swap.py knows of it.
         self.digest: str | None = None  # of its binaries, where somebody compares
         self.rejected: str | None = None  # of those that were rolled back, and are not to come again
@@ -283,17 +303,29 @@ class Loader:
         self.hosts = gateway.hosts
 
     def load(self, served: Served) -> Entry:
-        """The entry of `served`; one with a `problem` where the site answers instead."""
+        """The entry of `served`; with a `problem` where the site answers instead, or it is still built."""
         limits = self.gateway.options_of(served.component, self.manifest)
+        waits = self.gateway.build_report is not None and _is_made(served.component)
+        problem: ComponentError
         try:
             return self.load_guest(served, limits=limits)
         except ComponentError as error:
-            if Failure.LINK not in limits.rule.fallback:
+            if Failure.LINK in limits.rule.fallback:
+                log.error("%s; the site answers instead", error)
+            elif waits:
+                log.error("%s", error)
+            else:
                 raise
-            log.error("%s; the site answers instead", error)
-            entry = Entry(served.id, served.component, limits)
-            entry.problem = error
-            return entry
+            problem = error
+        except ManifestError:
+            missing = next((path for path in sources(served) if not path.exists()), None)
+            if missing is None or not waits or served.component.build is None:
+                raise
+            problem = NotBuilt(f"{missing} is not there yet")
+            problem.component = served.component.id
+        entry = Entry(served.id, served.component, limits)
+        entry.problem = problem
+        return entry
 
     def load_guest(
         self, served: Served, binaries: Binaries | None = None, limits: ComponentOptions | None = None
@@ -426,7 +458,7 @@ class Loader:
         source = load_source(component, self.cache_dir, manifest_path=path)
         try:
             wasm = source.read_bytes()
-            return wat2wasm(wasm) if source.suffix == ".wat" else wasm
+            return wat2wasm(wasm, str(source)) if source.suffix == ".wat" else wasm
         except OSError as error:
             raise error_in(path, f"cannot be read: {error}", "component", component.id, *place) from error
 
@@ -473,6 +505,12 @@ class Loader:
             in_place=True,
             manifest_path=self.manifest.path,
         )
+
+
+def _is_made(component: Component) -> bool:
+    """Whether somebody who mends a source mends the guest."""
+    source = component.source
+    return component.build is not None or (isinstance(source, PathSource) and source.path.suffix == ".wat")
 
 
 def remove_folder(folder: Path, owner: int) -> None:

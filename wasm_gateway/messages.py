@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from .errors import GatewayError, Saturated
+
 
 class Headers:
     """An immutable, ordered multi-map of header fields.
@@ -128,6 +130,13 @@ class Response:
         close = getattr(self.body, "close", None)
         if close is not None:
             close()
+
+
+def refusal(error: GatewayError) -> Response:
+    """What a client learns of an error: its status, and when to come back; the reason is for the log."""
+    if isinstance(error, Saturated):
+        return Response(error.status, Headers([("retry-after", str(error.retry_after))]))
+    return Response(error.status)
 
 
 # What a door gives that can send a response before it is whole. It is called once at the most, with a

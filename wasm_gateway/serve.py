@@ -6,7 +6,9 @@
 # Rule 2: workers are spawned, never forked, whatever the platform's habit is: a child
 # forked from a process that has compiled must not compile itself (it hangs for ever).
 # Rule 3: the port is taken before anything starts, and announced when it answers.
-# Rule 4: whoever ends first ends all: a worker that keeps dying, the Redis trigger, a
+# Rule 4: SIGHUP loads manifest and guests again: in the parent, and where it can, in the workers, which look
+# at a number that they share with it. A signal to a worker that is just starting would end it.
+# Rule 5: whoever ends first ends all: a worker that keeps dying, the Redis trigger, a
 # signal, the parent. No process outlives its parent.
 #
 # Why granian, and why its ASGI interface: measured with a hello in one worker and
@@ -31,12 +33,14 @@ import logging
 import logging.config
 import multiprocessing
 import os
+import queue
 import signal
 import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -303,6 +307,9 @@ def _serve_http(
 ) -> int:
     multiprocessing.set_start_method("spawn", force=True)
     server = _server(port, workers)
+    # granian's own way replaces the workers, whether or not new ones could start
+    server.signal_handler_reload = beside.reload_soon
+    loader = partial(load, application.for_workers(), threads, beside.reloads)
     ended = threading.Event()
 
     def watch() -> None:
@@ -318,7 +325,7 @@ def _serve_http(
     server.on_startup(beside.start)
     server.on_startup(watcher.start)
     try:
-        server.serve(target_loader=partial(load, application.for_workers(), threads), wrap_loader=False)
+        server.serve(target_loader=loader, wrap_loader=False)
     except SystemExit as error:
         return int(error.code or 0)
     finally:
@@ -334,7 +341,7 @@ def _server(port: Port, workers: int) -> Any:
     from granian.log import LogLevels
 
     try:
-        return Granian(
+        server = Granian(
             "wasm_gateway",
             address=port.host,
             port=port.port,
@@ -356,6 +363,21 @@ def _server(port: Port, workers: int) -> Any:
         )
     except OSError as error:  # certificate or key: ssl.SSLError is one too
         raise ListenError(f"TLS certificate {listen.tls_cert} and key {listen.tls_key}: {error}") from error
+    server.signal_handler_interrupt = _beside(server.signal_handler_interrupt)  # type: ignore[method-assign]
+    return server
+
+
+def _beside(handler: Callable[[], object]) -> Callable[..., None]:
+    """A handler of signals that runs `handler` in a thread of its own.
+
+    granian's sets an event, whose lock the thread that is interrupted may hold: two signals in a row (Ctrl-C
+    reaches a group of processes, one of which then ends another) made the server hang for ever.
+    """
+
+    def handle(*_: object) -> None:
+        threading.Thread(target=handler, name="wasm-signal", daemon=True).start()
+
+    return handle
 
 
 # granian's own, on stderr: stdout belongs to the announcement.
@@ -387,13 +409,18 @@ def configure_logging(*, access_log: bool = False) -> None:
 # In a worker
 
 
-def load(application: Application, threads: int | None) -> Any:
-    """The ASGI application of a worker; its gateway opens at the lifespan's startup."""
+def load(application: Application, threads: int | None, reloads: Number) -> Any:
+    """The ASGI application of a worker; its gateway opens at the lifespan's startup.
+
+    It is loaded again when the number of `reloads` has changed.
+    """
     from .direct import install
 
     _end_with_parent()
     configure_logging(access_log=application.options.get("access_log", False))
+    seen = reloads.value
     gateway = application.gateway()
+    _reload_with_parent(gateway, reloads, seen)
     app = gateway.asgi() if threads is None else gateway.asgi(threads=threads)
     install(app)
     return _LeavesQuickly(app)
@@ -412,6 +439,31 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="wasm-parent", daemon=True).start()
+
+
+def _reload_with_parent(gateway: Gateway, reloads: Number, seen: int) -> None:
+    def watch() -> None:
+        nonlocal seen
+        while True:
+            time.sleep(SIGNAL_CHECK_SECONDS)
+            now = reloads.value
+            if now != seen:
+                seen = now
+                reload(gateway)
+
+    threading.Thread(target=watch, name="wasm-reload", daemon=True).start()
+
+
+def reload(gateway: Gateway) -> bool:
+    """Load manifest and guests again; whether that could be done, else the log says why not."""
+    try:
+        gateway.reload()
+    except Exception as error:
+        # a bug of ours has a trace; a guest that does not load needs none
+        trace = None if isinstance(error, GatewayError) else error
+        log.error("nothing is reloaded, what was there goes on: %s", error, exc_info=trace)
+        return False
+    return True
 
 
 class _LeavesQuickly:
@@ -451,11 +503,25 @@ class _LeavesQuickly:
 # In the parent
 
 
+class Number(Protocol):
+    """A number in memory that processes share."""
+
+    value: int
+
+
 class _BesideServer:
-    """What runs in the parent while the workers serve: the Redis trigger, if the application has one."""
+    """What runs in the parent while the workers serve: reloads, and the Redis trigger, if there is one.
+
+    `reloads` is how often the application was loaded again.
+    """
 
     def __init__(self, gateway: Gateway, announcer: Announcer) -> None:
+        self._gateway = gateway
         self._announcer = announcer
+        self.reloads: Number = multiprocessing.get_context("spawn").RawValue("Q", 0)
+        # a queue whose `put` may interrupt itself, as a signal does; None is the end
+        self._asked: queue.SimpleQueue[bool | None] = queue.SimpleQueue()
+        self._reloader = threading.Thread(target=self._reload, name="wasm-reload")
         self._stop = threading.Event()
         self.may_announce = threading.Event()  # after the HTTP routes, so that the order is always the same
         self._threads: list[threading.Thread] = []
@@ -466,7 +532,18 @@ class _BesideServer:
 
             self._trigger = RedisTrigger(gateway)
 
+    def reload_soon(self, *_: object) -> None:
+        """The handler of SIGHUP."""
+        self._asked.put(True)
+
+    def _reload(self) -> None:
+        while self._asked.get():
+            if reload(self._gateway):
+                self.reloads.value += 1
+                log.warning("manifest and guests are loaded again")
+
     def start(self) -> None:
+        self._reloader.start()
         if self._trigger is not None:
             self._threads = [
                 threading.Thread(target=self._run, args=(self._trigger,), name="wasm-redis"),
@@ -491,6 +568,9 @@ class _BesideServer:
 
     def stop(self) -> None:
         self._stop.set()
+        self._asked.put(None)
+        if self._reloader.ident is not None:
+            self._reloader.join()
         for thread in self._threads:
             thread.join()
 
@@ -499,6 +579,8 @@ class _BesideServer:
         ended = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self.reload_soon)
         self.may_announce.set()
         self.start()
         while not ended.wait(SIGNAL_CHECK_SECONDS):  # a wait without end may miss a signal

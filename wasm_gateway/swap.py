@@ -5,6 +5,8 @@
 # Rule 2: what cannot be loaded changes nothing: the log says so once for each change, and
 # `refused` as long as it lies there.
 # Rule 3: the last good guest is kept for a rollback, and none before it.
+# Rule 4: what is ordered of all processes (migration/orders.py) each does in a thread, one after the other:
+# who asks the ledger has other things to do than to compile.
 
 from __future__ import annotations
 
@@ -16,11 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import forks
-from .errors import GatewayError, HostError, ManifestError
+from .errors import GatewayError, HostError, ManifestError, Saturated
 from .guest_logs import printable
-from .loader import Entry, Loader, Served, served
-from .manifest import Manifest, PathSource
-from .watch import Files, Watcher, prints_of
+from .loader import Entry, Loader, Served, served, sources
+from .manifest import Manifest
+from .migration.counters import FAILED_ORDER, OBEYED
+from .migration.orders import Act, Order
+from .watch import Files, Watcher, changed_since, prints_of
+from .workers import Workers
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -31,13 +36,6 @@ MANIFEST = "the manifest"  # no id of a component
 
 # A bare guest is its own manifest for ever.
 GUESTS = (".wasm", ".wat")
-
-
-def sources(one: Served) -> list[Path]:
-    """The files that are loaded for it; what has a digest in the manifest never changes."""
-    others = (*one.component.dependencies.values(), *(one.http.middleware if one.http else ()))
-    found = (one.component.source, *(other.source for other in others))
-    return [source.path for source in found if isinstance(source, PathSource)]
 
 
 class Swaps:
@@ -58,6 +56,15 @@ class Swaps:
 
     def after_fork(self) -> None:
         self.lock = threading.Lock()  # one at a time
+        self._orders: Workers | None = None
+
+    def close(self) -> None:
+        """Look no more, and obey no more; what is under way is waited for."""
+        if self.watcher is not None:
+            self.watcher.stop()
+        workers, self._orders = self._orders, None
+        if workers is not None:
+            workers.close()
 
     # Files
 
@@ -102,21 +109,41 @@ class Swaps:
             self.refused = str(error)
             _say(error, "the changed manifest is not taken, the one before goes on")
 
-    def _guest_changed(self, one: Served, entry: Entry) -> None:
+    def built(self, component_id: str, output: Path | None, how: str) -> None:
+        """The guest of a component has been built into the file `output`: whoever is made of it is replaced.
+
+        A line says so, in which `how` it was built. `_look` would find it too, after a while.
+        """
+        entries, replaced = self._gateway._entries, False
+        with self.lock:
+            for one in served(self._gateway.manifest):
+                if output in sources(one) and entries is not None and one.id in entries:
+                    self._files.take(one.id, prints_of(sources(one)))
+                    self._guest_changed(one, entries[one.id], how)
+                    replaced = True
+        if not replaced:
+            log.warning("component %s: %s", component_id, how)
+
+    def _guest_changed(self, one: Served, entry: Entry, how: str | None = None) -> None:
         try:
             loader = Loader(self._gateway, apart=True)
             binaries = loader.read(one)
             if binaries.digest in (entry.digest, entry.rejected):
                 entry.refused = None
+                if how is not None:
+                    log.warning("component %s: %s, and is what it was", one.id, how)
                 return
             with _compiling(loader):
                 loaded = loader.load_guest(one, binaries)
             self._install(self._gateway.manifest, {one.id: loaded})
         except Exception as error:
             entry.refused = str(error)
-            _say(error, f"component {one.id}: its changed guest is not taken, the one before goes on")
+            what = "its changed guest" if how is None else f"{how}, but"
+            then = "the one before goes on" if entry.problem is None else "there is none before it"
+            _say(error, f"component {one.id}: {what} is not taken, {then}")
         else:
-            log.warning("component %s: its changed guest answers from now on", one.id)
+            what = "its changed guest" if how is None else f"{how}, and"
+            log.warning("component %s: %s answers from now on", one.id, what)
 
     # By hand
 
@@ -156,7 +183,58 @@ class Swaps:
             gateway._govern([component_id])
             for id in back:
                 entries[id].close()
+        gateway._tell(back.values(), "rollback")
         log.warning("component %s: the guest before the last one answers again", component_id)
+
+    # By order
+
+    def obey(self, order: Order) -> threading.Event:
+        """Do what is ordered of all processes, in a thread; the event is set when that is done."""
+        done = threading.Event()
+        if self._orders is None:
+            self._orders = Workers(1)
+        try:
+            self._orders.submit(self._obey, order, done)
+        except Saturated as error:
+            log.error("%s is not obeyed: %s", _named(order), error)
+            done.set()
+        return done
+
+    def _obey(self, order: Order, done: threading.Event) -> None:
+        if self._gateway._entries is None:
+            done.set()  # it has been closed meanwhile
+            return
+        outcome = FAILED_ORDER
+        try:
+            if order.act is Act.RELOAD:
+                self.reload(order.component)
+                log.warning("%s: loaded again", _named(order))
+            else:
+                assert order.component is not None
+                self.rollback(order.component)
+            outcome = OBEYED
+        except Exception as error:
+            _say(error, f"{_named(order)} failed, the guest before goes on")
+        finally:
+            done.set()
+        pilot = self._gateway.pilot
+        if pilot is not None:
+            manifest = self._gateway.manifest
+            for component in {one.component.id for one in served(manifest)}:
+                if order.component in (None, component):
+                    pilot.count(component, outcome)
+
+    def missed(self, order: Order) -> None:
+        """Say it where a guest was rolled back that is this process's only one."""
+        if order.act is not Act.ROLLBACK:
+            return
+        for one in served(self._gateway.manifest):
+            if one.component.id == order.component and not changed_since(sources(one), order.generation):
+                log.error(
+                    "component %s was rolled back, and this process, which has started since, has no guest "
+                    "but that one: put the old file back, or turn the component to native",
+                    order.component,
+                )
 
     # The swap
 
@@ -175,7 +253,9 @@ class Swaps:
             for one in served(manifest):
                 if one.id in ids or known.get(one.id) != _inside(one, manifest, rules):
                     prints[one.id] = prints_of(sources(one))
-                    loaded[one.id] = loader.load_guest(one)
+                    # what nobody serves yet has no last good guest to keep
+                    load = loader.load_guest if one.id in known else loader.load
+                    loaded[one.id] = load(one)
         self._install(manifest, loaded)
         for id in loaded:
             self._files.take(id, prints[id])
@@ -202,6 +282,7 @@ class Swaps:
             gateway._govern([entry.component.id for entry in loaded.values()])
         for entry in replaced:
             entry.close()
+        gateway._tell(loaded.values(), "swap")
 
 
 @contextmanager
@@ -219,6 +300,10 @@ def _inside(one: Served, manifest: Manifest, rules: Collection[str]) -> object:
     ruled = [route for route in routes if route in rules]
     called = http and (http.executor, http.middleware)
     return component, called, one.messages, manifest.variables, callable_, ruled
+
+
+def _named(order: Order) -> str:
+    return f"order to {order.act} {'all guests' if order.component is None else order.component}"
 
 
 def _say(error: Exception, what: str) -> None:

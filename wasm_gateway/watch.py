@@ -47,6 +47,18 @@ def _print(path: Path) -> Print:
     return path, status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def changed_since(paths: Iterable[Path], moment: int) -> bool:
+    """Whether anybody has written or replaced one of them since `moment`, in nanoseconds since 1970."""
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            return True
+        if max(status.st_mtime_ns, status.st_ctime_ns) > moment:
+            return True
+    return False
+
+
 def _at_rest(path: Path) -> bool:
     """Whether nobody has written for as long as from one look to the next."""
     try:

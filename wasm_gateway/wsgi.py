@@ -26,7 +26,9 @@ from urllib.parse import quote, unquote_to_bytes
 from .errors import Disconnected, GatewayError, GuestError, RequestError
 from .messages import NOT_TRAILERS, STREAMED, Headers, Request, Response, Trailers
 from .migration.compare import Answer
+from .migration.counters import Unseen
 from .migration.requests import RequestFacts, set_cookie
+from .migration.tee import Tee
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -61,8 +63,9 @@ class WsgiGateway:
     """`gateway` as a WSGI application, or as middleware around `app`.
 
     A path that no route of the manifest answers goes to `app`; without one it is a 404. Routes lie below
-    SCRIPT_NAME. `host` gives the authority of a request where the Host header alone is not trusted, and
-    raises RequestError for one that is refused. `visitor` says who asks, for rules that depend on it.
+    SCRIPT_NAME, and there below `prefix` ("/shop"), which guests do not see and `app` does. `host` gives the
+    authority of a request where the Host header alone is not trusted, and raises RequestError for one that
+    is refused. `visitor` says who asks, for rules that depend on it.
     """
 
     def __init__(
@@ -70,22 +73,25 @@ class WsgiGateway:
         gateway: Gateway,
         app: WSGIApplication | None = None,
         *,
+        prefix: str = "",
         host: Host | None = None,
         visitor: Callable[[WSGIEnvironment], Visitor] | None = None,
     ) -> None:
         self.gateway = gateway
         self.app = app
+        self.prefix = prefix
         self.host = host
         self.visitor = visitor
         self._match = gateway.match
         self._writes = True  # whether the server's start_response gives a `write`, as PEP 3333 wants
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        path = raw_path(environ)
+        path = raw_path(environ, self.prefix)
         match = None if path is None else self._match(path)
         if match is not None:
             assert path is not None
             if self.app is None:
+                self.gateway.follow()
                 answer = self._guest(environ, start_response, path, match)
             else:
                 turn = self.gateway.choose(match, _Facts(environ, self.visitor))
@@ -124,12 +130,12 @@ class WsgiGateway:
                 environ["wsgi.input"] = BytesIO(turn.kept)
         elif turn.choice.shadow:
             if turn.kept is None:
-                turn.unseen()
+                turn.unseen(Unseen.REQUEST)
             else:
-                return self._watched(app, environ, start_response, path, turn)
+                return self._overheard(app, environ, start_response, path, turn)
         return app(environ, start_response)
 
-    def _watched(
+    def _overheard(
         self,
         app: WSGIApplication,
         environ: WSGIEnvironment,
@@ -146,12 +152,12 @@ class WsgiGateway:
                 authority = None if self.host is None else self.host(given)
                 request = to_request(given, path, authority=authority, body=body)
             except RequestError:
-                turn.unseen()
+                turn.unseen(Unseen.REFUSED)
             else:
                 turn.shadowed(request, native)
 
-        watch = Watch(start_response, turn.limit, done)
-        return watch.body(app(environ, watch.start), environ.get("wsgi.file_wrapper"))
+        overheard = Overheard(start_response, turn.limit, done)
+        return overheard.body(app(environ, overheard.start), environ.get("wsgi.file_wrapper"))
 
     def _guest(
         self,
@@ -222,24 +228,21 @@ def _with_cookie(environ: WSGIEnvironment, start_response: StartResponse, value:
     return start
 
 
-class Watch:
-    """Sees a response go by, and tells `done` what it was, once all of it has gone out.
+class Overheard:
+    """The response of an app as it goes by: `start` and `body` stand between app and server.
 
-    Of one with more than `limit` bytes, of one that the server sends otherwise (a file), and of one that
-    nobody read to its end there is no body.
+    `done` is told what it was once all of it has gone out.
     """
 
-    __slots__ = ("_begin", "_chunks", "_done", "_headers", "_left", "_seconds", "_start", "_status")
+    __slots__ = ("_begin", "_done", "_headers", "_start", "_status", "tee")
 
     def __init__(self, start: StartResponse, limit: int, done: Callable[[Answer], object]) -> None:
         self._start = start
         self._done = done
-        self._left = limit
-        self._chunks: list[bytes] | None = []
         self._status = ""
         self._headers: list[tuple[str, str]] = []
-        self._seconds = 0.0
         self._begin = perf_counter()
+        self.tee = Tee(limit)
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """The start_response of the app."""
@@ -251,56 +254,35 @@ class Watch:
             return write
 
         def writing(data: bytes) -> object:
-            self.see(data)
+            self.tee.see(data)
             return write(data)
 
         return writing
 
-    def see(self, chunk: bytes) -> None:
-        self._left -= len(chunk)
-        if self._left < 0:
-            self._chunks = None
-        elif self._chunks is not None:
-            self._chunks.append(chunk)
-
-    def unseen(self) -> None:
-        self._chunks = None
-
     def body(self, body: Iterable[bytes], file_wrapper: Any) -> Iterable[bytes]:
         """The body that the app has returned, seen by whoever iterates it."""
-        self._seconds = perf_counter() - self._begin
+        self.tee.seconds = perf_counter() - self._begin
         if isinstance(file_wrapper, type) and isinstance(body, file_wrapper):
-            self.unseen()
+            self.tee.lose(Unseen.FILE)
             self.end()
             return body
-        return (Sized if hasattr(body, "__len__") else Watched)(self, body)
-
-    def took(self, seconds: float) -> None:
-        self._seconds += seconds
+        return (OverheardSized if hasattr(body, "__len__") else OverheardBody)(self, body)
 
     def end(self) -> None:
         """The response is over; never raises."""
-        chunks = self._chunks
         try:
-            self._done(
-                Answer(
-                    int(self._status[:3]),
-                    Headers(self._headers),
-                    None if chunks is None else b"".join(chunks),
-                    self._seconds,
-                )
-            )
+            self._done(self.tee.answer(int(self._status[:3] or 0), Headers(self._headers)))
         except Exception:
             log.exception("a response could not be compared")
 
 
-class Watched:
+class OverheardBody:
     """The body of such a response."""
 
-    __slots__ = ("_body", "_ended", "_next", "_watch")
+    __slots__ = ("_body", "_ended", "_next", "_overheard")
 
-    def __init__(self, watch: Watch, body: Iterable[bytes]) -> None:
-        self._watch = watch
+    def __init__(self, overheard: Overheard, body: Iterable[bytes]) -> None:
+        self._overheard = overheard
         self._body = body
         self._next = iter(body).__next__
         self._ended = False
@@ -309,16 +291,16 @@ class Watched:
         return self
 
     def __next__(self) -> bytes:
-        watch = self._watch
+        tee = self._overheard.tee
         begin = perf_counter()
         try:
             chunk = self._next()
         except StopIteration:
             self._ended = True
-            watch.took(perf_counter() - begin)
             raise
-        watch.took(perf_counter() - begin)
-        watch.see(chunk)
+        finally:
+            tee.seconds += perf_counter() - begin
+        tee.see(chunk)
         return chunk
 
     def close(self) -> None:
@@ -327,13 +309,12 @@ class Watched:
             if close is not None:
                 close()
         finally:
-            watch, ended = self._watch, self._ended
-            if not ended:
-                watch.unseen()
-            watch.end()
+            if not self._ended:
+                self._overheard.tee.lose(Unseen.CUT)
+            self._overheard.end()
 
 
-class Sized(Watched):
+class OverheardSized(OverheardBody):
     """The same of one whose length is known: servers state a content-length when that is 1 (PEP 3333)."""
 
     __slots__ = ()
@@ -360,16 +341,30 @@ def keep_body(environ: WSGIEnvironment, limit: int) -> bytes | None:
 # From the server
 
 
-def raw_path(environ: WSGIEnvironment) -> str | None:
+def raw_path(environ: WSGIEnvironment, prefix: str = "") -> str | None:
     """The path below SCRIPT_NAME as it stood in the request line, never decoded; None when it is no path.
 
-    PEP 3333 has it decoded only. gunicorn, uWSGI, mod_wsgi and Werkzeug add the request line; it counts
-    where it says the same as SCRIPT_NAME and PATH_INFO, which a middleware may have changed. Without it
-    PATH_INFO is quoted again.
+    With a `prefix` it is what follows that, and None where nothing does. PEP 3333 has it decoded only.
+    gunicorn, uWSGI, mod_wsgi and Werkzeug add the request line; it counts where it says the same as
+    SCRIPT_NAME and PATH_INFO, which a middleware may have changed. Without it PATH_INFO is quoted again.
     """
     path: str = environ.get("PATH_INFO", "")
+    script: str = environ.get("SCRIPT_NAME", "")
+    if prefix:
+        prefix = prefix.encode().decode("latin-1")
+        rest = below(path, prefix)
+        if rest is None:
+            return None
+        path, script = rest, script + prefix
     raw: str | None = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    return pick_path(raw, environ.get("SCRIPT_NAME", ""), path, _latin1)
+    return pick_path(raw, script, path, _latin1)
+
+
+def below(path: str, prefix: str) -> str | None:
+    """What of `path` follows the folder `prefix`; None where it does not lie there."""
+    if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+        return path[len(prefix) :]
+    return None
 
 
 def pick_path(
@@ -592,6 +587,14 @@ DROPPED = frozenset(
         *("te", "trailer", "trailers", "transfer-encoding", "upgrade", "http2-settings", "status"),
     )
 )
+# By these a server in front is told to answer with a file, or from a place that only it can reach. A site may
+# say so, and no guest: it would read what nobody granted it (nginx, Apache, lighttpd, LiteSpeed, Perlbal).
+ORDERS = frozenset(
+    (
+        *("x-accel-redirect", "x-sendfile", "x-lighttpd-send-file", "x-lighttpd-send-tempfile"),
+        *("x-sendfile2", "x-litespeed-location", "x-reproxy-url"),
+    )
+)
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9110, 5.5
@@ -633,7 +636,7 @@ def _outgoing(response: Response, method: str) -> Outgoing:
     for name, value in response.headers.pairs:
         if _NAME(name) is None or _VALUE(value) is None:
             raise GuestError(f"guest set an invalid header {name[:80]!r}: {value[:80]!r}")
-        if name in DROPPED:
+        if name in DROPPED or name in ORDERS:
             continue
         value = value.strip(" \t")
         if name == "content-length":
@@ -675,7 +678,7 @@ def trailing(trailers: Trailers) -> list[tuple[str, str]]:
     for name, value in trailers().pairs:
         if _NAME(name) is None or _VALUE(value) is None:
             raise GuestError(f"guest set an invalid trailer {name[:80]!r}: {value[:80]!r}")
-        if name not in DROPPED and name not in NOT_TRAILERS:
+        if name not in DROPPED and name not in ORDERS and name not in NOT_TRAILERS:
             fields.append((name, value.strip(" \t")))
     return fields
 

@@ -23,10 +23,12 @@ from django.utils.safestring import SafeString
 
 from wasm_gateway.errors import GatewayError
 from wasm_gateway.migration import report
+from wasm_gateway.migration.counters import FALLBACK
 from wasm_gateway.migration.ledger import mismatch_of
+from wasm_gateway.migration.orders import Act
 from wasm_gateway.policy import BadValue, Mode
 
-from ..dials import NoDials, kill, pilot_of, rows, turn
+from ..dials import NoDials, kill, order, pilot_of, rows, turn
 from .conf import owner
 from .models import Change, Dial, Mismatch
 
@@ -102,7 +104,7 @@ class DialAdmin(DialModelAdmin):
                         "description": row.description,
                         "since": None if one.since is None else _when(one.since),
                         "counts": _counts(one),
-                        "shadow": [(what, number) for what, number in one.shadow.items() if number],
+                        "shadow": _beside(one),
                         "times": [
                             (side, latency.number, report.duration(latency.p50), report.duration(latency.p95))
                             for side, latency in (("view", one.native), ("guest", one.guest))
@@ -117,7 +119,7 @@ class DialAdmin(DialModelAdmin):
         return found
 
     def turn_view(self, request: HttpRequest) -> HttpResponse:
-        """POST: `name`, and `action`: turn (to `mode`, and `percent` or `slide`), reset, kill."""
+        """POST: `name`, and `action`: turn (to `mode`, `percent`, `slide`), reset, kill, reload, rollback."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if not self.has_change_permission(request):
@@ -140,6 +142,8 @@ class DialAdmin(DialModelAdmin):
         match form.get("action"):
             case "kill":
                 return [(each, "kill switch: native") for each in kill(gateway, row.component, by)]
+            case Act.RELOAD | Act.ROLLBACK as act:
+                return [(row.component, order(gateway, Act(act), row.component, by))]
             case "reset":
                 turn(gateway, name, None, by)
                 return [(name, "as the manifest says")]
@@ -153,8 +157,14 @@ class DialAdmin(DialModelAdmin):
 
 def _counts(one: report.ComponentReport) -> list[tuple[str, int]]:
     """Who has answered, how often, and how often in the guest's place."""
-    fallbacks = [(report.FALLBACK, one.fallbacks)] if one.fallbacks else []
+    fallbacks = [(FALLBACK, one.fallbacks)] if one.fallbacks else []
     return [*one.reasons.items(), *fallbacks]
+
+
+def _beside(one: report.ComponentReport) -> list[tuple[str, int]]:
+    """What became of guests beside the view, where anything has."""
+    outcomes = [(what, number) for what, number in one.shadow.items() if number]
+    return [*outcomes, *((f"of these {why}", number) for why, number in one.uncompared.items())]
 
 
 def _percent(form: Mapping[str, str]) -> float:
@@ -191,6 +201,8 @@ class ChangeAdmin(_ReadOnly, ChangeModelAdmin):
     def what(self, change: Change) -> str:
         if change.fields is None:
             return "as the manifest says"
+        if "act" in change.fields:
+            return str(change.fields["act"])  # an order to all processes
         return ", ".join(f"{name} = {value}" for name, value in change.fields.items())
 
     @admin.display(ordering="at")

@@ -49,12 +49,17 @@ def check_settings(**_: Any) -> list[CheckMessage]:
     try:
         gateway = owner.gateway()
     except ImproperlyConfigured as error:
-        return [*messages, Error(str(error), id="wasm_gateway.E001")]
+        begins = "'manage.py wasm_new TEMPLATE NAME' begins one with a component."
+        first = None if found.manifest.exists() else begins
+        return [*messages, Error(str(error), hint=first, id="wasm_gateway.E001")]
     for component in gateway.manifest.components.values():
         source = component.source
+        if component.build is not None and gateway.workshop is not None:
+            continue  # it will be built
         if isinstance(source, PathSource) and not source.path.is_file():
             text = f"The file of the Wasm component {component.id!r} is not there: {source.path}"
-            hint = "Build it, or leave it out with WASM_GATEWAY['COMPONENTS']."
+            build = "" if component.build is None else f" (wasm-gateway build -f {found.manifest})"
+            hint = f"Build it{build}, or leave it out with WASM_GATEWAY['COMPONENTS']."
             messages.append(Error(text, hint=hint, id="wasm_gateway.E002"))
     return messages
 
@@ -216,7 +221,7 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
         text = "Compiled Wasm components are not kept: every process compiles them again."
         messages.append(Warning(text, hint=f"Is {folder} this user's own?", id="wasm_gateway.W003"))
     elif kept != before:
-        text = f"{len(kept - before)} Wasm components were not compiled yet, and a server would have waited."
+        text = f"{len(kept - before)} Wasm modules were not compiled yet, and a server would have waited."
         hint = "Run 'manage.py wasm_compile' when you deploy, as the user that serves."
         messages.append(Warning(text, hint=hint, id="wasm_gateway.W003"))
     return messages

@@ -33,17 +33,19 @@ from wasm_gateway.migration.ledger import open_ledger
 from wasm_gateway.workers import Workers
 
 from .. import options
+from ..telling import FailureTeller, TellingLedger, load_teller
 from .connections import SiteWorkers, kept_fresh
 from .identity import DjangoSite
-from .signals import FailureTeller, guest_failed
+from .signals import guest_failed, tell
 
-KEYS = frozenset(
-    (
-        *options.KEYS,  # of them, MANIFEST is BASE_DIR / "spin.toml" when absent
-        "CSRF",  # True: check CSRF before a guest is asked, as Django does before a view
-        "THREADS",  # guests that run at once in async mode
-    )
-)
+# Django's own settings, and what each means.
+OWN_KEYS: Mapping[str, str] = {
+    "CSRF": "Check CSRF before a guest is asked, as Django does before a view; the option `csrf` of a "
+    "component or route wins.",
+    "THREADS": "Guests that run at once in async mode.",
+}
+
+KEYS = frozenset((*options.KEYS, *OWN_KEYS))  # of them, MANIFEST is BASE_DIR / "spin.toml" when absent
 
 # The LEDGER that is in the site's own database.
 DATABASE = "django"
@@ -81,16 +83,24 @@ class Settings:
         """A new gateway with these settings; raises ManifestError."""
         if self.manifest is None:
             raise ManifestError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
+        developing = settings.DEBUG and under_autoreload()
         values = {
-            "WATCH": settings.DEBUG and under_autoreload(),
+            "WATCH": developing,
             **self.values,
+            # its pages show what is nobody's business
+            "BUILD": settings.DEBUG and self.values.get("BUILD", developing),
             "LEDGER": ledger(self.values.get("LEDGER")),
         }
         if guest_failed.has_listeners():
-            values["OBSERVERS"] = [*(values.get("OBSERVERS") or ()), FailureTeller()]
+            values["OBSERVERS"] = [*(values.get("OBSERVERS") or ()), FailureTeller(tell)]
         identity = Identity(DjangoSite(), lambda: settings.SECRET_KEY)
         return options.make_gateway(
-            self.manifest, values, cache_store=cache_store, identity=identity, around=kept_fresh
+            self.manifest,
+            values,
+            cache_store=cache_store,
+            identity=identity,
+            around=kept_fresh,
+            loaded=load_teller(tell),
         )
 
 
@@ -102,11 +112,13 @@ def ledger(value: Any) -> Any:
         if value == DATABASE:
             raise ManifestError(f"{DATABASE!r} needs the app in INSTALLED_APPS", key="LEDGER")
         return value
-    from .ledger import DjangoLedger, Telling
+    from .ledger import DjangoLedger
 
     if value == DATABASE:
-        return Telling(DjangoLedger())
-    return Telling(open_ledger(value) if isinstance(value, str | Path) else value)
+        value = DjangoLedger()
+    elif isinstance(value, str | Path):
+        value = open_ledger(value)
+    return TellingLedger(value, tell)
 
 
 def under_autoreload() -> bool:

@@ -24,7 +24,7 @@ from wasm_gateway.migration import ledger
 from wasm_gateway.migration.counters import Counts
 from wasm_gateway.migration.ledger import MAX_CHANGES, MAX_MISMATCHES, SINCE, now
 
-from . import models, signals
+from . import models
 from .connections import kept_fresh
 
 P = ParamSpec("P")
@@ -175,24 +175,6 @@ class DjangoLedger:
 
     def close(self) -> None:
         """Connections are Django's, and those of its threads."""
-
-
-class Telling:
-    """A ledger that sends the signals of signals.py about what this process writes into `inner`."""
-
-    def __init__(self, inner: ledger.Ledger) -> None:
-        self._inner = inner
-        self.stamp, self.dials, self.changes = inner.stamp, inner.dials, inner.changes
-        self.mismatches, self.add, self.counters = inner.mismatches, inner.add, inner.counters
-        self.forget, self.close = inner.forget, inner.close
-
-    def turn(self, change: ledger.Change) -> None:
-        self._inner.turn(change)
-        signals.dial_turned.send_robust(sender=Telling, change=change)
-
-    def record(self, mismatch: ledger.Mismatch) -> None:
-        signals.shadow_mismatch.send_robust(sender=Telling, mismatch=mismatch)
-        self._inner.record(mismatch)
 
 
 def _is_in_memory() -> bool:

@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
@@ -21,8 +23,9 @@ from django.utils.cache import patch_vary_headers
 from wasm_gateway.errors import GatewayError, RequestError
 from wasm_gateway.gateway import Target
 from wasm_gateway.messages import Headers
-from wasm_gateway.migration.compare import Native
+from wasm_gateway.migration.counters import Unseen
 from wasm_gateway.migration.requests import RequestFacts
+from wasm_gateway.migration.tee import Tee
 from wasm_gateway.policy import COOKIE, COOKIE_SECONDS, NOBODY, Visitor
 from wasm_gateway.wsgi import BARE_HEADERS, content_length
 
@@ -117,7 +120,7 @@ def keep_for_shadow(turn: Turn, request: HttpRequest) -> bool:
     except RequestError:
         turn.kept = None  # the view will see
     if turn.kept is None:
-        turn.unseen()
+        turn.unseen(Unseen.REQUEST)
     return turn.kept is not None
 
 
@@ -139,31 +142,93 @@ def _length(request: HttpRequest) -> int | None:
 
 def shadow(turn: Turn, request: HttpRequest, path: str, response: HttpResponseBase, seconds: float) -> None:
     """Have the guest answer too, once the view's answer, which took `seconds`, has gone out."""
-    if response.streaming:
-        turn.unseen()
-        return
     # as the view left it: what other middleware adds, the guest would be given too
-    native = _answer(response, turn.limit, seconds)
+    status, headers = response.status_code, _fields(response)
+    tee = Tee(turn.limit)
+    tee.seconds = seconds
+    if not response.streaming:
+        tee.see(response.content)  # type: ignore[attr-defined]
+    elif _is_sent_by_server(request, response):
+        tee.lose(Unseen.FILE)
+    else:
+        overhear(response, tee)
     if turn.answer is not None:
         run, answer = copy_context().run, turn.answer
         run(current.set, request)
         turn.answer = lambda message: run(answer, message)
 
+    told = False
+
     def gone_out() -> None:
+        nonlocal told
+        if told:
+            return  # a response may be closed twice
+        told = True
         try:
-            turn.shadowed(to_request(request, path), native)
+            turn.shadowed(to_request(request, path), tee.answer(status, headers))
         except (GatewayError, DisallowedHost):
-            turn.unseen()
+            turn.unseen(Unseen.REFUSED)
 
     response._resource_closers.append(gone_out)  # type: ignore[attr-defined]
 
 
-def _answer(response: HttpResponseBase, limit: int, seconds: float) -> Native:
-    content: bytes = response.content  # type: ignore[attr-defined]
+def _fields(response: HttpResponseBase) -> Headers:
     fields = [(name.lower(), value) for name, value in response.items()]
     fields += [("set-cookie", cookie.OutputString()) for cookie in response.cookies.values()]
-    body = content if len(content) <= limit else None
-    return Native(response.status_code, Headers.trusted(tuple(fields)), body, seconds)
+    return Headers.trusted(tuple(fields))
+
+
+def _is_sent_by_server(request: HttpRequest, response: HttpResponseBase) -> bool:
+    """Whether WSGIHandler gives the response to `wsgi.file_wrapper`, so that nobody iterates it here."""
+    is_file = getattr(response, "file_to_stream", None) is not None
+    return is_file and bool(request.META.get("wsgi.file_wrapper"))
+
+
+def overhear(response: HttpResponseBase, tee: Tee) -> None:
+    """Have `tee` see the content of a response that streams, in the way in which its view streams it.
+
+    What is not read to its end is CUT.
+    """
+    streaming: Any = response
+    content = streaming.streaming_content
+    whole = False
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal whole
+        following = iter(content).__next__
+        while True:
+            begin = perf_counter()
+            try:
+                chunk = following()
+            except StopIteration:
+                whole = True
+                return
+            finally:
+                tee.seconds += perf_counter() - begin
+            tee.see(chunk)
+            yield chunk
+
+    async def async_chunks() -> AsyncIterator[bytes]:
+        nonlocal whole
+        following = aiter(content).__anext__
+        while True:
+            begin = perf_counter()
+            try:
+                chunk = await following()
+            except StopAsyncIteration:
+                whole = True
+                return
+            finally:
+                tee.seconds += perf_counter() - begin
+            tee.see(chunk)
+            yield chunk
+
+    def closed() -> None:
+        if not whole:
+            tee.lose(Unseen.CUT)
+
+    streaming.streaming_content = async_chunks() if streaming.is_async else chunks()
+    streaming._resource_closers.append(closed)
 
 
 def finish(turn: Turn, request: HttpRequest, response: HttpResponseBase) -> None:

@@ -1,8 +1,7 @@
-# flask wasm routes | compile | mode | report | new
+# flask wasm routes | compile | mode | reload | rollback | report | identity-key | new
 
 from __future__ import annotations
 
-import getpass
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,22 +10,49 @@ import click
 from flask import current_app
 from flask.cli import ScriptInfo, with_appcontext
 
-from ..dials import CHOICES, NoDials, listing, pilot_of, turn_to
+from wasm_gateway.migration.ledger import operator
+from wasm_gateway.migration.orders import Act
+
+from ..dials import CHOICES, NoDials, listing, order, pilot_of, turn_to
+from ..making import said
 
 if TYPE_CHECKING:
     from wasm_gateway import Gateway
 
 
+# The key of `--at` in what a context and those below it share.
+AT = "wasm_gateway.at"
+
+
 @click.group()
-def wasm() -> None:
+@click.option("--at", metavar="PREFIX", help="Those below this URL prefix, where there are several.")
+@click.pass_context
+def wasm(context: click.Context, at: str | None) -> None:
     """Wasm components of this app."""
+    context.meta[AT] = at
+
+
+def _gateways() -> dict[str, Gateway]:
+    """The gateways of the app that are asked for, by URL prefix; one at least."""
+    gateways: dict[str, Gateway] = current_app.extensions.get("wasm_gateways", {})
+    at: str | None = click.get_current_context().meta[AT]
+    if not gateways:
+        raise click.ClickException("this app has no WasmGateway")
+    if at is None:
+        return dict(sorted(gateways.items()))
+    prefix = at.rstrip("/")
+    if prefix not in gateways:
+        there = ", ".join(each or "/" for each in sorted(gateways))
+        raise click.ClickException(f"this app has no WasmGateway below {at!r} (there are: {there})")
+    return {prefix: gateways[prefix]}
 
 
 def _gateway() -> Gateway:
-    gateway: Gateway | None = current_app.extensions.get("wasm_gateway")
-    if gateway is None:
-        raise click.ClickException("this app has no WasmGateway")
-    return gateway
+    """The one gateway that is asked for: without `--at` the app's own, if it has one."""
+    gateways = _gateways()
+    if "" not in gateways and len(gateways) > 1:
+        raise click.UsageError(f"say which: --at {' or '.join(gateways)}")
+    return gateways.get("") or next(iter(gateways.values()))
 
 
 @wasm.command()
@@ -34,7 +60,11 @@ def _gateway() -> Gateway:
 @with_appcontext
 def routes(style: str) -> None:
     """List the routes that Wasm components answer, in the order of the manifest."""
-    rows = _gateway().describe()
+    rows = [
+        {**row, "route": prefix if prefix and row["route"] == "/" else prefix + row["route"]}
+        for prefix, gateway in _gateways().items()
+        for row in gateway.describe()
+    ]
     if style == "json":
         click.echo(json.dumps(rows, indent=2))
         return
@@ -57,7 +87,8 @@ def compile() -> None:
         click.echo(f"[{done}/{total}] {component}")
 
     try:
-        _gateway().open(progress)
+        for gateway in _gateways().values():
+            gateway.open(progress)
     except GatewayError as error:
         raise click.ClickException(str(error)) from error
 
@@ -90,15 +121,13 @@ def new(
             return
         if template is None or name is None:
             raise click.UsageError("name a template and the new component (`--list` lists templates)")
-        given = dict(value.partition("=")[::2] for value in values)
+        given = scaffold.pairs(values)
         manifest = _manifest(context.ensure_object(ScriptInfo))
         chosen = scaffold.choose(templates, template)
         made = scaffold.add_to_site(chosen, name, manifest, given, scaffold.asking(accept_defaults))
     except GatewayError as error:
         raise click.ClickException(str(error)) from error
-    for path in made.files:
-        click.echo(path)
-    click.echo(f"Added to {made.manifest}; next: wasm-gateway build -f {made.manifest}")
+    click.echo("\n".join(said(made, name, "flask run --debug")))
 
 
 def _manifest(info: ScriptInfo) -> Path:
@@ -134,7 +163,36 @@ def mode(name: str | None, mode: str | None, percent: float | None) -> None:
         elif mode is None:
             raise click.UsageError(f"say which mode: {', '.join(CHOICES)}")
         else:
-            click.echo(turn_to(gateway, name, mode, percent, f"{getpass.getuser()} (flask wasm mode)"))
+            click.echo(turn_to(gateway, name, mode, percent, operator("flask wasm mode")))
+    except (NoDials, BadValue, GatewayError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@wasm.command()
+@click.argument("component", required=False)
+@with_appcontext
+def reload(component: str | None) -> None:
+    """Have all processes load the guest of a component again from its file, without a restart.
+
+    Without COMPONENT: all guests, and the manifest. The old ones answer until the new ones can.
+    """
+    _order(Act.RELOAD, component)
+
+
+@wasm.command()
+@click.argument("component")
+@with_appcontext
+def rollback(component: str) -> None:
+    """Have the guest before the last one answer again, in all processes that have one."""
+    _order(Act.ROLLBACK, component)
+
+
+def _order(act: Act, component: str | None) -> None:
+    from wasm_gateway.errors import GatewayError
+    from wasm_gateway.policy import BadValue
+
+    try:
+        click.echo(order(_gateway(), act, component, operator(f"flask wasm {act}")))
     except (NoDials, BadValue, GatewayError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -143,8 +201,9 @@ def mode(name: str | None, mode: str | None, percent: float | None) -> None:
 @click.argument("components", nargs=-1)
 @click.option("--limit", type=click.IntRange(0, 200), default=10, show_default=True, help="Of mismatches.")
 @click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--forget", is_flag=True, help="Afterwards begin to count anew, and forget the mismatches.")
 @with_appcontext
-def report(components: tuple[str, ...], limit: int, style: str) -> None:
+def report(components: tuple[str, ...], limit: int, style: str, forget: bool) -> None:
     """Say who has answered, in all processes, and where guests and views differ."""
     from dataclasses import asdict
 
@@ -153,12 +212,40 @@ def report(components: tuple[str, ...], limit: int, style: str) -> None:
 
     gateway = _gateway()
     for name in components:
-        if name not in gateway.manifest.components:
-            raise click.ClickException(f"there is no component {name!r}")
+        _check_component(gateway, name)
     try:
         ledger = pilot_of(gateway).ledger
         assert ledger is not None
-        found = reports.read(ledger, components or list(gateway.manifest.components), limit=limit)
+        names = components or tuple(gateway.manifest.components)
+        found = reports.read(ledger, names, limit=limit)
+        as_json = style == "json"
+        click.echo(json.dumps(asdict(found), indent=2, default=dict) if as_json else reports.text(found))
+        if forget:
+            reports.forget(ledger, names)
     except (NoDials, GatewayError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(json.dumps(asdict(found), indent=2, default=dict) if style == "json" else reports.text(found))
+
+
+@wasm.command()
+@click.argument("component")
+@with_appcontext
+def identity_key(component: str) -> None:
+    """Print the key with which the identity header of a component is signed, derived from SECRET_KEY.
+
+    It is for whoever is to check the signature.
+    """
+    from wasm_gateway.errors import GatewayError
+    from wasm_gateway.host.identity import Identity
+
+    gateway = _gateway()
+    _check_component(gateway, component)
+    try:
+        [identity] = [each for each in gateway.options.interfaces if isinstance(each, Identity)]
+        click.echo(identity.key(component))
+    except GatewayError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _check_component(gateway: Gateway, name: str) -> None:
+    if name not in gateway.manifest.components:
+        raise click.ClickException(f"there is no component {name!r}")

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.tasks_wat import BUILTINS, KINDS, MEMORY, Host, Part, running, said
+from tests.tasks_wat import BUILTINS, GRANTS, KINDS, MEMORY, Host, Part, running, said
 from wasm_gateway.component.builtins import MAX_MESSAGE
 from wasm_gateway.component.handles import HandleTable
 from wasm_gateway.engine import Engine, wat2wasm
-from wasm_gateway.errors import Trap
+from wasm_gateway.errors import Trap, UnsupportedError
 from wasm_gateway.executors.component import Linked, link_component
 from wasm_gateway.host.application import Hosts
-from wasm_gateway.host.base import Deadline, Grants
+from wasm_gateway.host.base import Deadline
 from wasm_gateway.instance import Instance, Limits
 from wasm_gateway.runtime_config import RuntimeConfig
 
@@ -111,7 +111,6 @@ def test_whatever_a_guest_makes_is_in_its_table(make: str) -> None:
 
 # By the specification these may be called from anywhere.
 ANYWHERE = {"get", "set", "inc", "dec"}
-GRANTS = Grants("guest", host_interfaces=frozenset({"test:tasks/host@1"}))
 
 
 def inside(realloc: str = "", post: str = "", options: str = "", body: str = "(i32.const 8)") -> bytes:
@@ -198,9 +197,42 @@ def test_an_instance_cannot_be_left_from_its_allocator_or_post_return(
 CALLBACK = 'async (callback (core func $core "callback"))'
 
 
+@pytest.mark.parametrize(
+    ("options", "body"),
+    [("", "(i32.const 8)"), (CALLBACK, "(call $texts (i32.const 64) (i32.const 0)) (i32.const 0)")],
+    ids=["synchronous", "asynchronous"],
+)
+def test_an_allocator_has_a_storage_of_its_own(options: str, body: str) -> None:
+    """It finds 0 and leaves nothing, whoever's task goes on around it."""
+    realloc = """(if (call $get) (then unreachable)) (call $set (i32.const 9))
+      (if (i32.ne (call $get) (i32.const 9)) (then unreachable))"""
+    guest = linked(inside(realloc, options=options, body=f"(if (call $get) (then unreachable)) {body}"))
+    assert answer(guest) == ""
+
+
+def test_a_start_function_has_a_storage() -> None:
+    code = """(start $init) (func $init
+      (call $set (i32.const 5)) (if (i32.ne (call $get) (i32.const 5)) (then unreachable)))"""
+    assert said(run("(call $get)", code)) == [0]
+
+
 def test_task_return_has_the_options_of_its_lift() -> None:
     body = "(call ${} (i32.const 64) (i32.const 0)) (i32.const 0)"
     assert answer(linked(inside(options=CALLBACK, body=body.format("texts")))) == ""
     for name in ("utf16", "elsewhere"):
         with pytest.raises(Trap, match="with another string encoding or memory"):
             answer(linked(inside(options=CALLBACK, body=body.format(name))))
+
+
+@pytest.mark.parametrize("word", ["stream", "future"])
+def test_an_element_costs_the_host_no_more_than_the_arguments_of_a_call(word: str) -> None:
+    """Between two parts of a guest it is a list of so many Python objects."""
+    params = "i32" * (word == "stream")
+    wasm = wat2wasm(
+        f"""(component (type $t ({word} (list (tuple u8) 20_000_000))) {MEMORY}
+      (core func $write (canon {word}.write $t async (memory $memory)))
+      (core module $m (import "h" "write" (func (param i32 i32 {params}) (result i32))))
+      (core instance (instantiate $m (with "h" (instance (export "write" (func $write)))))))""".encode()
+    )
+    with pytest.raises(UnsupportedError, match=f"{word}.write: its values are too large"):
+        linked(wasm)

@@ -19,6 +19,7 @@ from wasm_gateway.component.concurrency import (
     WaitableSet,
     wait,
 )
+from wasm_gateway.component.handles import HandleTable
 from wasm_gateway.errors import DeadlineExceeded, Trap
 
 EXIT, YIELD = "(i32.const 0)", "(i32.const 1)"
@@ -686,6 +687,8 @@ class Owner:
         remaining = staticmethod(lambda: 1.0)
 
     role = None
+    parts = ()
+    handles = HandleTable()
 
 
 def test_a_coroutine_that_finds_no_place_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -720,13 +723,12 @@ def test_closers_are_called_newest_first_and_have_a_bound(monkeypatch: pytest.Mo
     assert called == [2, 0]
 
 
-def test_storage_is_that_of_the_task_where_it_is_of_the_same_component_instance() -> None:
-    """Else an allocator calls, while the task of another one runs, or none."""
+def test_storage_is_that_of_the_task_but_for_allocators_and_start_functions() -> None:
     loop = Loop(Owner())
-    assert loop.storage(0) == [0, 0]
-    task: Any = SimpleNamespace(callee=SimpleNamespace(part=1), storage=[7, 8])
-    loop.stack.append(task)
-    assert loop.storage(1) is task.storage
     loop.storage(0)[1] = 9
-    assert loop.storage(0) == [0, 0]
-    assert task.storage == [7, 8]
+    assert (loop.storage(0), loop.storage(1)) == ([0, 9], [0, 0])
+    task: Any = SimpleNamespace(storage=[7, 8])
+    loop.stack.append(task)
+    assert loop.storage(0) is task.storage
+    loop.allocating = [0, 0]
+    assert loop.storage(0) is loop.allocating

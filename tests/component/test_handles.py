@@ -117,3 +117,20 @@ def test_close_destroys_what_is_left() -> None:
     assert len(table) == 0
     table.close(inst)
     assert dropped == [3]
+
+
+def test_a_destructor_that_fails_keeps_no_other_from_its_turn() -> None:
+    dropped: list[Any] = []
+
+    def dtor(inst: Any, rep: Any) -> None:
+        dropped.append(rep)
+        if rep != 1:
+            raise OSError(rep)
+
+    rt = ResourceType("h", "test:x/y", dtor=dtor)
+    inst = Instance()
+    for rep in (1, 2, 3):
+        inst.handles.lower_own(rt, rep)
+    with pytest.raises(OSError, match="3"):
+        inst.handles.close(inst)
+    assert dropped == [3, 2, 1]

@@ -74,6 +74,9 @@ class World:
         if what == "leave":
             inst.may_leave = not inst.may_leave
             return None
+        if what == "allocate":
+            inst.loop.allocating = [3, 4] if inst.loop.allocating is None else None
+            return None
         definition = DEFINITIONS[what]
         params, results = SIGNATURES[definition.name]
         callback = self.make(definition, params, results, inst.current)
@@ -103,7 +106,7 @@ class World:
             elif isinstance(entry, WaitableSet):
                 more = [array.index(elem) for elem in entry.elems], entry.num_waiting
             entries.append((type(entry), more))
-        return entries, self.inst.handles.free, self.task.storage, self.log
+        return entries, self.inst.handles.free, self.task.storage, self.inst.loop.allocating, self.log
 
 
 def outcome(world: World, step: tuple[Any, ...]) -> Any:
@@ -115,7 +118,7 @@ def outcome(world: World, step: tuple[Any, ...]) -> Any:
 
 NEW_BYTES, WRITE_BYTES = "stream.new u8", "stream.write u8 async"
 STEPS = st.tuples(
-    st.sampled_from(["take", "take", "leave", *DEFINITIONS, *DEFINITIONS]),
+    st.sampled_from(["take", "take", "leave", "allocate", *DEFINITIONS, *DEFINITIONS]),
     st.integers(0, 6),
     st.sampled_from([0, 2, 8, 12, 60, 64]),
     st.sampled_from([0, 1, 2, 4]),
@@ -134,6 +137,7 @@ JOIN = st.tuples(st.just("waitable.join"), st.integers(0, 6), st.integers(0, 6))
 @example([("future.new u32",), ("take", 1), ("future.write u32", 2, 8), ("future.drop-writable u32", 2)])
 @example([("future.new u32",), ("take", 1), ("future.write u32", 2, 8), ("future.write u32", 2, 8)])
 @example([("future.new u32",), ("future.drop-writable u32", 2)])
+@example([("allocate",), ("context.get",), ("context.set", 8), ("allocate",), ("context.get",)])
 @example([(NEW_BYTES,), (WRITE_BYTES, 2, 8, 4), ("stream.drop-writable u8", 2)])
 @example(
     [

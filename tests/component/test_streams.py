@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.tasks_wat import Host, Part, running, said
+from tests.tasks_wat import Host, Part, instance_of, linked, running, said
 from wasm_gateway.component import concurrency
 from wasm_gateway.component.builtins import COPY_LIMIT
 from wasm_gateway.component.streams import (
@@ -164,6 +165,22 @@ def test_a_copy_is_cancelled_that_has_begun(verb: str, end: str, back: str, its:
       (call $say (call $s.{back} (local.get ${its}) (i32.const 512) (i32.const 3)))
       (call $s.cancel-{verb} (local.get ${end}))"""
     assert said(run(code)) == [copied(COMPLETED, 3), copied(CANCELLED, 3)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "end", "back", "its"), [("write", "w", "read", "r"), ("read", "r", "write", "w")]
+)
+def test_an_end_that_was_told_of_its_copy_has_its_buffer_back(
+    verb: str, end: str, back: str, its: str
+) -> None:
+    """The other end waits for the next one, though of the last there was something left."""
+    code = f"""{S} (drop (call $s.{verb} (local.get ${end}) (i32.const 256) (i32.const 8)))
+      (drop (call $s.{back} (local.get ${its}) (i32.const 512) (i32.const 3)))
+      (call $say (call $await (local.get ${end})))
+      (call $say (call $s.{back} (local.get ${its}) (i32.const 512) (i32.const 3)))
+      (call $say (call $s.{verb} (local.get ${end}) (i32.const 256) (i32.const 2)))
+      (call $await (local.get ${its}))"""
+    assert said(run(code)) == [copied(COMPLETED, 3), BLOCKED, copied(COMPLETED, 2), copied(COMPLETED, 2)]
 
 
 def test_a_copy_is_cancelled_whose_other_end_is_gone() -> None:
@@ -444,10 +461,11 @@ def test_the_host_reads_all() -> None:
       (call $say (call $s.write-sync (local.get $w) (i32.const 256) (i32.const 4)))
       (call $say (call $s.write-sync (local.get $w) (i32.const 260) (i32.const 7)))
       (call $say (call $s.write-sync (local.get $w) (i32.const 264) (i32.const 3)))
+      (call $say (call $s.write-sync (local.get $w) (i32.const 256) (i32.const 2)))
       (call $s.drop-writable (local.get $w))
       (drop (call $await (local.get $i))) (i32.load (i32.const 32))"""
-    assert said(run(code, HELLO), host=host) == [*(copied(COMPLETED, n) for n in (4, 7, 3)), 14]
-    assert host.taken == [b"hell", b"o wo", b"rld", b"rld"]
+    assert said(run(code, HELLO), host=host) == [*(copied(COMPLETED, n) for n in (4, 7, 3, 2)), 16]
+    assert host.taken == [b"hell", b"o wo", b"rld", b"rld", b"he"]
 
 
 def test_the_host_has_enough() -> None:
@@ -508,6 +526,25 @@ def test_a_future_of_the_host_that_nobody_wants() -> None:
     assert host.ended == [3]
 
 
+PROMISED = """(local.set $r (call $word (local.get $x)))
+  (call $say (call $g.read (local.get $r) (i32.const 512)))
+  (local.set $i (call $make (i32.const 0)))"""
+
+
+def test_a_promise_of_the_host() -> None:
+    code = f"""{PROMISED} (call $thing-drop (local.get $i)) (call $say (call $await (local.get $r)))
+      (call $say (i32.load8_u (i32.load (i32.const 512)))) (i32.load (i32.const 516))"""
+    assert said(run(code), n=6) == [BLOCKED, COMPLETED, ord("w"), 6]
+
+
+def test_no_code_of_a_guest_runs_while_it_is_closed() -> None:
+    """A text that it still waits for would need its allocator, which here has no room for it: a Trap."""
+    host = Host()
+    with running(run(f"{PROMISED} (i32.const 0)"), host=host) as guest:
+        guest.run(100_000)
+    assert [thing.closed for thing in host.things] == [1]
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_the_host_waits_for_a_value(early: bool) -> None:
     write = "(call $say (call $f.write (local.get $w) (i32.const 256)))"
@@ -531,6 +568,53 @@ def test_a_call_that_reads_is_cancelled(call: str) -> None:
       (call $say (call $sub-cancel (local.get $i)))
       (call $s.write (local.get $w) (i32.const 256) (i32.const 3))"""
     assert said(run(code)) == [4, BLOCKED]
+
+
+# The end.
+
+LEFT = {
+    "a trap": "unreachable",
+    "a trap in the host": "(call $gate (i32.const 3))",
+    "a read": f"{S} (call $s.read (local.get $r) (i32.const 512) (i32.const 4))",
+    "a write": f"{S} (call $s.write (local.get $w) (i32.const 512) (i32.const 4))",
+    "a write in part": f"""{S} (drop (call $s.write (local.get $w) (i32.const 512) (i32.const 4)))
+      (call $s.read (local.get $r) (i32.const 512) (i32.const 2))""",
+    "an event": f"""{S} (drop (call $s.write (local.get $w) (i32.const 512) (i32.const 4)))
+      (call $s.drop-readable (local.get $r)) (i32.const 0)""",
+    "a set": f"""{S} (drop (call $s.read (local.get $r) (i32.const 512) (i32.const 4)))
+      (call $join (local.get $r) (call $set-new)) (i32.const 0)""",
+    "an end in a set": f"""{F} (call $join (local.get $w) (call $set-new))
+      (call $f.drop-writable (local.get $w)) (i32.const 0)""",
+    "a read that blocks": f"{S} (call $s.read-sync (local.get $r) (i32.const 512) (i32.const 4))",
+    "a future": f"{F} (call $f.read (local.get $r) (i32.const 512))",
+    "a future of the host": "(call $f.read (call $soon (i32.const 3)) (i32.const 512))",
+    "a promise": "(call $g.read (call $word (i32.const 3)) (i32.const 512))",
+    "a stream of the host": """(local.set $r (call $source (i32.const 0)))
+      (drop (call $s.read (local.get $r) (i32.const 512) (i32.const 9)))
+      (call $s.read (local.get $r) (i32.const 512) (i32.const 9))""",
+    "a call": "(call $gate-async (i32.const 3) (i32.const 32))",
+    "a call that lends": "(call $lend-async (call $make (i32.const 0)) (i32.const 32))",
+    "a call that reads": f"{S} (call $sink-async (local.get $r) (i32.const 32))",
+    "a call that is over": """(local.set $i (call $index (call $gate-async (i32.const 3) (i32.const 32))))
+      (call $opened (i32.const 3)) (drop (call $await (local.get $i)))
+      (call $sub-drop (local.get $i)) (i32.const 0)""",
+    "a call that was cancelled": """(local.set $i (call $index (call $gate-async (i32.const 3)
+      (i32.const 32)))) (drop (call $sub-cancel (local.get $i))) (call $sub-drop (local.get $i))
+      (i32.const 0)""",
+}
+
+
+@pytest.mark.parametrize("code", LEFT.values(), ids=LEFT)
+def test_nothing_is_left_to_the_garbage_collector(garbage: Any, code: str) -> None:
+    host = Host()
+    guest = linked(run(code), host=host)
+
+    def work() -> None:
+        host.__init__()  # type: ignore[misc]
+        with suppress(Trap), instance_of(guest) as instance:
+            guest.functions["", "run"](instance, 0)
+
+    assert garbage(work) == []
 
 
 # Pieces.

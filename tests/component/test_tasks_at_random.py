@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.tasks_wat import BUILTINS, HOST, Host, Part, guest
+from tests.tasks_wat import BUILTINS, GRANTS, HOST, Host, Part, guest
 from wasm_gateway.engine import Engine
 from wasm_gateway.errors import GuestError, Trap
 from wasm_gateway.executors.component import Linked, link_component
 from wasm_gateway.host.application import Hosts
-from wasm_gateway.host.base import Deadline, Grants
+from wasm_gateway.host.base import Deadline
 from wasm_gateway.instance import Instance, Limits
 from wasm_gateway.runtime_config import RuntimeConfig
 
-GRANTS = Grants("guest", host_interfaces=frozenset({"test:tasks/host@1"}))
 WORK = {"work": ("u", "u", True), "step": ("u", "u", True), "pass": ("s", "s", True)}
 # Where the programs lie, and the most operations of one. Operation: what, three arguments.
 PROGRAM, LENGTH = 0x4000, 24

@@ -367,6 +367,39 @@ def test_a_length_without_a_body(serve: Serve, method: str, status: int) -> None
         assert response.headers.get("content-length") == "5"
 
 
+LATE = HELLO.removesuffix("(i32.const 0)")
+ENDS = {
+    "hello": HELLO,
+    "echo": ECHO,
+    "passed on": PASS_ON,
+    "an error": "(call $refuse) (i32.const 0)",
+    "a trap": "unreachable",
+    "a late trap": f"{LATE} unreachable",
+    "a later trap": f"{LATE} (call $wait-for (i64.const 1000)) unreachable",
+    "nothing": "(i32.const 0)",
+    "half of a response": """(call $return (call $new)) (call $write (i32.const 0) (i32.const 5))
+      (i32.const 0)""",
+    "half of a long response": """(call $return (call $new)) (call $write (i32.const 0) (i32.const 65536))
+      (call $write (i32.const 0) (i32.const 65536)) (i32.const 0)""",
+    "a deadlock": "(drop (call $new)) (call $write (i32.const 0) (i32.const 5)) (i32.const 0)",
+    "a read": """(call $consume (local.get $request))
+      (drop (call $body.read~ (global.get $rx) (i32.const 1024) (i32.const 1)))
+      (drop (call $body.read~ (global.get $rx) (i32.const 1024) (i32.const 100_000)))
+      (call $return (call $new)) (call $write (i32.const 0) (i32.const 5)) (call $finish) (i32.const 0)""",
+}
+
+
+@pytest.mark.parametrize("code", ENDS.values(), ids=ENDS)
+def test_a_request_leaves_nothing_to_the_garbage_collector(serve: Serve, garbage: Any, code: str) -> None:
+    gateway = serve(code, WAITS)
+
+    def work() -> None:
+        for door in (None, Door()):
+            gateway.handle(request(iter((b"x", bytes(1 << 17))), "POST"), begin=door)
+
+    assert garbage(work) == []
+
+
 # A body that comes while the guest does something else
 
 

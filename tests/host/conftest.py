@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from wasm_gateway.component.concurrency import Loop, wait
+from wasm_gateway.component.handles import HandleTable
 from wasm_gateway.component.values import End, Err
 from wasm_gateway.host.base import Deadline, Grants, HostContext
 from wasm_gateway.host.network import Network
@@ -44,7 +45,7 @@ def _elements(ctx: Any, source: Elements) -> list[Any]:
 class Context(HostContext):
     """A HostContext whose requests inside the application go to functions of the test."""
 
-    __slots__ = ("answer", "answer_self", "entered", "loop", "parts")
+    __slots__ = ("answer", "answer_self", "entered", "handles", "loop", "parts")
 
     def __init__(self, component: Grants, deadline: Deadline) -> None:
         super().__init__(component, deadline)
@@ -52,6 +53,7 @@ class Context(HostContext):
         self.answer_self: Callable[[Request], Response] = super().self_request
         self.parts: list[Any] = []
         self.entered = False
+        self.handles = HandleTable()
         self._begin()
 
     def _begin(self) -> None:

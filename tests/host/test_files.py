@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -770,3 +772,27 @@ def test_reading_and_writing(
     file.close()
     assert (tree / "new").read_bytes() == b"XAB3"
     assert failure(file.stat) == errno.EBADF
+
+
+def test_the_descriptor_of_a_root_is_not_closed_while_threads_may_use_it(tmp_path: Path) -> None:
+    """Those of a server may go on while the process exits; another file would get the number."""
+    if not files.HAS_OPENAT:
+        pytest.skip("no descriptors")
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "mounted" / "inside").touch()
+    script = """
+import atexit, os, sys
+
+def late():
+    os.open(sys.argv[1], os.O_RDONLY)
+    print([entry.name for entry in root.directory().entries()])
+
+atexit.register(late)
+from wasm_gateway.host.files import Root
+root = Root("/", sys.argv[1] + "/mounted")
+root.directory()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("[b'inside']\n", "")

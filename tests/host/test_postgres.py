@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from wasm_gateway.errors import DeadlineExceeded, Trap
 from wasm_gateway.host import postgres
 from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.limits import RESULT_TOO_LARGE, Budget
-from wasm_gateway.host.network import Network
+from wasm_gateway.host.network import Network, wait_ready
 from wasm_gateway.host.postgres import INTERFACES, MAX_BUILDERS, PgClient, Postgres, parse
 from wasm_gateway.host.rdbms import DatabaseFailure
 
@@ -605,7 +606,7 @@ def test_a_long_statement_ends_at_the_deadline(
 
 
 def test_a_server_that_says_nothing_ends_at_the_deadline(
-    family: Postgres, context: Callable[..., Any]
+    family: Postgres, context: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     ctx = context(allowed=["postgres://127.0.0.1:*"], seconds=0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -613,6 +614,43 @@ def test_a_server_that_says_nothing_ends_at_the_deadline(
         with pytest.raises(DeadlineExceeded):
             family.query(ctx, f"postgres://u@127.0.0.1:{listener.getsockname()[1]}/", "SELECT 1", [])
         assert time.monotonic() - begin < 5
+    assert capfd.readouterr() == ("", "")  # a guest could fill the log
+
+
+def test_a_server_that_has_a_password_hashed_for_long_holds_nobody(
+    family: Postgres, context: Callable[..., Any]
+) -> None:
+    """Neither other threads nor the guest beyond its deadline: libpq hashes as often as a server says."""
+    ctx = context(allowed=["postgres://127.0.0.1:*"], seconds=0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peers: list[socket.socket] = []
+        server = threading.Thread(target=_ask_for_a_hash, args=(listener, peers, 4_000_000))
+        server.start()
+        address = f"postgres://u:p@127.0.0.1:{listener.getsockname()[1]}/?sslmode=disable"
+        with pytest.raises(DeadlineExceeded):
+            family.query(ctx, address, "SELECT 1", [])
+        server.join()
+        [peer] = peers
+        with peer:
+            readable, _ = wait_ready(peer.fileno(), 0)
+            assert not readable, "it has hashed to the end"
+
+
+def _ask_for_a_hash(listener: socket.socket, peers: list[socket.socket], times: int) -> None:
+    """A server's side of a login up to server-first-message (RFC 5802, 7)."""
+    peer, _ = listener.accept()
+    peers.append(peer)
+    with peer.makefile("rb") as file:
+
+        def authentication(kind: int, text: bytes) -> None:
+            peer.sendall(b"R" + struct.pack("!II", 8 + len(text), kind) + text)
+
+        file.read(struct.unpack("!I", file.read(4))[0] - 4)
+        authentication(10, b"SCRAM-SHA-256\0\0")
+        file.read(1)
+        first = file.read(struct.unpack("!I", file.read(4))[0] - 4)
+        nonce = first.partition(b"r=")[2]
+        authentication(11, b"r=%sx,s=c2FsdA==,i=%d" % (nonce, times))
 
 
 @services

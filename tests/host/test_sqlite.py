@@ -219,6 +219,9 @@ def test_transactions(guest: Callable[..., Guest]) -> None:
         "VACUUM INTO '{file}'",
         "SELECT load_extension('{file}')",
         "SELECT LOAD_EXTENSION('{file}', 'x')",
+        "SELECT fts3_tokenizer('simple')",
+        "SELECT FTS3_Tokenizer('simple', x'4141414141410000')",
+        "SELECT sqlite_log(1, 'text')",
         "PRAGMA temp_store_directory = '/'",
         "PRAGMA data_store_directory = '/'",
         "PRAGMA hard_heap_limit = 1",
@@ -242,8 +245,31 @@ def test_sql_stays_inside(guest: Callable[..., Guest], tmp_path: Path, statement
     db = guest()
     db.run("CREATE TABLE t (a)")
     message = db.error(statement.replace("{file}", str(target)))
-    assert any(part in message for part in ("authoriz", "prohibited", "no such table: pragma")), message
+    known = ("authoriz", "prohibited", "no such table: pragma", "no such function: fts3")
+    assert any(part in message for part in known), message
     assert not target.exists()
+
+
+def test_no_guest_says_where_the_code_of_a_tokenizer_lies(guest: Callable[..., Guest]) -> None:
+    """fts3_tokenizer() takes an address, also as a parameter alone, and FTS3 then calls what is there."""
+    db = guest()
+    db.run("CREATE VIEW v AS SELECT fts3_tokenizer('simple') AS address")
+    for statement, *values in (
+        ("SELECT * FROM v",),
+        ("SELECT fts3_tokenizer(?)", text("simple")),
+        ("SELECT fts3_tokenizer(?, ?)", text("own"), ("blob", bytes(8))),
+        ("SELECT fts3_tokenizer(:name, :address)", text("simple"), ("blob", bytes(8))),
+    ):
+        assert "fts3_tokenizer" in db.error(statement, *values)
+
+
+@pytest.mark.skipif(not hasattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), reason="Python 3.12 and later")
+def test_no_guest_damages_the_inside_of_an_index(guest: Callable[..., Guest]) -> None:
+    db = guest()
+    db.run("CREATE VIRTUAL TABLE t USING fts5(a)")
+    db.run("INSERT INTO t VALUES ('some words')")
+    assert db.error("UPDATE t_data SET block = x'00'") == "table t_data may not be modified"
+    assert db.rows("SELECT a FROM t WHERE t MATCH 'words'") == [["some words"]]
 
 
 def test_attach_of_a_parameter_is_denied(guest: Callable[..., Guest], tmp_path: Path) -> None:

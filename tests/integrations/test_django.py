@@ -772,13 +772,46 @@ def test_wasm_new_begins_a_manifest_and_adds_to_it(site: dict[str, Any], tmp_pat
     assert (manifest.parent / "fast-one" / "main.wat").is_file()
 
 
+def test_wasm_new_says_what_comes_next(
+    site: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def made(template: str) -> list[str]:
+        output = io.StringIO()
+        with override_settings(WASM_GATEWAY=site | {"MANIFEST": tmp_path / "spin.toml"}):
+            call_command("wasm_new", template, template, accept_defaults=True, stdout=output)
+        return output.getvalue().splitlines()
+
+    assert made("http-wat")[1:] == ["http-wat/main.wat", "Added to spin.toml"]  # needs no compiler
+    monkeypatch.chdir(tmp_path / "http-wat")
+    manifest = tmp_path / "spin.toml"
+    added, then, otherwise = made("http-c")[-3:]
+    assert added == f"Added to {manifest}"
+    assert then == f"Next: wasm-gateway build -f {manifest} -c http-c"
+    assert otherwise.endswith(" runserver, which builds it too")
+    monkeypatch.chdir(tmp_path)
+    assert made("http-zig")[-2] == "Next: wasm-gateway build -c http-zig"
+
+
 def test_wasm_new_that_fails_begins_nothing(site: dict[str, Any], tmp_path: Path) -> None:
     with (
         override_settings(WASM_GATEWAY=site | {"MANIFEST": tmp_path / "none.toml"}),
-        pytest.raises(CommandError, match="Parameter 'redirect-from' not provided"),
+        pytest.raises(CommandError, match="needs 'redirect-from'"),
     ):
         call_command("wasm_new", "redirect", "go")
+    with (
+        override_settings(WASM_GATEWAY=site | {"MANIFEST": tmp_path / "none.toml"}),
+        pytest.raises(CommandError, match="'redirect-to' must be of the form"),
+    ):
+        call_command("wasm_new", "redirect", "go", value=["redirect-to"])
     assert not (tmp_path / "none.toml").exists()
+
+
+def test_the_checks_say_what_begins_a_manifest(site: dict[str, Any], tmp_path: Path) -> None:
+    with override_settings(WASM_GATEWAY=site | {"MANIFEST": tmp_path / "none.toml"}):
+        (error,) = checks()
+    assert error.hint == "'manage.py wasm_new TEMPLATE NAME' begins one with a component."
 
 
 def test_wasm_compile(site: dict[str, Any], tmp_path: Path) -> None:

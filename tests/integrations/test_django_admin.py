@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import django
 import pytest
+import wasmtime
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
@@ -19,9 +21,16 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import path, re_path
 
-from wasm_gateway.errors import GuestError
+from tests.integrations.conftest import printer
+from tests.test_swap import put, until
+from wasm_gateway.errors import ComponentError, GuestError
 from wasm_gateway.integrations.django.conf import owner
-from wasm_gateway.integrations.django.signals import dial_turned, guest_failed, shadow_mismatch
+from wasm_gateway.integrations.django.signals import (
+    component_loaded,
+    dial_turned,
+    guest_failed,
+    shadow_mismatch,
+)
 from wasm_gateway.migration.ledger import Change, Mismatch
 
 django.setup()
@@ -258,6 +267,29 @@ def test_a_site_hears_of_guests_that_fail(site: dict[str, Any]) -> None:
         owner.close()
 
 
+def test_a_site_hears_of_guests_that_are_loaded(site: dict[str, Any], manifest: Path) -> None:
+    told: list[Any] = []
+
+    def hear(sender: Any, signal: Any, component: str, dialect: str, act: str) -> None:
+        if component == "hello":
+            told.append((dialect, act))
+        raise RuntimeError("a receiver of no use")
+
+    component_loaded.connect(hear)
+    try:
+        gateway = owner.gateway().open()
+        put(manifest.parent / "hello.wasm", wasmtime.wat2wasm(printer("content-type: text/plain\n\nnewer")))
+        gateway.reload("hello")
+        gateway.rollback("hello")
+        assert told == [("wagi", "open"), ("wagi", "swap"), ("wagi", "rollback")]
+        (manifest.parent / "hello.wasm").write_bytes(b"garbage")
+        with pytest.raises(ComponentError):
+            gateway.reload("hello")
+        assert len(told) == 3
+    finally:
+        component_loaded.disconnect(hear)
+
+
 def test_without_a_ledger_the_page_says_what_to_set(site: dict[str, Any]) -> None:
     with override_settings(WASM_GATEWAY=site | {"LEDGER": None}):
         assert "see the setting LEDGER" in user("view_dial").get(PAGE).content.decode()
@@ -278,13 +310,13 @@ def test_wasm_mode() -> None:
     assert run("wasm_mode")[:3] == [
         "hello  canary 0% (turned)",
         "  /wasm/hello  canary 0%",
-        "cookie  wasm 100%",
+        "cookie  wasm",
     ]
     assert run("wasm_mode", "/wasm/hello", "wasm") == ["/wasm/hello: wasm"]
     assert Client().get("/wasm/hello").content == GUEST
     run("wasm_mode", "/wasm/hello", "manifest")
     run("wasm_mode", "hello", "manifest")
-    assert run("wasm_mode")[:2] == ["hello  wasm 100%", "  /wasm/hello  wasm 100%"]
+    assert run("wasm_mode")[:2] == ["hello  wasm", "  /wasm/hello  wasm"]
     pilot = owner.gateway().pilot
     assert pilot is not None
     assert pilot.ledger is not None
@@ -331,3 +363,71 @@ def test_wasm_report() -> None:
     assert run("wasm_report", "hello")[-1] == "No mismatches."
     with pytest.raises(CommandError, match="no component 'other'"):
         run("wasm_report", "other")
+
+
+# Orders to all processes
+
+
+def test_a_guest_is_reloaded_and_rolled_back(manifest: Path) -> None:
+    client, viewer = user("change_dial"), user("view_dial")
+    assert Client().get("/wasm/hello").content == GUEST
+    put(manifest.parent / "hello.wasm", wasmtime.wat2wasm(printer("content-type: text/plain\n\nnewer")))
+    assert turn(viewer, name="hello", action="reload").status_code == 403
+    response = turn(client, name="hello", action="reload")
+    assert "loads the guest again" in response.content.decode()
+    until(lambda: Client().get("/wasm/hello").content == b"newer")
+    turn(client, name="hello", action="rollback")
+    until(lambda: Client().get("/wasm/hello").content == GUEST)
+    assert run("wasm_reload", "hello") == ["hello: each process loads the guest again within a second or so"]
+    until(lambda: Client().get("/wasm/hello").content == b"newer")
+    assert run("wasm_rollback", "hello")[0].startswith("hello: each process goes back")
+    until(lambda: Client().get("/wasm/hello").content == GUEST)
+    run("wasm_reload", verbosity=0)
+    until(lambda: Client().get("/wasm/hello").content == b"newer")
+    pilot = owner.gateway().pilot
+    assert pilot is not None
+    assert pilot.ledger is not None
+    changes = [(change.name, change.by.partition("(")[2]) for change in pilot.ledger.changes()]
+    assert changes[0] == ("guest:", "wasm_reload)")
+    assert changes[3:] == [("guest:hello", ""), ("guest:hello", "")]
+    assert [entry.object_repr for entry in LogEntry.objects.all()] == ["hello", "hello"]
+    page = client.get("/admin/wasm_gateway/change/")
+    assert page.status_code == 403  # to see who has turned what is a permission of its own
+    until(lambda: pilot.counts()["hello"].get("order obeyed") == 5)
+    pilot.flush()
+    assert "hello orders, by process: obeyed 5, failed 0" in run("wasm_report", "hello")
+
+
+def test_orders_that_make_no_sense(site: dict[str, Any], manifest: Path) -> None:
+    for command in ("wasm_reload", "wasm_rollback"):
+        with pytest.raises(CommandError, match="no component 'nothing'"):
+            run(command, "nothing")
+        with (
+            override_settings(WASM_GATEWAY=site | {"LEDGER": None}),
+            pytest.raises(CommandError, match="LEDGER"),
+        ):
+            run(command, "hello")
+    with pytest.raises(CommandError, match="component"):
+        run("wasm_rollback")
+    for limit in ("-1", "201", "x"):
+        with pytest.raises(CommandError, match="limit"):
+            run("wasm_report", "--limit", limit)
+    # a guest that cannot be loaded is not ordered at all
+    (manifest.parent / "hello.wasm").write_bytes(b"garbage")
+    owner.close()
+    with pytest.raises(CommandError, match="hello"):
+        run("wasm_reload", "hello")
+
+
+def test_somebody_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number."""
+
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    run("wasm_mode", "hello", "native")
+    pilot = owner.gateway().pilot
+    assert pilot is not None
+    assert pilot.ledger is not None
+    assert pilot.ledger.changes()[0].by == f"user {os.getuid()} (wasm_mode)"

@@ -16,8 +16,11 @@ from urllib.parse import urlsplit
 
 import django
 import pytest
+import wasmtime
 from django.core.management import call_command
 
+from tests.integrations.conftest import printer
+from tests.test_swap import put
 from wasm_gateway.policy import COOKIE, share
 
 django.setup()
@@ -39,6 +42,7 @@ if database["ENGINE"].endswith("mysql"):
 
 import django
 from django.conf import settings
+import wasmtime
 from django.core.management import call_command
 
 settings.configure(
@@ -222,7 +226,12 @@ def mode(request, name, mode):
     call_command("wasm_mode", name, mode, percent=50 if mode == "canary" else None, verbosity=0)
     return HttpResponse()
 
-urlpatterns = [path("mode/<name>/<mode>", mode), re_path("", native)]
+def order(request, act, name):
+    from django.core.management import call_command
+    call_command(f"wasm_{{act}}", name, verbosity=0)
+    return HttpResponse()
+
+urlpatterns = [path("mode/<name>/<mode>", mode), path("order/<act>/<name>", order), re_path("", native)]
 
 def start(kind):
     from django.core.asgi import get_asgi_application
@@ -253,6 +262,7 @@ MIGRATE = """
 import sys
 import django
 from django.conf import settings
+import wasmtime
 from django.core.management import call_command
 
 database = {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}
@@ -286,7 +296,7 @@ def test_all_processes_of_a_site(
             seen: dict[str, int] = {}
             while min(seen.get(pid, 0) for pid in pids) < 5:
                 pid, answer = ask("/wasm/hello", **headers)
-                assert answer in (b"hello from wasm", b"native ")
+                assert answer in (b"hello from wasm", b"native ", b"newer")
                 if answer != expected:
                     last, seen = time.monotonic(), {}
                 else:
@@ -302,6 +312,11 @@ def test_all_processes_of_a_site(
         seconds = []
         for mode, expected in (("native", b"native "), ("wasm", b"hello from wasm")):
             ask(f"/mode/hello/{mode}")
+            seconds.append(until(expected))
+        # and a guest is replaced in all of them, and back
+        put(tmp_path / "hello.wasm", wasmtime.wat2wasm(printer("content-type: text/plain\n\nnewer")))
+        for act, expected in (("reload", b"newer"), ("rollback", b"hello from wasm")):
+            ask(f"/order/{act}/hello")
             seconds.append(until(expected))
         print(f"{name}: {max(seconds):.2f} s until all processes have heard of it")
 

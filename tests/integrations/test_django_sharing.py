@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from wsgiref.util import FileWrapper
 
 import django
 import pytest
 from django.contrib.auth.models import Group, User
 from django.core.checks import run_checks
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
 from django.db import connection
-from django.http import HttpRequest, HttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.middleware.csrf import get_token
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.test.utils import CaptureQueriesContext
@@ -22,6 +27,7 @@ from django.urls import re_path
 
 from wasm_gateway.integrations.django import WasmGatewayMiddleware, get_wsgi_application
 from wasm_gateway.integrations.django.conf import owner
+from wasm_gateway.migration.counters import OUTCOMES
 from wasm_gateway.policy import COOKIE
 
 django.setup()
@@ -373,3 +379,166 @@ def test_the_guest_answers_beside_the_view(ruled: Ruled, ask: Ask) -> None:
         outcomes = {k: word for k, v in counts.items() for word in v if word.startswith("shadow ")}
         time.sleep(0.01)
     assert outcomes == {"hello": "shadow different", "trap": "shadow failed", "echo": "shadow uncompared"}
+
+
+# Views that stream, beside which a guest answers
+
+STREAM = [b"hello ", b"from ", b"wasm"]
+
+
+def streaming(request: HttpRequest) -> HttpResponseBase:
+    """As STREAM; `async`, a `file`, `more` of it, or one that `fails` half way."""
+    kinds = request.GET
+
+    def chunks() -> Iterator[bytes]:
+        yield from STREAM * int(kinds.get("more", 1))
+        if "fails" in kinds:
+            raise RuntimeError("half way")
+
+    async def async_chunks() -> AsyncIterator[bytes]:
+        for chunk in chunks():
+            yield chunk
+
+    if "file" in kinds:
+        return FileResponse(io.BytesIO(b"".join(STREAM)), content_type="text/plain")
+    content: Any = async_chunks() if "async" in kinds else chunks()
+    return StreamingHttpResponse(content, content_type="text/plain", headers={"x-own": "1"})
+
+
+class StreamingUrls:
+    urlpatterns = [re_path("", streaming)]
+
+
+def settled(pilot: Any, number: int) -> dict[str, int]:
+    """What became of `number` guests beside the view."""
+    end = time.monotonic() + 30
+    while True:
+        counts = pilot.counts().get("hello", {})
+        if sum(counts.get(name, 0) for name in OUTCOMES) >= number:
+            return {name: counts[name] for name in counts if name.startswith("shadow ")}
+        assert time.monotonic() < end, counts
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def beside(ruled: Ruled) -> Iterator[Any]:
+    """Who counts, of a site whose views stream."""
+    ruled(hello={"mode": "shadow", "max_kept_body": 100})
+    with override_settings(ROOT_URLCONF=StreamingUrls):
+        yield owner.gateway().open().pilot
+
+
+def asgi_exchange(query: str, leaves: bool = False) -> list[bytes]:
+    """The messages of a body, from Django's own handler; `leaves` is after the first one."""
+    sent: list[bytes] = []
+
+    async def main() -> None:
+        gone = asyncio.Event()
+
+        async def receive() -> Any:
+            if not gone.is_set() and not sent:
+                given = {"type": "http.request", "body": b"", "more_body": False}
+                if not asked:
+                    asked.append(True)
+                    return given
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body" and message.get("body"):
+                sent.append(message["body"])
+                if leaves:
+                    gone.set()
+                    await asyncio.sleep(30)  # the handler gives up
+
+        asked: list[bool] = []
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "path": "/wasm/hello",
+            "raw_path": b"/wasm/hello",
+            "query_string": query.encode(),
+            "scheme": "http",
+            "headers": [(b"host", b"testserver")],
+            "client": ("127.0.0.1", 1),
+            "server": ("testserver", 80),
+        }
+        await ASGIHandler()(scope, receive, send)
+
+    asyncio.run(main())
+    return sent
+
+
+@pytest.mark.django_db  # a request's end closes old connections
+@pytest.mark.parametrize("file", ["", "file"])
+def test_a_view_that_streams_is_compared(beside: Any, ask: Ask, file: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Warning)  # Django's, about synchronous views under ASGI
+        response = ask("get", f"/wasm/hello?{file}")
+        assert b"".join(iterated(response)) == GUEST
+    response.close()
+    assert settled(beside, 1) == {"shadow equal": 1}
+    assert beside.counts()["hello"] == {"shadow": 1, "shadow equal": 1}
+
+
+def iterated(response: Any) -> list[bytes]:
+    if not response.is_async:
+        return list(response.streaming_content)
+
+    async def main() -> list[bytes]:
+        return [chunk async for chunk in response.streaming_content]
+
+    return asyncio.run(main())
+
+
+def test_an_async_view_that_streams_is_compared(beside: Any) -> None:
+    assert asgi_exchange("async") == STREAM  # chunk by chunk, as the view gave them
+    assert settled(beside, 1) == {"shadow equal": 1}
+
+
+@pytest.mark.django_db  # a request's end closes old connections
+def test_a_chunk_goes_out_before_the_next_one_is_made(beside: Any) -> None:
+    response: Any = Client().get("/wasm/hello?fails")
+    assert response["x-own"] == "1"
+    content = iter(response.streaming_content)
+    assert [next(content), next(content), next(content)] == STREAM
+    assert "shadow equal" not in beside.counts()["hello"]
+    with pytest.raises(RuntimeError, match="half way"):
+        next(content)
+    response.close()
+    assert settled(beside, 1) == {"shadow uncompared": 1, "shadow uncompared, answer cut off": 1}
+
+
+@pytest.mark.django_db  # a request's end closes old connections
+@pytest.mark.parametrize("kind", ["", "async"])
+def test_a_stream_that_is_too_long(beside: Any, kind: str) -> None:
+    if kind:
+        assert asgi_exchange("async&more=1000") == STREAM * 1000
+    else:
+        response: Any = Client().get("/wasm/hello?more=1000")
+        assert list(response.streaming_content) == STREAM * 1000
+        response.close()
+    assert settled(beside, 1) == {"shadow uncompared": 1, "shadow uncompared, answer too long": 1}
+
+
+@pytest.mark.django_db  # a request's end closes old connections
+def test_a_client_that_leaves_a_stream(beside: Any) -> None:
+    response: Any = Client().get("/wasm/hello")
+    next(iter(response.streaming_content))
+    response.close()
+    assert settled(beside, 1) == {"shadow uncompared": 1, "shadow uncompared, answer cut off": 1}
+    assert asgi_exchange("async&more=1000", leaves=True) == STREAM[:1]
+    assert settled(beside, 2) == {"shadow uncompared": 2, "shadow uncompared, answer cut off": 2}
+
+
+@pytest.mark.django_db  # a request's end closes old connections
+def test_a_file_that_the_server_sends_itself(beside: Any) -> None:
+    """It is given to `wsgi.file_wrapper` as without us."""
+    environ = RequestFactory().get("/wasm/hello?file").environ
+    sent = WSGIHandler()(environ | {"wsgi.file_wrapper": FileWrapper}, lambda status, headers: None)
+    assert isinstance(sent, FileWrapper)
+    assert b"".join(sent) == GUEST
+    sent.close()
+    assert settled(beside, 1) == {"shadow uncompared": 1, "shadow uncompared, file": 1}

@@ -224,11 +224,14 @@ def test_flask_wasm_new_where_the_app_has_no_manifest_yet(tmp_path: Path) -> Non
         WasmGateway(app)
         return app
 
+    with pytest.raises(ManifestError, match="`flask wasm new TEMPLATE NAME` begins one"):
+        create_app()
     runner = CliRunner()
     info = ScriptInfo(create_app=create_app)
     for name in ("first", "second"):
         result = runner.invoke(wasm, ["new", "http-wat", name, "-v", f"http-path=/{name}"], obj=info)
         assert result.exit_code == 0, result.output
+        assert result.output.endswith(f"Added to {tmp_path / 'guests.toml'}\n")
     manifest = load_manifest(tmp_path / "guests.toml")
     assert [trigger.route for trigger in manifest.http_triggers] == ["/first", "/second"]
     result = runner.invoke(wasm, ["new", "http-wat", "first"], obj=info)

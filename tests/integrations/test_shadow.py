@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from wasm_gateway.migration.counters import OUTCOMES
 from wasm_gateway.migration.ledger import SqliteLedger
-from wasm_gateway.migration.shadow import OUTCOMES
 
 SITE = """
 from wasm_gateway import Gateway

@@ -11,10 +11,21 @@ import pytest
 from click.testing import CliRunner
 
 from wasm_gateway.cli import cli
-from wasm_gateway.migration.counters import BOUNDS, GUEST, NATIVE, Counters, number, quantile
+from wasm_gateway.migration.counters import (
+    BOUNDS,
+    DIFFERENT,
+    EQUAL,
+    GUEST,
+    NATIVE,
+    UNCOMPARED,
+    Counters,
+    Unseen,
+    number,
+    quantile,
+    uncompared,
+)
 from wasm_gateway.migration.ledger import Change, Mismatch, SqliteLedger
 from wasm_gateway.migration.report import duration, mismatch_lines, printable, read, text
-from wasm_gateway.migration.shadow import DIFFERENT, EQUAL
 
 # Counters
 
@@ -67,7 +78,8 @@ def test_any_time_has_a_class(seconds: float) -> None:
 def ledger(tmp_path: Path) -> Iterator[SqliteLedger]:
     ledger = SqliteLedger(tmp_path / "ledger.db")
     counters = Counters()
-    for name, times in (("shadow", 7), (EQUAL, 4), (DIFFERENT, 2), ("wasm", 1), ("fallback", 1)):
+    unseen = [(UNCOMPARED, 2), (uncompared(Unseen.LONG), 1), (uncompared(Unseen.FILE), 1)]
+    for name, times in (("shadow", 7), (EQUAL, 4), (DIFFERENT, 2), ("wasm", 1), ("fallback", 1), *unseen):
         counters.add("tally", name, times)
     for _ in range(6):
         counters.took("tally", NATIVE, 0.010)
@@ -101,7 +113,8 @@ def test_what_is_read(ledger: SqliteLedger) -> None:
     assert (other.component, other.since, other.requests, other.native.p50) == ("other", None, 0, None)
     assert tally.reasons == {"shadow": 7, "wasm": 1}
     assert (tally.requests, tally.fallbacks) == (8, 1)
-    assert tally.shadow == {"equal": 4, "different": 2, "failed": 0, "dropped": 0, "uncompared": 0}
+    assert tally.shadow == {"equal": 4, "different": 2, "failed": 0, "dropped": 0, "uncompared": 2}
+    assert tally.uncompared == {"answer too long": 1, "file": 1}
     assert tally.native.number == tally.guest.number == 6
     assert tally.native.p50 is not None
     assert tally.guest.p95 is not None
@@ -117,7 +130,8 @@ def test_as_text(ledger: SqliteLedger) -> None:
     head, row = lines[0].split(), lines[1].split()
     assert head[:3] == ["component", "requests", "fallbacks"]
     assert head[3:8] == ["equal", "different", "failed", "dropped", "uncompared"]
-    assert row[:8] == ["tally", "8", "1", "4", "2", "0", "0", "0"]
+    assert row[:8] == ["tally", "8", "1", "4", "2", "0", "0", "2"]
+    assert "tally uncompared: answer too long 1, file 1" in lines
     assert "tally is turned to mode = shadow" in lines
     assert "/tally/new is turned to mode = wasm" in lines
     assert any(line.endswith("GET /tally/1: native 10.1 ms, guest 1.2 ms") for line in lines)

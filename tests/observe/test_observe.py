@@ -19,7 +19,8 @@ from tests.wasi_p3_wat import P3Toolkit
 from wasm_gateway import errors, observe
 from wasm_gateway.errors import GatewayError, ManifestError
 from wasm_gateway.messages import STREAMED, Headers, Request, Response
-from wasm_gateway.observe import Call, Outcome, Quiet, Role, outcome_of
+from wasm_gateway.observe import Call, Outcome, Quiet, Role
+from wasm_gateway.outcomes import outcome_of
 
 
 class Recorder(Quiet):
@@ -156,7 +157,7 @@ def test_every_error_has_an_outcome() -> None:
         "BuildError": "host",
         "DecodeError": "link",
         "UnsupportedError": "link",
-        "LinkError": "link",
+        "NotBuilt": "link",
         "Trap": "trap",
         "GuestExit": "trap",
         "DeadlineExceeded": "deadline",

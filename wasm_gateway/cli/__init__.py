@@ -15,6 +15,7 @@ import click
 from ..errors import GatewayError
 from .looking import bench, check, compile_, doctor, export, inspect, report, routes, schema
 from .making import add, build_, new, toolchain, watch
+from .ordering import reload, rollback
 from .serving import up
 
 __all__ = ["cli", "main", "up"]
@@ -43,5 +44,6 @@ def main() -> None:
 
 LOOKING = (routes, check, compile_, inspect, doctor, export, bench, schema, report)
 MAKING = (new, add, build_, watch, toolchain)
-for command in (up, *LOOKING, *MAKING):
+ORDERING = (reload, rollback)
+for command in (up, *LOOKING, *MAKING, *ORDERING):
     cli.add_command(command)

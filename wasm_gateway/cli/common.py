@@ -18,6 +18,7 @@ from ..errors import ManifestError
 if TYPE_CHECKING:
     from ..gateway import Gateway
     from ..manifest import Manifest
+    from ..migration.ledger import Ledger
     from ..serve import Application
 
 
@@ -31,6 +32,15 @@ def find_application(
     if source is None and manifest.parent != Path.cwd():
         click.echo(f"Using {str(manifest)!r}", err=True)
     return Application(manifest, tuple(components) or None, profile, options)
+
+
+def opened_ledger(place: str) -> Ledger:
+    """The ledger of a site, which is not made here; ClickException where there is none."""
+    from ..migration.ledger import open_ledger
+
+    if "://" not in place and not Path(place).exists():
+        raise click.ClickException(f"there is no ledger {place}")
+    return open_ledger(place)
 
 
 def engine_options(disable_pooling: bool) -> Any:

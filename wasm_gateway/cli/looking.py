@@ -15,13 +15,22 @@ import click
 
 from ..errors import GatewayError
 from ..report import as_json, who_acts
-from .common import check_triggers, engine_options, find_application, print_json, print_text, progress
+from .common import (
+    check_triggers,
+    engine_options,
+    find_application,
+    opened_ledger,
+    print_json,
+    print_text,
+    progress,
+)
 from .options import (
     CACHE_DIR,
     COMPONENTS,
     DISABLE_POOLING,
     FORMAT,
     FROM,
+    LEDGER,
     PROFILE,
     RUNTIME_CONFIG,
     STATE_DIR,
@@ -214,7 +223,7 @@ def _guest(guest: str, source: str | None, profile: str | None, cache_dir: str |
         if path.suffix == ".wat":
             from ..engine import wat2wasm
 
-            wasm = wat2wasm(wasm)
+            wasm = wat2wasm(wasm, str(path))
         return wasm, None
     manifest = _manifest(source, profile, ())
     component = manifest.components.get(guest)
@@ -481,14 +490,7 @@ def schema(with_spin: bool) -> None:
 
 @click.command()
 @options(FROM, PROFILE, COMPONENTS, FORMAT)
-@click.option(
-    "--ledger",
-    metavar="FILE|URL",
-    required=True,
-    envvar="WASM_GATEWAY_LEDGER",
-    show_envvar=True,
-    help="What the site has as LEDGER: a SQLite file, or redis://...",
-)
+@options(LEDGER)
 @click.option(
     "--limit",
     type=click.IntRange(0, 200),
@@ -510,18 +512,15 @@ def report(
     """Say who answered, and where guests and the site differ, by what a site's processes have recorded."""
     from dataclasses import asdict
 
-    from ..migration.ledger import open_ledger
+    from ..migration.report import forget as forget_all
     from ..migration.report import read, text
 
     manifest = _manifest(source, profile, components)
-    if "://" not in ledger and not Path(ledger).exists():
-        raise click.ClickException(f"there is no ledger {ledger}")
-    with closing(open_ledger(ledger)) as opened:
+    with closing(opened_ledger(ledger)) as opened:
         found = read(opened, list(manifest.components), limit=limit)
         if output == "json":
             print_json(asdict(found))
         else:
             print_text(text(found))
         if forget:
-            for component in manifest.components:
-                opened.forget(component)
+            forget_all(opened, manifest.components)

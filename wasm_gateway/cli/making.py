@@ -61,7 +61,8 @@ def new(words: tuple[str, ...], init: bool, listing: bool, tag: str | None, **fl
     how = {"overwrite": flags["allow_overwrite"], "vcs": not flags["no_vcs"]}
     made = scaffold.create(template, name, folder, given, ask=ask, into_existing=init, **how)
     _say_made(made)
-    click.echo(f"Next: wasm-gateway build --up -f {_shown(made.manifest)}", err=True)
+    then = "build --up" if made.has_component else "add TEMPLATE NAME"
+    click.echo(f"Next: wasm-gateway {then} -f {_shown(made.manifest)}", err=True)
 
 
 @click.command()
@@ -193,45 +194,61 @@ def watch(
 ) -> None:
     """Build, run, and build again what is saved; changed guests are replaced while all is served.
 
-    A build that fails is said, and the last good guest keeps serving. The rest of the line goes to `up`.
+    A build that fails is said, and shown to who visits a route of the component; else the last good guest
+    keeps serving. The rest of the line goes to `up`.
     """
     import subprocess
     import time
 
-    from ..build import Rebuilder, read_jobs
+    from ..build import Outcome, Rebuilder, read_jobs
+    from ..build_report import BuildReport
     from ..loader import default_cache_dir
     from ..manifest import find_manifest
 
     path = find_manifest(source)
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
-    single = path.suffix in (".wasm", ".wat")
+    report = BuildReport.of(path, cache)
+    builds = not skip_build and path.suffix not in (".wasm", ".wat")
+    if builds and not report.claim():
+        tell("Another process builds these components already: this one only replaces what has changed")
+        builds = False
 
     def read() -> list[Any]:
-        return [] if single or skip_build else read_jobs(path, profile=profile, components=components)
+        return read_jobs(path, profile=profile, components=components) if builds else []
 
-    rebuilder = Rebuilder(path, read, cache, tell)
-    good = not rebuilder.jobs or rebuilder.first()
+    rebuilder = Rebuilder(path, read, cache, tell, tell)
 
-    def look() -> bool:
-        """One look, and a pause that is long beside it where there are many files."""
-        begun = time.monotonic()
-        done = rebuilder.look()
-        time.sleep(max(debounce / 1000, min(5 * (time.monotonic() - begun), 1.0)))
-        return done
+    def built(outcomes: list[Outcome]) -> None:
+        if outcomes:
+            report.write(rebuilder.failures)
+        failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+        for failure in failures:
+            tell(f"Error: {failure.what}")
+        if outcomes and not failures:
+            tell("Finished building all components")
 
-    while not good:
-        good = look()
     flags = _up_flags(path, profile, components, cache_dir)
+    if not skip_build:
+        flags += ["--build-report", str(report.file)]
     command = [sys.executable, "-m", "wasm_gateway", "up", *flags, "--watch", *rest]
-    with _ending_on_sigterm(), subprocess.Popen(command) as server:
+    with _ending_on_sigterm():
         try:
-            while server.poll() is None:
-                look()
-        except KeyboardInterrupt:
-            pass  # Ctrl-C reaches the server too
+            built(rebuilder.first())
+            with subprocess.Popen(command) as server:
+                try:
+                    while server.poll() is None:
+                        begun = time.monotonic()
+                        built(rebuilder.look())
+                        # a pause that is long beside a look where there are many files
+                        time.sleep(max(debounce / 1000, min(5 * (time.monotonic() - begun), 1.0)))
+                except KeyboardInterrupt:
+                    pass  # Ctrl-C reaches the server too
+                finally:
+                    server.terminate()
+                    code = server.wait()
         finally:
-            server.terminate()
-            code = server.wait()
+            if builds:
+                report.release()
     sys.exit(code if code >= 0 else 128 - code)
 
 
@@ -294,5 +311,6 @@ def toolchain_install(names: tuple[str, ...], cache_dir: str | None) -> None:
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
     for chosen in [toolchains.choose(name) for name in names]:
         pinned = ", ".join(f"{package} {version}" for package, version in chosen.versions().items())
-        tell(f"{chosen.name}: {pinned}")
+        if pinned:
+            tell(f"{chosen.name}: {pinned}")
         print_text(str(toolchains.install(chosen, cache)))

@@ -70,6 +70,14 @@ CACHE_DIR = click.option(
 DISABLE_POOLING = click.option(
     "--disable-pooling", is_flag=True, help="Allocate instances on demand, not in a pool."
 )
+LEDGER = click.option(
+    "--ledger",
+    metavar="FILE|URL",
+    required=True,
+    envvar="WASM_GATEWAY_LEDGER",
+    show_envvar=True,
+    help="What the site has as LEDGER: a SQLite file, or redis://...",
+)
 VARIABLES = click.option(
     *("--variable", "variables"),
     multiple=True,

@@ -96,6 +96,7 @@ def _listen(_: click.Context, __: click.Parameter, value: str | None) -> tuple[s
 @click.option("--disable-cache", is_flag=True, envvar="DISABLE_WASMTIME_CACHE", help="Keep no compiled code.")
 @options(DISABLE_POOLING)
 @click.option("--watch", is_flag=True, help="Replace components, and the manifest, when their files change.")
+@click.option("--build-report", metavar="FILE", hidden=True, help="What `watch` could not build.")
 @click.option(
     "--allow-transient-write", is_flag=True, help="Let components write to (copies of) their files."
 )
@@ -279,6 +280,7 @@ _PASSED_ON = (
     "direct_mounts",
     "disable_cache",
     "watch",
+    "build_report",
     "tracing",
     "access_log",
     "server_timing",

@@ -21,7 +21,6 @@ from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from types import CoroutineType
 from typing import Any, Protocol
 
 from ..errors import Trap
@@ -142,6 +141,10 @@ class Waitable(Entry):
     def drop(self) -> None:
         self.join(None)
 
+    def forget(self) -> None:
+        """The instance is at its end: nobody waits any more, and nothing leads back to here."""
+        self.event = self.wset = None
+
 
 class WaitableSet(Entry):
     """`elems` are in it; `pending` are those that have an event, in the order in which they got it."""
@@ -214,10 +217,14 @@ class Subtask(Waitable):
         self.state = Subtask.State.STARTING
         self.lenders: list[Any] | None = []
         self.cancellation_requested = False
-        self.cancel: Callable[[], object] | None = None
+        self.on_cancel: Callable[[], object] | None = None
 
     def resolved(self) -> bool:
         return self.state >= Subtask.State.RETURNED
+
+    def resolve(self, state: State) -> None:
+        self.state = state
+        self.on_cancel = None  # which leads back to here
 
     def deliver_resolve(self) -> None:
         assert self.lenders is not None
@@ -227,6 +234,10 @@ class Subtask(Waitable):
 
     def resolve_delivered(self) -> bool:
         return self.lenders is None
+
+    def forget(self) -> None:
+        super().forget()
+        self.on_cancel = None
 
     def drop(self) -> None:
         if not self.resolve_delivered():
@@ -492,6 +503,10 @@ class Loop:
         # what waits, longest first; as keys, since each may go at any time
         self.waiting: dict[Task, None] = {}
         self.hosted: dict[Hosted, None] = {}
+        # What context.get and context.set are about where no task of the guest's runs: of the allocator that
+        # is being called, and of the start functions of each part.
+        self.allocating: list[int] | None = None
+        self._starting: dict[int, list[int]] = {}
         self._yielding = 0
         self._instances: dict[int, ConcurrentInstance] = {}
         self._closers: dict[int, Callable[[], object]] = {}
@@ -510,13 +525,15 @@ class Loop:
         return self.stack[-1]
 
     def storage(self, part: int) -> list[int]:
-        """What context.get and context.set of `part` are about.
+        """What context.get and context.set of `part` are about: Thread.storage.
 
-        An allocator may be called while a task of another component instance runs, or none: it is a task of
-        its own then, which has nothing to keep.
+        A call of an allocator has a thread of its own (LiftLowerContext.reallocate).
         """
-        task = self.stack[-1] if self.stack else None
-        return [0, 0] if task is None or task.callee.part != part else task.storage
+        if self.allocating is not None:
+            return self.allocating
+        if self.stack:
+            return self.stack[-1].storage
+        return self._starting.setdefault(part, [0, 0])
 
     # Calls
 
@@ -548,17 +565,19 @@ class Loop:
         hosted.step()
         return hosted
 
-    def result_of(self, value: Any) -> Any:
-        """What a function of the host returned, or what its coroutine comes to; the guest's task blocks."""
-        if type(value) is not CoroutineType:
-            return value
+    def result_of(self, coroutine: Coroutine[Any, None, Any]) -> Any:
+        """What a coroutine of the host comes to; the guest's task blocks."""
         results: list[Any] = []
-        hosted = self.spawn(value, results.append)
+        hosted = self.spawn(coroutine, results.append)
         if not hosted.over:
             self.block(lambda: hosted.over)
         return results[0]
 
     # Component instances that are being run
+
+    def _states(self) -> list[Any]:
+        """The state of each."""
+        return [self.inst, *self.inst.parts[1:]]
 
     def may_enter(self, parts: Sequence[int]) -> bool:
         return not any((self.inst.parts[part] if part else self.inst).entered for part in parts)
@@ -639,7 +658,7 @@ class Loop:
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """To the others it is meanwhile as if what is on the stack were not there."""
-        states = [self.inst, *self.inst.parts[1:]]
+        states = self._states()
         entered = [state.entered for state in states]
         stack, self.stack = self.stack, []
         role = self.inst.role
@@ -675,9 +694,18 @@ class Loop:
         self._closers.pop(id(key), None)
 
     def close(self) -> None:
-        """Break off what is under way, the newest first; the first error is raised when all is done."""
+        """Break off what is under way, the newest first; the first error is raised when all is done.
+
+        What ends may have something for the guest, which does not run any more and is not given it.
+        """
         self.waiting.clear()
         self.stack.clear()
+        for instance in self._instances.values():
+            instance.exclusive = None
+        for state in self._states():
+            for entry in state.handles.array:
+                if isinstance(entry, Waitable):
+                    entry.forget()
         raised: list[Exception] = []
         while self.hosted or self._closers:
             close = next(reversed(self.hosted)).close if self.hosted else self._closers.popitem()[1]

@@ -133,11 +133,20 @@ class HandleTable:
         return i
 
     def close(self, inst: Any) -> None:
-        """Drop what the guest left behind: the host's destructors run, newest handle first."""
+        """Drop what the guest left behind: the host's destructors run, newest handle first.
+
+        The first error of one is raised when all have had their turn.
+        """
         array, self.array, self.free = self.array, [None], []
+        raised: list[Exception] = []
         for h in reversed(array):
             if h is not None and h.own and h.rt.part is None and h.rt.dtor is not None:
-                h.rt.dtor(inst, h.rep)
+                try:
+                    h.rt.dtor(inst, h.rep)
+                except Exception as error:
+                    raised.append(error)
+        if raised:
+            raise raised[0]
 
 
 class Part:

@@ -269,7 +269,7 @@ class Shared:
 
 
 class SharedStream(Shared):
-    """SharedStreamImpl; the host is an end by `take` and `give`."""
+    """SharedStreamImpl; the host is the reading end by `take`, or by a Drain."""
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
         if self.dropped:
@@ -327,28 +327,6 @@ class SharedStream(Shared):
                 raise
             if buffer.values is not None or over[0] is not CopyResult.COMPLETED:
                 return buffer.values or b""
-
-    async def give(self, values: Sequence[Any]) -> bool:
-        """The host writes; False when nobody reads any more."""
-        while values:
-            buffer = HostBuffer(len(values), values)
-            over: list[CopyResult] = []
-
-            def on_copy(reclaim: Reclaim, over: list[CopyResult] = over) -> None:
-                reclaim()
-                over.append(CopyResult.COMPLETED)
-
-            self.write(None, buffer, on_copy, over.append)
-            try:
-                await wait(Condition(lambda over=over: bool(over)))  # type: ignore[misc]
-            except GeneratorExit:
-                if self.buffer is buffer:
-                    self.reset_pending()
-                raise
-            if over[0] is not CopyResult.COMPLETED:
-                return False
-            values = values[buffer.progress :]
-        return True
 
 
 class SharedFuture(Shared):
@@ -448,6 +426,9 @@ class HostStream:
         if done is not None:
             done(result)
 
+    def reset_pending(self) -> None:
+        self._on_copy_done = None
+
     def cancel(self) -> None:
         reading = self._reading
         if reading is not None:
@@ -491,8 +472,9 @@ class Promise:
         if self.values:
             return
         self.values = [value]
-        if self._arrive is not None:
-            self._arrive(value)
+        arrive, self._arrive = self._arrive, None
+        if arrive is not None:
+            arrive(value)
 
     def then(self, arrive: Callable[[Any], object]) -> None:
         """Call `arrive` with the value when it is there."""
@@ -500,6 +482,10 @@ class Promise:
             arrive(self.values[0])
         else:
             self._arrive = arrive
+
+    def forget(self) -> None:
+        """Call nobody."""
+        self._arrive = None
 
 
 class HostFuture:
@@ -520,18 +506,23 @@ class HostFuture:
             self._promise.settle(source)
 
     def _arrive(self, value: Any) -> None:
-        if self._pending is not None:
-            (into, done), self._pending = self._pending, None
-            into.write(self._promise.values)
-            done(CopyResult.COMPLETED)
+        assert self._pending is not None
+        (into, done), self._pending = self._pending, None
+        into.write(self._promise.values)
+        done(CopyResult.COMPLETED)
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
         self._pending = into, on_copy_done
         self._promise.then(self._arrive)
 
+    def reset_pending(self) -> None:
+        self._pending = None
+        self._promise.forget()
+
     def cancel(self) -> None:
         assert self._pending is not None
-        (_, done), self._pending = self._pending, None
+        _, done = self._pending
+        self.reset_pending()
         done(CopyResult.CANCELLED)
 
     def drop(self) -> None:
@@ -571,6 +562,10 @@ class CopyEnd(Waitable):
             raise Trap("cannot drop an end of a stream or future that is being read or written")
         self.shared.drop()
         super().drop()
+
+    def forget(self) -> None:
+        super().forget()
+        self.shared.reset_pending()
 
 
 class ReadableStreamEnd(CopyEnd):
@@ -693,5 +688,5 @@ def _payload(loop: Loop, end: CopyEnd, async_: bool) -> int:
 
 def drop_end(state: Any, kind: type[CopyEnd], t: ValType | None, i: int) -> None:
     end = end_of(state, i, kind, t)
-    remove(state.handles, i)
     end.drop()
+    remove(state.handles, i)

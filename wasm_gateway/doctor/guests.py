@@ -268,7 +268,11 @@ def _of_component(
         advice = f"do without it ({error.feature}), or run this component with Spin"
         return Finding(Level.BROKEN, what, AUTHOR, advice, id)
     return Finding(
-        Level.BROKEN, what, AUTHOR, "build it for an interface that is served here (see the README)", id
+        Level.BROKEN,
+        what,
+        AUTHOR,
+        "build it for an interface that is served here (documentation: Host interfaces)",
+        id,
     )
 
 

@@ -3,7 +3,8 @@
 # Rule 1: here meet the plan, the engine's functions and the tasks; what tasks are is the
 # Component Model's.
 # Rule 2: a host function may be a coroutine function. A guest that calls it synchronously
-# waits; one that calls it asynchronously has a subtask.
+# waits; one that calls it asynchronously has a subtask. A guest begins thousands of these
+# without waiting, so that what they were given counts as kept for it.
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from ..component.canon import lift_export, lift_export_async
 from ..component.concurrency import Callee, LiftOptions, Link, Loop, Subtask, Task
 from ..component.plan import Lifted, Options, Plan
 from ..component.types import FuncType, U32Type
+from ..host.limits import Share, kept, weight
 from ..instance import Instance
 from ..linked import LinkedProgram
 
@@ -111,25 +113,29 @@ def host_subtask(function: Callable[..., Any], part: int) -> Callable[..., int]:
         value = function(inst, *arguments)
         if type(value) is CoroutineType:
             progress = _Progress(subtask)
+            shares: list[Share] = []  # of what it was given, while it is under way
 
             def done(result: Any) -> None:
+                shares.clear()
                 resolve(result)
-                subtask.state = Subtask.State.RETURNED
+                subtask.resolve(Subtask.State.RETURNED)
                 progress()
 
             hosted = inst.loop.spawn(value, done)
             if not hosted.over:
+                shares.append(kept(inst, weight(arguments)))
 
                 def cancel() -> None:
                     hosted.close()
-                    subtask.state = Subtask.State.CANCELLED_BEFORE_RETURNED
+                    shares.clear()
+                    subtask.resolve(Subtask.State.CANCELLED_BEFORE_RETURNED)
                     progress()
 
-                subtask.cancel = cancel
+                subtask.on_cancel = cancel
                 return progress.index_in(inst.parts[part] if part else inst)
         else:
             resolve(value)
-            subtask.state = Subtask.State.RETURNED
+            subtask.resolve(Subtask.State.RETURNED)
         subtask.deliver_resolve()
         return int(subtask.state)
 
@@ -191,18 +197,18 @@ def guest_subtask(callee: Callable[[], Callee], part: int, enters: Sequence[int]
         def on_resolve(result: tuple[Any] | None) -> None:
             if result is not None:
                 resolve(result[0])
-                subtask.state = Subtask.State.RETURNED
+                subtask.resolve(Subtask.State.RETURNED)
             elif subtask.state is Subtask.State.STARTING:
-                subtask.state = Subtask.State.CANCELLED_BEFORE_STARTED
+                subtask.resolve(Subtask.State.CANCELLED_BEFORE_STARTED)
             else:
-                subtask.state = Subtask.State.CANCELLED_BEFORE_RETURNED
+                subtask.resolve(Subtask.State.CANCELLED_BEFORE_RETURNED)
             progress()
 
         task = inst.loop.call(callee(), on_start, on_resolve, enters, Link.ASYNC)
         if subtask.resolved():
             subtask.deliver_resolve()
             return int(subtask.state)
-        subtask.cancel = partial(task.request_cancellation, enters)
+        subtask.on_cancel = partial(task.request_cancellation, enters)
         return progress.index_in(inst.parts[part] if part else inst)
 
     return begin

@@ -6,13 +6,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
+from collections.abc import Iterable
 
 from .. import forks
 from ..instance import Instance
 from .guest import Guest
+
+log = logging.getLogger("wasm_gateway")
 
 
 class _Kept:
@@ -80,11 +84,11 @@ class Reuse:
 
     def keep(self, kept: _Kept) -> bool:
         """Put it to the idle ones; False where nobody wants them any more."""
-        kept.instance.rest()
         kept.until = time.monotonic() + self._idle_seconds
         with self._lock:
             if self._closed:
                 return False
+            kept.instance.rest()
             self._idle.append(kept)
             if self._timer is None:
                 self._wait()
@@ -105,8 +109,19 @@ class Reuse:
             self._timer = None
             if self._idle:
                 self._wait()
-        for kept in expired:
-            kept.instance.close()
+        self._end(expired)
+
+    def _end(self, idle: Iterable[_Kept]) -> None:
+        for kept in idle:
+            try:
+                kept.instance.close()
+            except Exception:
+                component_id = self._guest.grants.id
+                log.exception(
+                    "component %s: an instance could not be closed",
+                    component_id,
+                    extra={"component": component_id},
+                )
 
     def close(self) -> None:
         """Close all that are idle, and keep no more."""
@@ -116,8 +131,7 @@ class Reuse:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-        for kept in idle:
-            kept.instance.close()
+        self._end(idle)
 
     def reopen(self) -> None:
         """Keep instances again."""

@@ -18,9 +18,9 @@ from ..guest_logs import printable
 from ..host.base import Deadline, HostContext, OutboundRules
 from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
-from ..messages import STREAMED, Begin, Headers, Request, Response
+from ..messages import STREAMED, Begin, Headers, Request, Response, Trailers
 from ..router import RouteMatch
-from .guest import MAX_RESPONSE_HEADERS, Guest, LiftedFunction
+from .guest import MAX_RESPONSE_HEADERS, Guest, KeepsNothing, LiftedFunction
 
 log = logging.getLogger("wasm_gateway")
 
@@ -29,7 +29,7 @@ CHUNK_BYTES = 64 << 10
 CHUNK_SECONDS = 0.02
 
 
-class WasiHttpExecutor:
+class WasiHttpExecutor(KeepsNothing):
     """Calls `handler`, `handle: func(request: incoming-request, response-out: response-outparam)`."""
 
     dialect = "wasi-http"
@@ -39,12 +39,6 @@ class WasiHttpExecutor:
         self.guest = guest
         self.handler = handler
         self.streams = guest.options.stream
-
-    def close(self) -> None:
-        pass  # nothing is kept between requests
-
-    def reopen(self) -> None:
-        pass
 
     def beside(self, outbound: OutboundRules) -> WasiHttpExecutor:
         return WasiHttpExecutor(self.guest.beside(outbound), self.handler)
@@ -66,10 +60,8 @@ class WasiHttpExecutor:
             try:
                 self.handler(instance, incoming, ResponseOutparam(answer.set))
             except GuestError as error:
-                if not answer.complete():
+                if not answer.stands(error, guest.grants.id):
                     raise
-                if not isinstance(error, GuestExit) or error.code:
-                    note(error, guest.grants.id)
         return answer.response()
 
 
@@ -180,6 +172,14 @@ class Answer:
             return False
         return self.done or self.method == "HEAD" or head.status in (204, 304)
 
+    def stands(self, error: GuestError, component_id: str) -> bool:
+        """Whether the response is all there in spite of `error`, which then is only logged."""
+        if not self.complete():
+            return False
+        if not isinstance(error, GuestExit) or error.code:
+            note(error, component_id)
+        return True
+
     def pass_on(self) -> None:
         """Send what there is, if that is possible: the guest is about to wait, or has written a lot.
 
@@ -189,7 +189,7 @@ class Answer:
         if begin is None or not isinstance(head, OutgoingResponse):
             return
         if self._send is None:
-            self._send = begin(Response(head.status, _headers(head), (), self.trailers))
+            self._send = begin(Response(head.status, _headers(head), (), _trailers(head)))
         if self.chunks:
             self._flush()
 
@@ -199,11 +199,6 @@ class Answer:
         self._since = time.monotonic()
         assert self._send is not None
         self._send(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-
-    def trailers(self) -> Headers:
-        """What follows the body, once the guest has finished that."""
-        assert isinstance(self.head, OutgoingResponse)
-        return self.head.body.trailers
 
     def response(self) -> Response:
         """The whole response, or STREAMED; GuestError when there is none."""
@@ -217,8 +212,14 @@ class Answer:
         if self._send is not None:
             self.pass_on()
             return STREAMED
-        trailers = self.trailers if head.body.trailers.pairs else None
+        trailers = _trailers(head) if head.body.trailers.pairs else None
         return Response(head.status, _headers(head), tuple(self.chunks), trailers)
+
+
+def _trailers(head: OutgoingResponse) -> Trailers:
+    """What follows the body, once the guest has finished that. It leads to nothing else of the answer."""
+    body = head.body
+    return lambda: body.trailers
 
 
 def _headers(head: OutgoingResponse) -> Headers:

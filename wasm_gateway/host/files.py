@@ -9,7 +9,8 @@
 # writing: EPERM, before the path is looked at.
 # Rule 4: only regular files and directories are given out. A FIFO, device or socket
 # is EACCES, and cannot block: all is opened with O_NONBLOCK, looked at, and closed.
-# Rule 5: whatever goes wrong is an OSError with an errno; each dialect of WASI
+# Rule 5: what guests have open is counted (descriptors.py); EMFILE beyond that.
+# Rule 6: whatever goes wrong is an OSError with an errno; each dialect of WASI
 # translates from there. Paths are bytes as the guest gave them, in UTF-8.
 #
 # Where the platform has no openat (Windows), PathDirectory does the same with whole
@@ -26,6 +27,8 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import NamedTuple, Protocol
+
+from . import descriptors
 
 fcntl: ModuleType | None
 try:
@@ -128,7 +131,8 @@ class Root:
                 fd = self._fd
                 if fd is None:
                     fd = self._fd = os.open(self.host_path, _STEP & ~_NOFOLLOW)
-                    weakref.finalize(self, os.close, fd)
+                    # not at exit, when daemon threads may still use it: the number would be another file's
+                    weakref.finalize(self, os.close, fd).atexit = False
         return Directory(self, fd, owned=False)
 
 
@@ -192,6 +196,7 @@ class File:
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
+            descriptors.files.give()
             os.close(fd)
 
 
@@ -264,6 +269,7 @@ class Directory:
         if fd is not None and fd >= 0:
             self.fd = -1  # and not None, which would be the folder of the process
             if self.owned:
+                descriptors.files.give()
                 os.close(fd)
 
     def _may_write(self) -> None:
@@ -367,15 +373,15 @@ class Directory:
     def _opened(self, fd: int, flags: int) -> File | Directory:
         try:
             mode = os.fstat(fd).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise _failure(errno.EACCES)
+            descriptors.files.take()
         except BaseException:
             os.close(fd)
             raise
-        if stat.S_ISREG(mode):
-            return File(fd, bool(flags & (os.O_WRONLY | os.O_RDWR)), self.writable)
         if stat.S_ISDIR(mode):
             return Directory(self.root, fd)
-        os.close(fd)
-        raise _failure(errno.EACCES)
+        return File(fd, bool(flags & (os.O_WRONLY | os.O_RDWR)), self.writable)
 
     # Looking
 

@@ -31,7 +31,7 @@ from .limits import Held
 from .mqtt_wit import INTERFACES as INTERFACES
 from .network import BoundedSocket, BoundedSSLSocket, Network, is_idle, wait_ready
 from .offload import Turns, Workers
-from .pools import Pool, PoolFull
+from .pools import WAIT, Places
 
 SCHEMES = ("mqtt", "mqtts")
 QOS = {"at-most-once": 0, "at-least-once": 1, "exactly-once": 2}
@@ -146,6 +146,7 @@ class MqttConnection:
 
     def __init__(self, login: Login, network: Network) -> None:
         self.turns = Turns()
+        self.give_back: Callable[[], object] | None = None  # its place among all connections
         self._login = login
         self._network = network
         self._client: _Client | None = None
@@ -225,10 +226,7 @@ class Mqtt:
         self._network = network
         self._max_payload_size = max_payload_size
         self._held: Held[MqttConnection] = Held(self._release)
-        # It only counts, over all instances, and keeps nothing.
-        self._places: Pool[None] | None = None
-        if max_connections is not None:
-            self._places = Pool(lambda nothing: None, per_key=max_connections, keys=1)
+        self._places = Places(max_connections, network.places)
 
     def functions(self, interface: str) -> dict[str, Callable[..., Any]]:
         if interface not in INTERFACES:
@@ -241,13 +239,12 @@ class Mqtt:
         }
 
     def close(self) -> None:
-        if self._places is not None:
-            self._places.close()
+        pass  # each connection ends with its instance
 
     def open(self, ctx: HostContext, address: str, username: str, password: str, keep_alive: int) -> Any:
         try:
             connection = self._opened(ctx, address, username, password, keep_alive)
-            self._take_place(ctx.deadline)
+            connection.give_back = self._take_place(ctx.deadline)
         except MqttFailure as failure:
             return Err(failure.error)
         return self._held.of(ctx).push(connection)
@@ -261,16 +258,12 @@ class Mqtt:
             raise MqttFailure("too-many-connections")
         return connection
 
-    def _take_place(self, deadline: Deadline) -> None:
-        if self._places is not None:
-            try:
-                self._places.take("", deadline)
-            except PoolFull:
-                raise MqttFailure("too-many-connections") from None
-
-    def _give_place(self, _: object = None) -> None:
-        if self._places is not None:
-            self._places.give("", None)
+    def _take_place(self, deadline: Deadline) -> Callable[[], object]:
+        give_back = self._places.take(min(WAIT, deadline.remaining()))
+        if give_back is None:
+            deadline.remaining()
+            raise MqttFailure("too-many-connections")
+        return give_back
 
     def publish(self, ctx: HostContext, handle: int, topic: str, payload: bytes, qos: str) -> Any:
         connection = self._held.get(ctx, handle)
@@ -289,7 +282,8 @@ class Mqtt:
     def _release(self, ctx: HostContext, connection: MqttConnection) -> None:
         def end() -> None:
             connection.close()
-            self._give_place()
+            if connection.give_back is not None:
+                connection.give_back()
 
         connection.turns.end(end)
 
@@ -300,13 +294,15 @@ class Mqtt:
     ) -> Any:
         try:
             connection = self._opened(ctx, address, username, password, keep_alive)
-            if self._places is not None:
-                await self._workers.run(ctx, self._take_place, undo=self._give_place)
+            give_back = self._places.take()
+            if give_back is None:
+                give_back = await self._workers.run(ctx, self._take_place, undo=lambda give_back: give_back())
+            connection.give_back = give_back
         except MqttFailure as failure:
             return Err(failure.error)
         handle = self._held.of(ctx).push(connection)
         if handle is None:  # filled meanwhile
-            self._give_place()
+            connection.give_back()
             return Err(("too-many-connections", None))
         return handle
 

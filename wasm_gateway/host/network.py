@@ -24,6 +24,7 @@ from typing import Any
 
 from .. import forks
 from ..errors import DeadlineExceeded
+from . import descriptors
 from .base import Deadline
 from .pools import Places
 
@@ -36,6 +37,9 @@ _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 # comes first. As many may be under way at once in a process; the system's resolver gives up after
 # some 10 to 30 s.
 MAX_LOOKUPS = 32
+
+# Connections of all guests of this process, whatever application they are of.
+ALL_CONNECTIONS = Places(descriptors.share(descriptors.CONNECTIONS))
 
 # When a name has several addresses, none is given less than this, in seconds, before the next is tried.
 LEAST_CONNECT_SECONDS = 1.0
@@ -230,14 +234,15 @@ class Network:
 
     `blocked` says of an IP address in text whether the operator forbids it
     (runtime config: outbound_networking.block_networks); `max_connections` limits those that guests use at
-    once, whatever for (max_total_connections): who makes one takes one of `places` first.
+    once, whatever for (max_total_connections): who makes one takes one of `places` first, which is one of
+    ALL_CONNECTIONS too.
     """
 
     def __init__(
         self, blocked: Callable[[str], bool] = lambda address: False, max_connections: int | None = None
     ) -> None:
         self._blocked = blocked
-        self.places = Places(max_connections)
+        self.places = Places(max_connections, ALL_CONNECTIONS)
         self._tls: BoundedContext | None = None
         self.after_fork()
         forks.watch(self)

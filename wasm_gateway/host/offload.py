@@ -20,6 +20,7 @@ from .. import forks
 from ..component.concurrency import Turn, wait
 from ..component.values import End
 from .base import HostContext
+from .limits import VALUE_OVERHEAD, Share, kept
 from .network import Breakable
 from .wasi_io import READY, Pollable, wait_any, waker
 
@@ -147,20 +148,24 @@ class _Call(Pollable):
 
 
 class Workers:
-    """The threads of one application, started when they are needed."""
+    """The threads of one application, started when they are needed.
+
+    Requests that go on after `close` are served as before, and no thread is kept for the next call.
+    """
 
     def __init__(self) -> None:
-        self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
         self.after_fork()
         forks.watch(self)
 
     def after_fork(self) -> None:
-        self._lock = threading.Lock()  # guards the start
-        self._threads = None
+        self._lock = threading.Lock()  # guards start and end
+        self._threads: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
         with self._lock:
             threads, self._threads = self._threads, None
+            self._closed = True
         if threads is not None:
             threads.shutdown(wait=False)  # what nobody waits for ends soon, and gives back what it has
 
@@ -234,20 +239,29 @@ class Workers:
         return places
 
     def _submit(self, call: _Call) -> None:
-        with self._lock:
-            if self._threads is None:
-                from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import ThreadPoolExecutor
 
-                self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="wasm-call")
-            self._threads.submit(call)
+        with self._lock:
+            threads = self._threads
+            if threads is None:
+                threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="wasm-call")
+                if not self._closed:
+                    self._threads = threads
+            threads.submit(call)
+            if self._closed:
+                threads.shutdown(wait=False)
 
 
 class Elements:
-    """Values that are there, as a stream for a guest (component/streams.py, Rule 3)."""
+    """Values that are there, as a stream for a guest (component/streams.py, Rule 3).
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    `share` is what they take of the instance's, until they are read or wanted no more.
+    """
+
+    def __init__(self, values: Sequence[Any], share: Share | None = None) -> None:
         self._values = values
         self._at = 0
+        self._share = share
 
     def read(self, ctx: HostContext, length: int) -> Sequence[Any]:
         at = self._at
@@ -261,3 +275,15 @@ class Elements:
 
     def close(self, ctx: HostContext) -> None:
         self._values = ()
+        self._share = None
+
+
+_SIZED = frozenset((str, bytes))
+
+
+def share_of(ctx: HostContext, rows: Sequence[Sequence[Any]]) -> Share:
+    """That of rows of (case, value) pairs; LimitExceeded."""
+    size = sum([len(value) for row in rows for _, value in row if type(value) in _SIZED])
+    nested = sum([len(value) for row in rows for _, value in row if type(value) in (list, tuple)])
+    count = sum(map(len, rows)) + nested
+    return kept(ctx, size + VALUE_OVERHEAD * count)

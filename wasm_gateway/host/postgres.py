@@ -10,14 +10,20 @@
 # one that he could not have opened.
 # Rule 4: rows are bounded while they come (single-row mode); waits are ours, so that
 # they end at the deadline, and the server is then told to stop (cancel).
+# Rule 5: how long a login takes is the server's to say: it names how often a password is
+# hashed (SCRAM, RFC 5802), and libpq does that, for an hour if asked to. So it happens in
+# a thread that is left behind at the deadline, without the GIL, and few do so at once.
 #
 # The driver is libpq, through psycopg's wrapper of it (psycopg.pq).
 
 from __future__ import annotations
 
+import ctypes
 import os
+import queue
 import ssl
 import struct
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -81,6 +87,8 @@ ROOT_CERTIFICATES = (
 BREAK_SECONDS = 0.25
 # Cancelling opens a connection of its own, which libpq cannot bound; so many may hang at once.
 MAX_CANCELS = 8
+# Logins that are under way or left behind.
+MAX_LOGINS = 16
 
 # What builders of one instance hold: so many of them, each with an address and certificates of this length
 # (a chain is some 10 KB).
@@ -172,8 +180,9 @@ def _login(given: dict[str, str]) -> tuple[tuple[str, str], ...]:
         # libpq and Spin would take the name of the account that the server runs as
         raise DatabaseFailure("connection-failed", "user missing")
     options = {
-        # what libpq would otherwise look for in the environment and the home directory
-        "passfile": os.devnull,
+        # what libpq would otherwise look for in the environment and the home directory; of a file that is no
+        # plain one it complains on stderr
+        "passfile": os.path.join(os.devnull, "none"),
         "password": "",
         "options": "",
         "application_name": "",
@@ -330,7 +339,7 @@ class PgConnection:
 
     def _cancel(self) -> None:
         """Ask the server to stop what it does for us, without waiting for an answer."""
-        slots = _cancels.slots
+        slots = _cancels.free
         if self._pg.status != pq.ConnStatus.OK or not slots.acquire(blocking=False):
             return
         canceller = self._pg.get_cancel()
@@ -347,22 +356,52 @@ class PgConnection:
         threading.Thread(target=cancel, name="cancel PostgreSQL statement", daemon=True).start()
 
 
-class _Cancels:
-    """The places for cancellations that are under way in this process."""
+class _Slots:
+    """Places for threads of this process that libpq may keep for long."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
         self.after_fork()
         forks.watch(self)
 
     def after_fork(self) -> None:
-        self.slots = threading.Semaphore(MAX_CANCELS)
+        self.free = threading.Semaphore(self._count)
 
 
-_cancels = _Cancels()
+_cancels, _logins = _Slots(MAX_CANCELS), _Slots(MAX_LOGINS)
 
 
 def _open(target: Target, server: Server, address: str, deadline: Deadline) -> Any:
-    """A libpq connection to `server` at `address`."""
+    """A libpq connection to `server` at `address` (Rule 5)."""
+    slots = _logins.free
+    if not slots.acquire(timeout=deadline.remaining()):
+        deadline.remaining()
+        raise DatabaseFailure("connection-failed", "too many connections are being made")
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()  # what nobody takes is closed with it
+
+    def log_in() -> None:
+        try:
+            answers.put(_connect(target, server, address, deadline))
+        except BaseException as error:  # a thread has nobody above it
+            answers.put(error)
+        finally:
+            slots.release()
+
+    threading.Thread(target=log_in, name="log in to PostgreSQL", daemon=True).start()
+    while True:
+        left = deadline.remaining()
+        try:
+            answer = answers.get(
+                timeout=min(left, BREAK_SECONDS) if isinstance(deadline, Breakable) else left
+            )
+        except queue.Empty:
+            continue
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def _connect(target: Target, server: Server, address: str, deadline: Deadline) -> Any:
     options = dict(target.options)
     if target.roots is not None:
         # libpq takes certificates from a file, which it reads when the server has said that it has TLS
@@ -380,12 +419,25 @@ def _platform_roots(file: str) -> str:
         return ""  # "system", where no bundle was found
 
 
+def _polling() -> Callable[[Any], int]:
+    """PQconnectPoll, while which other threads run: psycopg's compiled wrapper keeps the GIL."""
+    try:
+        function = ctypes.CDLL(sys.modules[pq.PGconn.__module__].__file__).PQconnectPoll
+    except (OSError, AttributeError):
+        return lambda pg: int(pg.connect_poll())  # the wrapper in Python keeps nothing
+    function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int
+    return lambda pg: int(function(pg.pgconn_ptr))
+
+
+_poll = _polling()
+
+
 def _start(options: dict[str, str], server: Server, address: str, deadline: Deadline) -> Any:
     info = make_conninfo(**options, host=server.host, hostaddr=address, port=server.port)
     pg = pq.PGconn.connect_start(info.encode())
     try:
         while True:
-            status = pg.connect_poll() if pg.status != pq.ConnStatus.BAD else pq.PollingStatus.FAILED
+            status = _poll(pg) if pg.status != pq.ConnStatus.BAD else pq.PollingStatus.FAILED
             match status:
                 case pq.PollingStatus.OK:
                     break
@@ -616,7 +668,7 @@ class Postgres(Databases[Target, PgConnection]):
             return session.query(statement, params, deadline, FULL)[0]
 
         try:
-            return streamed(await self.using(ctx, conn, query))
+            return streamed(ctx, await self.using(ctx, conn, query))
         except DatabaseFailure as failure:
             return Err(_v4(failure))
 

@@ -37,9 +37,10 @@ from typing import Any
 from .. import forks
 from ..component.values import Err, Ok
 from ..errors import HostError, Trap
+from . import descriptors
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
-from .offload import Elements, Turns, Workers
+from .offload import Elements, Turns, Workers, share_of
 
 _TYPES = """
   variant error { no-such-database, access-denied, invalid-connection, database-full, io(string) }
@@ -105,8 +106,14 @@ SMALL_VALUE_BYTES = 256 << 10
 MAX_STATEMENT_BYTES = 1 << 30
 # SQL text is kept with a connection; one that has seen longer text is not kept itself.
 MAX_KEPT_SQL = 64 << 10
+# Files behind a connection: the database, its log, and the index of that.
+FILES = 3
 # SQLite's machine asks for the deadline after so many instructions, 0.1 to 1 ms.
 _PROGRESS_STEPS = 10_000
+
+# A guest that writes to the tables behind a full-text index itself could damage it, and the code of SQLite
+# that reads it has had bugs there (Python 3.12 and later).
+_DEFENSIVE: int | None = getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE", None)
 
 OK, DENY, IGNORE = sqlite3.SQLITE_OK, sqlite3.SQLITE_DENY, sqlite3.SQLITE_IGNORE
 
@@ -161,6 +168,10 @@ _PRAGMAS_FREE = frozenset(_FREE.split())
 _PRAGMAS_READ_ONLY = frozenset(
     {"busy_timeout", "cache_size", "max_page_count", "mmap_size", "page_size", "schema_version", "temp_store"}
 )
+
+# Functions that load code, that tell and take addresses of it (fts3_tokenizer, of old versions fts5), or that
+# write to the log of the process.
+_FUNCTIONS_DENIED = frozenset({"fts3_tokenizer", "fts5", "load_extension", "sqlite_log"})
 
 # Tables that some builds of SQLite offer: the statements of the connection, raw pages of the file.
 _TABLES_DENIED = frozenset({"sqlite_stmt", "bytecode", "tables_used", "sqlite_dbpage", "sqlite_dbdata"})
@@ -222,6 +233,9 @@ class Connection:
             sql.execute(f"CREATE TEMP TABLE {_OWN} (id INTEGER PRIMARY KEY)")
             self._limit_pages("temp", MAX_TEMP_BYTES)
             sql.create_function("total_changes", 0, self._total_changes)
+            if _DEFENSIVE is not None:
+                configure: Any = getattr(sql, "setconfig")  # noqa: B009  # not in the types of Python 3.11
+                configure(_DEFENSIVE, True)
             sql.set_authorizer(self._authorize)
             sql.set_progress_handler(self._is_late, _PROGRESS_STEPS)
         except sqlite3.Error as error:
@@ -401,7 +415,7 @@ class Connection:
             return OK
         if action in KEEPS_STATE_OUT:
             if action == sqlite3.SQLITE_FUNCTION:
-                return DENY if second is not None and second.lower() == "load_extension" else OK
+                return DENY if second is not None and second.lower() in _FUNCTIONS_DENIED else OK
             if action == sqlite3.SQLITE_READ and first is not None and first.lower() in _TABLES_DENIED:
                 return DENY
             # of what is in the temp schema, only reading leaves it as it was
@@ -507,19 +521,29 @@ class Database:
 
         A file that is not there is not made with `read_only`: what is found is empty all the same.
         """
-        if self.file is None:
-            connection = Connection(None, allow_attach_file=self._allow_attach_file)
-        elif read_only:
-            connection = Connection(self.file if self.file.exists() else None, read_only=True)
-        else:
-            self._notice_replacement(self.file)
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = self._connect(self.file)
+        try:
+            descriptors.files.take(FILES)
+        except OSError as error:
+            raise SqlError(f"cannot open the database: {error.strerror}") from error
+        try:
+            connection = self._taken(read_only)
+        except BaseException:
+            descriptors.files.give(FILES)
+            raise
         connection.start(deadline)
         self._open.add(connection)
         return connection
+
+    def _taken(self, read_only: bool) -> Connection:
+        if self.file is None:
+            return Connection(None, allow_attach_file=self._allow_attach_file)
+        if read_only:
+            return Connection(self.file if self.file.exists() else None, read_only=True)
+        self._notice_replacement(self.file)
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect(self.file)
 
     def _connect(self, file: Path) -> Connection:
         try:
@@ -539,6 +563,7 @@ class Database:
 
     def release(self, connection: Connection) -> None:
         self._open.discard(connection)
+        descriptors.files.give(FILES)
         if connection.release() and len(self._idle) < MAX_IDLE:
             self._idle.append(connection)
         else:
@@ -738,7 +763,7 @@ class Sqlite:
             columns, rows = await self._using(ctx, conn, lambda db: db.execute(statement, parameters))
         except SqlError as error:
             return [], Elements(()), Err(("io", str(error)))
-        return columns, Elements(rows), Ok()
+        return columns, Elements(rows, share_of(ctx, [values for (values,) in rows])), Ok()
 
     async def changes_async(self, ctx: HostContext, conn: int) -> int:
         changes: int = await self._using(ctx, conn, lambda db: db.changes)

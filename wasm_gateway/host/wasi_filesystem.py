@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from ..component.values import Err
 from ..errors import Trap
+from . import descriptors
 from .base import HostContext
 from .files import MAX_ENTRIES, Directory, Entry, File
 from .wasi_io import MAX_READ, InputStream, IoError, OutputStream, StreamClosed, StreamFailed
@@ -110,8 +111,8 @@ interface preopens {
 TYPES, PREOPENS = "wasi:filesystem/types@0.2", "wasi:filesystem/preopens@0.2"
 INTERFACES = {TYPES: _TEXT, PREOPENS: _TEXT}
 
-# Open files and directories of one instance, as in preview 1.
-MAX_DESCRIPTORS = 1024
+# Open files and directories of one instance, as in preview 1; and as many streams of files.
+MAX_DESCRIPTORS = 128
 # Entries of directories that are listed for one instance, some 200 bytes each.
 MAX_LISTED = 4 * MAX_ENTRIES
 _SECOND = 10**9
@@ -323,11 +324,21 @@ def get_directories(ctx: HostContext) -> list[tuple[Descriptor, str]]:
 # Streams.
 
 
+def _duplicate(file: File) -> int:
+    """A descriptor of its own for a stream."""
+    descriptors.files.take()
+    try:
+        return os.dup(file.fd)
+    except OSError:
+        descriptors.files.give()
+        raise
+
+
 class FileInput(InputStream):
     """A file from an offset on; its descriptor of its own outlives the guest's."""
 
     def __init__(self, file: File, offset: int) -> None:
-        self._fd: int | None = os.dup(file.fd)
+        self._fd: int | None = _duplicate(file)
         self._offset = offset
 
     def read(self, ctx: HostContext, length: int) -> bytes:
@@ -351,6 +362,7 @@ class FileInput(InputStream):
     def release(self) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
+            descriptors.files.give()
             os.close(fd)
 
 
@@ -358,7 +370,7 @@ class FileOutput(OutputStream):
     """A file from an offset on, or its end (None)."""
 
     def __init__(self, file: File, offset: int | None) -> None:
-        self._fd: int | None = os.dup(file.fd)
+        self._fd: int | None = _duplicate(file)
         self._offset = offset
 
     def write(self, ctx: HostContext, data: bytes) -> None:
@@ -383,6 +395,7 @@ class FileOutput(OutputStream):
     def release(self) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
+            descriptors.files.give()
             os.close(fd)
 
 

@@ -29,6 +29,7 @@ from ..errors import DeadlineExceeded, LimitExceeded
 from ..messages import NO_HEADERS, NOT_TRAILERS, Headers
 from .addresses import BadAddress, parse_address
 from .base import Deadline, HostContext
+from .limits import kept
 from .outbound_http import (
     HOP_BY_HOP,
     SCHEMES,
@@ -250,6 +251,8 @@ class FutureResponse(Pollable):
         if not self.ready():
             return None
         result, self._result, self.given_up = self._result, TAKEN, None
+        if isinstance(result, Ok):
+            result.value.keep(ctx)
         return FAILED if result is TAKEN else Ok(result)
 
     def drop(self) -> None:
@@ -592,11 +595,12 @@ class OutgoingHandler:
         future.given_up = lambda: waiting.discard(future)
         waiting.add(future)
         chunks: list[bytes] = []
-        size = 0
+        size, share = 0, kept(ctx)
 
         def take(data: bytes) -> None:
             nonlocal size
             size += len(data)
+            share.resize(size)
             if size > MAX_OUTGOING_BODY:
                 raise LimitExceeded(f"a request body of more than {MAX_OUTGOING_BODY} bytes", "body")
             chunks.append(data)
@@ -623,6 +627,7 @@ class OutgoingHandler:
         except DeadlineExceeded:
             return Err(("connection-read-timeout", None))
         headers, body = Headers(incoming.headers), BytesInput(incoming.body)
+        body.share = kept(ctx, len(incoming.body))
         return Ok(IncomingResponse(incoming.status, headers, body, lambda: incoming.trailers))
 
 

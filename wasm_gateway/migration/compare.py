@@ -20,6 +20,7 @@ from urllib.parse import urljoin
 from ..manifest import ComponentOptions
 from ..messages import NO_HEADERS, Headers, Request
 from . import redact
+from .counters import Unseen
 
 log = logging.getLogger("wasm_gateway")
 
@@ -43,16 +44,15 @@ HTML_CHUNK = 16 << 10
 class Answer:
     """What the site, or the guest, answered, and how long that took.
 
-    `body` is None where it was longer than is kept, or cut off.
+    `body` is None where it was not seen whole; `unseen` says why.
     """
 
     status: int
     headers: Headers = NO_HEADERS
     body: bytes | None = b""
     seconds: float = 0.0
+    unseen: Unseen | None = None
 
-
-Native = Answer
 
 # Of a site's own: what is different, one a line; nothing for the same. It sees bodies as they were sent.
 Function = Callable[[Answer, Answer], Sequence[str]]

@@ -9,9 +9,43 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
+from enum import StrEnum
 
 # Upper bounds of the classes of times, in seconds: from 0.1 ms to some 70 s. What is longer has one more.
 BOUNDS = tuple(1e-4 * 2 ** (step / 2) for step in range(40))
+
+# Beside the reasons of choices (policy.Choice): the site answered in the guest's place.
+FALLBACK = "fallback"
+
+# What becomes of a guest beside the site.
+SHADOW = "shadow "
+EQUAL = f"{SHADOW}equal"
+DIFFERENT = f"{SHADOW}different"
+FAILED = f"{SHADOW}failed"  # the guest trapped, or the like; it is a difference too
+DROPPED = f"{SHADOW}dropped"  # too many waited
+UNCOMPARED = f"{SHADOW}uncompared"  # there were no two whole answers
+OUTCOMES = (EQUAL, DIFFERENT, FAILED, DROPPED, UNCOMPARED)
+
+
+class Unseen(StrEnum):
+    """Why there are no two whole answers; each is counted beside UNCOMPARED, as `uncompared` names it."""
+
+    REQUEST = "request too long"  # or of a length that nobody knew before
+    REFUSED = "request refused"  # it is none that a guest can be given
+    LONG = "answer too long"
+    CUT = "answer cut off"
+    FILE = "file"  # that the server sends itself
+    GUEST = "guest's answer too long"
+
+
+# What came of orders to processes about their guests (orders.py).
+OBEYED = "order obeyed"
+FAILED_ORDER = "order failed"
+
+
+def uncompared(why: Unseen) -> str:
+    return f"{UNCOMPARED}, {why}"
+
 
 # Whose answer took that time.
 NATIVE, GUEST = "native", "guest"

@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -41,6 +43,15 @@ class Change:
     values: Mapping[str, object] | None
     by: str
     at: float = field(default_factory=time.time)
+
+
+def operator(command: str) -> str:
+    """Who is said to have turned a dial by a command."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # as in a container whose user has no name
+        name = f"user {os.getuid()}" if hasattr(os, "getuid") else "somebody"
+    return f"{name} ({command})"
 
 
 @dataclass(frozen=True, slots=True)

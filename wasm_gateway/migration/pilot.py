@@ -9,28 +9,23 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from .. import forks
-from ..errors import (
-    ComponentError,
-    DeadlineExceeded,
-    GatewayError,
-    GuestError,
-    LimitExceeded,
-    RequestError,
-    Saturated,
-)
+from ..errors import GatewayError
 from ..manifest import ComponentOptions
 from ..messages import Request, Response
+from ..outcomes import Outcome, outcome_of
 from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
 from .compare import Answer, Comparison, Function
-from .counters import GUEST, NATIVE, Counters, is_time
+from .counters import DROPPED, FALLBACK, GUEST, NATIVE, UNCOMPARED, Counters, Unseen, is_time, uncompared
 from .ledger import Change, Dials, Ledger, Mismatch
-from .shadow import UNCOMPARED, Shadows
+from .orders import Act, Guests, Order, Waiter, orders
+from .shadow import Shadows
 
 log = logging.getLogger("wasm_gateway")
 
@@ -40,6 +35,8 @@ LOOK_SECONDS = 0.5
 LOOKS_PER_FLUSH = 4
 # The thread that looks.
 THREAD = "wasm-dials"
+# Seconds that the first request of a process waits for orders that were given before.
+FIRST_LOOK_SECONDS = 2.0
 
 
 class Turn:
@@ -72,14 +69,14 @@ class Turn:
 
     def failed(self, error: GatewayError) -> bool:
         """The guest has failed; whether the site answers instead."""
-        failure = failure_of(error)
+        failure = _FAILURES.get(outcome_of(error))
         if failure is None:
             return False
         if self.rule.fallback:
             self._pilot.breaker(self.component).failed()
         if failure not in self.rule.fallback or self.kept is None:
             return False
-        self._pilot.count(self.component, "fallback")
+        self._pilot.count(self.component, FALLBACK)
         return True
 
     # Beside the site
@@ -87,13 +84,14 @@ class Turn:
     def shadowed(self, request: Request, native: Answer) -> None:
         """The site has answered `request`, and the answer is on its way: now the guest does, some time.
 
-        For a door that has `choice.shadow`. The body of `request` can be read from its start; what of
-        `native` may be longer than `limit` bytes is None. This neither waits nor raises.
+        For a door that has `choice.shadow`. The body of `request` can be read from its start; that of
+        `native` has at most `limit` bytes (tee.py). This neither waits nor raises.
         """
         self._pilot.shadows.submit(self, request, native)
 
-    def unseen(self) -> None:
-        """The same where the request, or the answer of the site, could not be kept."""
+    def unseen(self, why: Unseen) -> None:
+        """The same where the request, or an answer, could not be kept."""
+        self.count(uncompared(why))
         self.count(UNCOMPARED)
 
     @property
@@ -111,23 +109,15 @@ class Turn:
         self._pilot.record(mismatch)
 
 
-def failure_of(error: GatewayError) -> Failure | None:
-    """What kind of failure of a guest this is; None for one that is the client's, or nobody's."""
-    match error:
-        case DeadlineExceeded():
-            return Failure.DEADLINE
-        case LimitExceeded():
-            return Failure.LIMIT
-        case GuestError():
-            return Failure.TRAP
-        case Saturated():
-            return Failure.SATURATED
-        case ComponentError():
-            return Failure.LINK
-        case RequestError():
-            return None
-    return Failure.TRAP  # a host interface that failed under it
-
+# What the site may answer for; any other outcome is the client's, or nobody's.
+_FAILURES = {
+    Outcome.TRAP: Failure.TRAP,
+    Outcome.DEADLINE: Failure.DEADLINE,
+    Outcome.LIMIT: Failure.LIMIT,
+    Outcome.SATURATED: Failure.SATURATED,
+    Outcome.LINK: Failure.LINK,
+    Outcome.HOST: Failure.TRAP,  # a host interface that failed under it
+}
 
 NO_FUNCTIONS: Mapping[str, Function] = MappingProxyType({})
 
@@ -135,7 +125,9 @@ NO_FUNCTIONS: Mapping[str, Function] = MappingProxyType({})
 class Pilot:
     """The rules of an application; `options` are those of its components. Safe for any number of threads.
 
-    `functions` compare answers in the site's own way, by component or pattern of a route.
+    `functions` compare answers in the site's own way, by component or pattern of a route. `guests` obey the
+    orders of the ledger that are younger than them: they were begun to be loaded at `since`, in nanoseconds
+    since 1970.
     """
 
     def __init__(
@@ -144,6 +136,8 @@ class Pilot:
         ledger: Ledger | None = None,
         shadows: Shadows | None = None,
         functions: Mapping[str, Function] = NO_FUNCTIONS,
+        guests: Guests | None = None,
+        since: int = 0,
     ) -> None:
         self._options = options
         self.ledger = ledger
@@ -151,6 +145,9 @@ class Pilot:
         self._functions = functions
         self._comparisons: dict[tuple[str, str], Comparison] = {}
         self._dials: Dials = {}
+        self._guests = guests
+        self._since = since
+        self._given: dict[str, int] | None = None  # generations of orders that are known
         self._stamp: object = None
         self._failing = False
         self._unflushed = False
@@ -181,6 +178,9 @@ class Pilot:
         if choice.guest and rule.fallback and not self.breaker(component).admits():
             choice = _BROKEN
         self.count(component, choice.reason)
+        if choice.shadow and self.shadows.full:
+            self.count(component, DROPPED)
+            choice = _DROPPED
         return Turn(self, component, route, rule, choice, self._options[component].max_kept_body)
 
     def rule(self, component: str, route: str) -> Rule:
@@ -255,22 +255,55 @@ class Pilot:
         self.ledger.turn(Change(name, values, by))
         self.look()
 
+    def order(self, act: Act, component: str | None, by: str) -> None:
+        """Give an order about the guest of a component, or of all, to all processes; BadValue, HostError."""
+        if self.ledger is None:
+            raise BadValue("there is no ledger to give orders in", component or "")
+        self.ledger.turn(Order(act, component).change(by))
+        if self._thread is not None:
+            self.look()  # else this process serves nobody yet: it obeys when it does
+
     def look(self) -> None:
-        """Take over what the dials say now."""
+        """Take over what the dials say now, and have guests begin to obey."""
+        self._look()
+
+    def _look(self) -> list[Waiter]:
+        """The same; ends of what is obeyed."""
         ledger = self.ledger
         if ledger is None:
-            return
+            return []
+        obeyed = []
         try:
             stamp = ledger.stamp()
             if stamp != self._stamp or self._failing:
-                self._dials = ledger.dials()
+                dials = ledger.dials()
+                self._dials = dials
                 self._stamp = stamp
                 self._rules = {}
+                obeyed = self._obey(dials)
+            elif self._given is None:
+                self._given = {}
             self._failing = False
         except Exception as error:
             if not self._failing:
                 log.error("the dials of the migration cannot be read, the last ones known go on: %s", error)
             self._failing = True
+        return obeyed
+
+    def _obey(self, dials: Dials) -> list[Waiter]:
+        """Have guests obey the orders that are new."""
+        with self._lock:
+            known, given = self._given, {order.name: order for order in orders(dials)}
+            self._given = {name: order.generation for name, order in given.items()}
+        obeyed = []
+        for name, order in given.items():
+            if self._guests is None or (known is not None and known.get(name) == order.generation):
+                continue
+            if known is None and order.generation < self._since:
+                self._guests.missed(order)
+            else:
+                obeyed.append(self._guests.obey(order))
+        return obeyed
 
     @property
     def watches(self) -> bool:
@@ -282,7 +315,10 @@ class Pilot:
         with self._beginning:
             if self._thread is not None:
                 return
-            self.look()  # no request is to be answered before
+            obeyed = self._look()  # no request is to be answered before
+            end = time.monotonic() + FIRST_LOOK_SECONDS
+            for waiter in obeyed:
+                waiter.wait(max(0.0, end - time.monotonic()))
             thread = threading.Thread(
                 target=_look_on, args=(weakref.ref(self), self._ended), name=THREAD, daemon=True
             )
@@ -309,18 +345,23 @@ class Pilot:
         except Exception as error:
             log.error("a mismatch of component %s could not be recorded: %s", mismatch.component, error)
 
-    def close(self) -> None:
-        self.shadows.close()
+    def stop(self) -> None:
+        """Follow the ledger no more."""
         self._ended.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread.is_alive():
             thread.join()
+
+    def close(self) -> None:
+        self.shadows.close()
+        self.stop()
         if self.ledger is not None:
             self.flush()
             self.ledger.close()
 
 
 _BROKEN = Choice(False, "breaker")
+_DROPPED = Choice(False, "shadow")
 
 
 def _look_on(pilot: weakref.ref[Pilot], ended: threading.Event) -> None:

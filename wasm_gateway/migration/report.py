@@ -11,12 +11,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .counters import GUEST, NATIVE, is_time, number, quantile
+from .counters import (
+    FAILED_ORDER,
+    FALLBACK,
+    GUEST,
+    NATIVE,
+    OBEYED,
+    OUTCOMES,
+    SHADOW,
+    Unseen,
+    is_time,
+    number,
+    quantile,
+    uncompared,
+)
 from .ledger import SINCE, Ledger, Mismatch
-from .shadow import OUTCOMES
-
-FALLBACK = "fallback"
-_SHADOW = "shadow "
 
 # Of the same lines around a difference.
 CONTEXT = 2
@@ -37,7 +46,8 @@ class ComponentReport:
     """What all processes have counted of a component since `since` (None: nothing yet).
 
     `reasons` says who answered and why (policy.Choice), `shadow` what became of guests beside the site:
-    "equal", "different", "failed", "dropped", "uncompared". `dial` is what is turned for it now.
+    "equal", "different", "failed", "dropped", "uncompared", and `uncompared` why not (counters.Unseen).
+    `orders` says how often a process has obeyed one about its guest. `dial` is what is turned for it now.
     """
 
     component: str
@@ -47,6 +57,8 @@ class ComponentReport:
     shadow: Mapping[str, int]
     native: Latency
     guest: Latency
+    uncompared: Mapping[str, int] = field(default_factory=dict)
+    orders: Mapping[str, int] = field(default_factory=dict)
     dial: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -75,16 +87,26 @@ def read(ledger: Ledger, components: Collection[str], *, limit: int = 10) -> Rep
     )
 
 
+def forget(ledger: Ledger, components: Collection[str]) -> None:
+    """Begin to count anew, and forget the mismatches of `components`; HostError."""
+    for name in components:
+        ledger.forget(name)
+
+
 def _component(name: str, counts: Mapping[str, int], dial: Mapping[str, object]) -> ComponentReport:
-    others = {SINCE, FALLBACK, *OUTCOMES}
+    unseen = {str(why): counts.get(uncompared(why), 0) for why in Unseen}
+    given = {"obeyed": counts.get(OBEYED, 0), "failed": counts.get(FAILED_ORDER, 0)}
+    others = {SINCE, FALLBACK, OBEYED, FAILED_ORDER, *OUTCOMES, *map(uncompared, Unseen)}
     return ComponentReport(
         component=name,
         since=counts.get(SINCE),
         reasons={key: n for key, n in sorted(counts.items()) if key not in others and not is_time(key)},
         fallbacks=counts.get(FALLBACK, 0),
-        shadow={outcome.removeprefix(_SHADOW): counts.get(outcome, 0) for outcome in OUTCOMES},
+        shadow={outcome.removeprefix(SHADOW): counts.get(outcome, 0) for outcome in OUTCOMES},
         native=_latency(counts, NATIVE),
         guest=_latency(counts, GUEST),
+        uncompared={why: n for why, n in unseen.items() if n},
+        orders=given if any(given.values()) else {},
         dial=dial,
     )
 
@@ -95,7 +117,7 @@ def _latency(counts: Mapping[str, int], side: str) -> Latency:
 
 # As text
 
-_COLUMNS = ("component", "requests", "fallbacks", *(name.removeprefix(_SHADOW) for name in OUTCOMES))
+_COLUMNS = ("component", "requests", "fallbacks", *(name.removeprefix(SHADOW) for name in OUTCOMES))
 _TIMES = ("native p50", "p95", "guest p50", "p95")
 
 
@@ -110,8 +132,11 @@ def text(report: Report) -> str:
     for one in report.components:
         if one.reasons:
             since = "" if one.since is None else f" since {_when(one.since)}"
-            reasons = ", ".join(f"{name} {n}" for name, n in one.reasons.items())
-            lines.append(f"{one.component}{since}: {reasons}")
+            lines.append(f"{one.component}{since}: {_numbers(one.reasons)}")
+        if one.uncompared:
+            lines.append(f"{one.component} uncompared: {_numbers(one.uncompared)}")
+        if one.orders:
+            lines.append(f"{one.component} orders, by process: {_numbers(one.orders)}")
     turned = {one.component: one.dial for one in report.components if one.dial} | dict(report.routes)
     for name, values in turned.items():
         lines.append(f"{name} is turned to {', '.join(f'{key} = {value}' for key, value in values.items())}")
@@ -120,6 +145,10 @@ def text(report: Report) -> str:
     for mismatch in report.mismatches:
         lines += ["", *mismatch_lines(mismatch)]
     return "\n".join(printable(line) for line in lines)
+
+
+def _numbers(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
 def mismatch_lines(mismatch: Mismatch) -> Iterator[str]:

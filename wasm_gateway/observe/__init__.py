@@ -18,18 +18,10 @@ from time import perf_counter
 from types import ModuleType
 from typing import Any, Protocol
 
-from ..errors import (
-    ComponentError,
-    DeadlineExceeded,
-    Disconnected,
-    GatewayError,
-    GuestError,
-    LimitExceeded,
-    ManifestError,
-    RequestError,
-    Saturated,
-)
+from ..errors import ManifestError
 from ..messages import STREAMED, Begin, Headers, Request, Response
+from ..outcomes import Outcome as Outcome  # observers ask for it here
+from ..outcomes import outcome_of
 
 log = logging.getLogger("wasm_gateway")
 
@@ -37,45 +29,12 @@ log = logging.getLogger("wasm_gateway")
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
-class Outcome(StrEnum):
-    """What became of a guest that was asked."""
-
-    OK = "ok"  # it answered, with whatever status
-    TRAP = "trap"  # it stopped, or gave no valid answer
-    DEADLINE = "deadline"
-    LIMIT = "limit"
-    SATURATED = "saturated"  # there was no place for it
-    LINK = "link"  # it cannot be loaded, or exports no handler
-    HOST = "host"  # the infrastructure behind a host interface, or the manifest
-    REFUSED = "refused"  # the request, for what it is
-    DISCONNECTED = "disconnected"  # the client left
-    ERROR = "error"  # of the gateway
-
-
-# The first that fits counts.
-_OUTCOMES: Sequence[tuple[type[BaseException], Outcome]] = (
-    (DeadlineExceeded, Outcome.DEADLINE),
-    (LimitExceeded, Outcome.LIMIT),
-    (GuestError, Outcome.TRAP),
-    (Saturated, Outcome.SATURATED),
-    (ComponentError, Outcome.LINK),
-    (Disconnected, Outcome.DISCONNECTED),
-    (RequestError, Outcome.REFUSED),
-    (GatewayError, Outcome.HOST),
-)
-
-
-def outcome_of(error: BaseException) -> Outcome:
-    """What an exception means for the request that it ended."""
-    return next((outcome for kind, outcome in _OUTCOMES if isinstance(error, kind)), Outcome.ERROR)
-
-
 class Role(StrEnum):
     """What a guest was asked for."""
 
-    ANSWER = "answer"  # the client
-    FALLBACK = "fallback"  # the client, but the site answered in its place
-    SHADOW = "shadow"  # nobody: the site answered beside it
+    ANSWER = "answer"  #: For the client.
+    FALLBACK = "fallback"  #: For the client, but the site answered in its place.
+    SHADOW = "shadow"  #: For nobody: the site answered beside it.
 
 
 # What stands for the route of a message; that of a component which another one called is "chained".

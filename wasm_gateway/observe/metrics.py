@@ -1,6 +1,6 @@
 # Metrics for Prometheus, by prometheus-client.
 #
-# Rule 1: names, types and labels are in this file and in the README, and are bounded: a
+# Rule 1: names, types and labels are in this file, and are bounded: a
 # request can make no new time series but by what the manifest names.
 # Rule 2: where processes share PROMETHEUS_MULTIPROC_DIR, the client adds them up; nothing
 # here knows how many there are.

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import getpass
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
 from wasm_gateway.errors import GatewayError
+from wasm_gateway.migration.ledger import operator
 from wasm_gateway.policy import BadValue
 
 from ....dials import CHOICES, RESET, NoDials, listing, turn_to
@@ -35,7 +35,7 @@ class Command(BaseCommand):
                 return
             if mode is None:
                 raise CommandError(f"say which mode: {', '.join(CHOICES)}")
-            done = turn_to(gateway, name, mode, options["percent"], f"{getpass.getuser()} (wasm_mode)")
+            done = turn_to(gateway, name, mode, options["percent"], operator("wasm_mode"))
         except (NoDials, BadValue, GatewayError) as error:
             raise CommandError(str(error)) from error
         if options["verbosity"] > 0:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 from typing import Any
 
@@ -8,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from wasm_gateway import scaffold
 from wasm_gateway.errors import GatewayError
 
+from ....making import said
 from ...conf import Settings
 
 
@@ -37,12 +39,12 @@ class Command(BaseCommand):
                 raise CommandError("name a template and the new component (--list lists templates)")
             if manifest is None:
                 raise CommandError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-            given = dict(value.partition("=")[::2] for value in options["value"])
+            given = scaffold.pairs(options["value"])
             chosen = scaffold.choose(templates, options["template"])
             ask = scaffold.asking(options["accept_defaults"])
             made = scaffold.add_to_site(chosen, options["name"], manifest, given, ask)
         except GatewayError as error:
             raise CommandError(str(error)) from error
-        for path in made.files:
-            self.stdout.write(str(path))
-        self.stdout.write(f"Added to {made.manifest}; next: wasm-gateway build -f {made.manifest}")
+        program = sys.argv[0] if not sys.argv[0].endswith(".py") else f"python {sys.argv[0]}"
+        for line in said(made, options["name"], f"{program} runserver"):
+            self.stdout.write(line)

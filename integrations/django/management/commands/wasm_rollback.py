@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+from wasm_gateway.migration.orders import Act
+
+from . import wasm_reload
+
+
+class Command(wasm_reload.Command):
+    help = "Has the guest before the last one answer again, in all processes that have one."
+    act = Act.ROLLBACK
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("component")

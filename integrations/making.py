@@ -1,0 +1,28 @@
+# What the commands wasm_new (Django) and `wasm new` (Flask) say of a guest that they have made.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from wasm_gateway.build import read_jobs
+from wasm_gateway.manifest import MANIFEST_NAME
+from wasm_gateway.scaffold import Made, component_name
+
+
+def said(made: Made, name: str, server: str) -> Iterator[str]:
+    """Lines for people: the files, and what comes next, where something does; `server` is the
+    development server, which builds what it serves."""
+    for path in made.files:
+        yield _shown(path)
+    yield f"Added to {_shown(made.manifest)}"
+    component = component_name(name)
+    if read_jobs(made.manifest, components=[component]):
+        where = "" if made.manifest == Path.cwd() / MANIFEST_NAME else f" -f {_shown(made.manifest)}"
+        yield f"Next: wasm-gateway build{where} -c {component}"
+        yield f"or: {server}, which builds it too"
+
+
+def _shown(path: Path) -> str:
+    cwd = Path.cwd()
+    return str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)

@@ -20,7 +20,7 @@ from wasm_gateway.host.site import HostInterface
 from wasm_gateway.runtime_config import RuntimeConfig, StoreConfig, load_runtime_config
 
 # Fields of GatewayOptions that are set otherwise.
-_NO_SETTING = {"around", "build_report", "engine", "stores"}
+_NO_SETTING = {"around", "build_report", "engine", "loaded", "stores"}
 
 _FIELDS = {f.name.upper(): f.name for f in fields(GatewayOptions) if f.name not in _NO_SETTING}
 

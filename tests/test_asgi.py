@@ -42,6 +42,9 @@ class Guests:
     def choose(self, match: RouteMatch, facts: object) -> None:
         return None
 
+    def follow(self) -> None:
+        """There is no ledger."""
+
     def handle(
         self, request: Request, match: RouteMatch, begin: Begin | None = None, turn: object = None
     ) -> Response | None:

@@ -119,6 +119,15 @@ def test_every_sample_is_in_the_histogram(times: list[float]) -> None:
     assert all(each.low <= each.high for each in bins)
 
 
+def test_a_few_slow_ones_do_not_hide_the_others() -> None:
+    most = [80 + n / 10 for n in range(950)]
+    bins = histogram([*most, *(5000.0 + n for n in range(50))])
+    assert sum(each.count > 0 for each in bins) > 2
+    assert bins[0].count < len(most)
+    widths = [each.high / each.low for each in bins[:BINS]]
+    assert max(widths) - min(widths) < 1e-9
+
+
 @pytest.mark.parametrize(("percent", "expected"), [(50, 5.0), (95, 10.0), (10, 1.0), (11, 2.0), (100, 10.0)])
 def test_percentiles(percent: float, expected: float) -> None:
     samples = tuple(float(n) for n in range(1, 11))

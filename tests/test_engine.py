@@ -11,13 +11,17 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import wasmtime
 
 from wasm_gateway import capi
+from wasm_gateway import engine as engine_module
 from wasm_gateway.engine import (
     TICK_SECONDS,
     CompileCache,
@@ -32,7 +36,7 @@ from wasm_gateway.engine import (
     round_trip,
     ticks,
 )
-from wasm_gateway.errors import ComponentError, HostError, LinkError
+from wasm_gateway.errors import ComponentError, HostError, LinkError, Saturated
 
 PRELUDE = '''
 import faulthandler, os, signal, sys, threading, time
@@ -275,6 +279,103 @@ def test_a_link_in_the_cache_is_judged_by_itself(tmp_path: Path) -> None:
     assert foreign(link) is not None  # a link's own mode is 0777
 
 
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+def aged(tmp_path: Path) -> Callable[..., CompileCache]:
+    """`aged(NAME=(DAYS, BYTES), ...)`: a cache with files that were loaded so many days ago."""
+
+    def make(**files: tuple[float, int]) -> CompileCache:
+        cache = CompileCache(tmp_path / "compiled")
+        assert cache.usable()
+        for name, (days, size) in files.items():
+            path = cache.folder / name.replace("_", ".")
+            with path.open("wb") as file:
+                file.truncate(size)
+            os.utime(path, (time.time() - days * DAY,) * 2)
+        return cache
+
+    return make
+
+
+def names(cache: CompileCache) -> set[str]:
+    return {path.name for path in cache.folder.iterdir()}
+
+
+def test_what_nobody_has_loaded_for_long_is_removed(aged: Callable[..., CompileCache]) -> None:
+    cache = aged(
+        old_cwasm=(31, 1), used_cwasm=(29, 1), old_part=(0.1, 1), new_part=(0.01, 1), old_lock=(99, 1)
+    )
+    assert {path.name for path in cache.prune()} == {"old.cwasm", "old.part"}
+    assert names(cache) == {"used.cwasm", "new.part", "old.lock"}
+    assert cache.prune() == []
+
+
+def test_what_is_too_much_is_removed(
+    aged: Callable[..., CompileCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest first, and nothing that others may be about to load."""
+    cache = aged(a_cwasm=(4, 1 << 30), b_cwasm=(3, 1 << 30), c_cwasm=(2, 1 << 30), d_cwasm=(0.5, 1 << 30))
+    cache.prune()
+    assert names(cache) == {"c.cwasm", "d.cwasm"}
+    monkeypatch.setattr(engine_module, "KEPT_BYTES", 0)
+    cache.prune()
+    assert names(cache) == {"d.cwasm"}
+    monkeypatch.undo()
+    monkeypatch.setattr(engine_module, "KEPT_FILES", 1)
+    aged(e_cwasm=(2, 1), f_cwasm=(3, 1))
+    cache.prune()
+    assert names(cache) == {"d.cwasm"}
+
+
+def test_what_is_loaded_is_not_old(aged: Callable[..., CompileCache]) -> None:
+    engine, cache = Engine.shared(), aged()
+    compiled(engine, WAT, cache)
+    (path,) = cache.folder.iterdir()
+    long_ago = (time.time() - 40 * DAY,) * 2
+    os.utime(path, long_ago)
+    compiled(engine, WAT, cache)  # another process
+    assert cache.prune() == []
+    assert path.stat().st_mtime == pytest.approx(long_ago[0])  # the code itself is left alone
+    os.utime(path.with_suffix(".used"), long_ago)
+    compiled(engine, WAT.replace("1", "2"), cache)  # which prunes
+    assert len(names(cache)) == 1
+    assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is mapped cannot be removed there")
+def test_code_that_is_removed_goes_on_where_it_is_mapped(aged: Callable[..., CompileCache]) -> None:
+    engine, cache = Engine.shared(), aged()
+    text = '(module (func (export "f") (result i32) (i32.const 42)))'
+    module = compiled(engine, text, cache)
+    for path in cache.folder.iterdir():
+        os.utime(path, (time.time() - 40 * DAY,) * 2)
+    assert len(cache.prune()) == 1
+    store = wasmtime.Store(engine.wasmtime_engine)
+    store.set_epoch_deadline(1000)
+    function = wasmtime.Instance(store, module, []).exports(store)["f"]
+    assert isinstance(function, wasmtime.Func)
+    assert function(store) == 42
+    assert compiled(engine, text, cache) is not None  # made again
+    assert len(names(cache)) == 1
+
+
+def test_processes_that_prune_at_once(aged: Callable[..., CompileCache]) -> None:
+    """None raises, and each file is removed by one of them."""
+    files = {f"f{number}_cwasm": (40.0, 1) for number in range(200)}
+    aged(**files)
+    go = threading.Barrier(4)
+
+    def prune(cache: CompileCache) -> list[Path]:
+        go.wait(20)
+        return cache.prune()
+
+    with ThreadPoolExecutor(4) as pool:
+        removed = [path for each in pool.map(prune, [aged() for _ in range(4)]) for path in each]
+    assert len(removed) == len(set(removed)) == 200
+
+
 def enter(cache: CompileCache) -> threading.Event:
     """Set once another thread has got into `cache`; which it leaves at once."""
     inside = threading.Event()
@@ -410,6 +511,23 @@ def test_a_late_tick_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(counted) in (ticks_of - 1, ticks_of)
         assert set(counted) == {engine.address}
         assert ticker.behind() == 0.0
+
+
+def test_a_process_without_a_thread_for_epochs_runs_no_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And counts them as soon as there is one."""
+    ticker = Ticker(wasmtime.Engine())
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        for _ in range(2):
+            with pytest.raises(Saturated, match="can't start new thread"):
+                ticker.wake()
+    ticker.wake()
+    assert ticker._thread is not None
+    assert ticker._thread.is_alive()
 
 
 def test_a_guest_can_be_run_until_the_process_is_gone() -> None:

@@ -127,6 +127,11 @@ def test_the_game_as_a_spinapp() -> None:
 
 
 def test_what_does_not_travel_is_told(tmp_path: Path) -> None:
+    text = MANIFEST.replace('"b.wasm"', '"b.wat"')
+    (about_text,) = [each for each in caveats(manifest(tmp_path, text)) if "is text" in each]
+    assert about_text.startswith(
+        "component b is text, which Spin does not read: make a binary of it (wasm-tools"
+    )
     found = caveats(manifest(tmp_path))
     assert len(found) == 3
     assert "site:users/api" in found[0]

@@ -230,6 +230,15 @@ def test_the_first_failure_counts_when_cleaning_up_fails_too() -> None:
         guest.function("call")()
 
 
+def test_an_interrupt_is_not_lost_behind_another_failure() -> None:
+    def raises(guest: Instance) -> None:
+        guest.park(HostError("first"))
+        raise SystemExit
+
+    with instance(program(CALLS_HOST, raises)) as guest, pytest.raises(SystemExit):
+        guest.function("call")()
+
+
 def test_a_nested_instance_leaves_the_outer_one_current() -> None:
     inner = program('(module (func (export "one") (result i32) (i32.const 1)))')
     seen: list[Any] = []
@@ -325,5 +334,5 @@ def test_ten_thousand_instances_leave_nothing_behind(hostile: Program) -> None:
     work(10_000)
     gc.collect()
     assert resident_kib() - before < 4 << 10
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert not hostile.engine.ticker.running

@@ -40,7 +40,7 @@ LEVELS: list[list[set[str]]] = [
     [{"instance"}],
     [{"executors"}],
     [{"gateway", "loader", "swap", "workshop"}, {"inspection"}],
-    [{"wsgi", "asgi"}, {"redis_trigger"}, {"stopwatch", "bench"}, {"doctor"}, {"export"}],
+    [{"wsgi", "asgi", "direct"}, {"redis_trigger"}, {"stopwatch", "bench"}, {"doctor"}, {"export"}],
     [{"__init__"}],
     [{"integrations"}, {"cli", "__main__", "serve", "announce", "report"}],
 ]

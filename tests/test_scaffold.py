@@ -179,7 +179,11 @@ def test_values_come_from_flags_then_from_the_file(run: Any, tmp_path: Path) -> 
         (["http-wat", "x", "-v", "colour=red"], 1, "does not contain a parameter named 'colour'"),
         (["http-wat", "x", "-v", "http-path=here"], 1, "'here' does not match the pattern"),
         (["http-wat", "x", "-v", "http-path"], 2, "must be of the form"),
-        (["redirect", "x"], 1, "Parameter 'redirect-from' not provided"),
+        (
+            ["redirect", "x"],
+            1,
+            "(Redirect to): add --value redirect-from=... --value redirect-to=...",
+        ),
         (["http-wat", "x", "y"], 2, "unexpected argument 'y'"),
         (["http-wat"], 2, "name the application"),
         ([], 2, "name a template"),
@@ -204,6 +208,13 @@ def test_no_file_is_replaced_unasked(run: Any, tmp_path: Path) -> None:
     assert mine.read_text() != "mine"
 
 
+@pytest.mark.parametrize(
+    ("template", "command"), [("http-wat", "build --up"), ("http-empty", "add TEMPLATE NAME")]
+)
+def test_what_comes_next(run: Any, template: str, command: str) -> None:
+    assert run("new", template, "hello").endswith(f"Next: wasm-gateway {command} -f hello/spin.toml\n")
+
+
 def test_list(run: Any) -> None:
     lines = run("new", "--list").splitlines()
     assert [line.split()[0] for line in lines] == list(TEMPLATES)
@@ -215,8 +226,10 @@ def test_list(run: Any) -> None:
 
 def test_questions_on_a_terminal(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaffold, "people", lambda: True)
-    answers = "redirect\ngo\n\nwrong\n/from\n/to\n"
+    answers = "no-such\nredirect\n1st\ngo\n\nwrong\n/from\n/to\n"
     output = run("new", input=answers)
+    assert "'no-such' is not one of" in output
+    assert "'1st' cannot be a name" in output
     assert "does not match the pattern" in output
     manifest = load_manifest(tmp_path / "go" / "spin.toml")
     assert manifest.http_triggers[0].route == "/from"
@@ -259,7 +272,11 @@ def test_add_keeps_the_manifest_as_it_was(run: Any, tmp_path: Path) -> None:
     [
         (MANIFEST, ["http-wat", "old"], "there is a component of that name already"),
         (MANIFEST, ["http-empty", "x"], "makes whole applications only"),
-        (MANIFEST, ["redirect", "x", "-v", "redirect-from=/"], "Parameter 'redirect-to' not provided"),
+        (
+            MANIFEST,
+            ["redirect", "x", "-v", "redirect-from=/"],
+            "Template 'redirect' needs 'redirect-to' (Redirect to): add --value redirect-to=...",
+        ),
         (MANIFEST, ["http-wat", "x", "-v", 'http-path=/"'], "invalid TOML"),
         ('spin_manifest_version = "1"\nname = "x"\n', ["http-wat", "x"], "manifest version 1"),
         ("x = ", ["http-wat", "x"], "invalid TOML"),

@@ -22,6 +22,7 @@ import redis
 import wasmtime
 
 from wasm_gateway.serve import Listen, ListenError, Port, folders, parse_listen
+from wasm_gateway.serve import _server as server_on
 
 WAIT = 60.0
 
@@ -518,6 +519,20 @@ def test_a_request_under_way_is_finished(serve) -> None:
     client.join(WAIT)
 
     assert answers == [(504, b"")]
+
+
+def test_signals_do_not_wait_for_what_they_interrupt() -> None:
+    """The thread that a signal interrupts may hold the lock of what the handler sets, after another one."""
+    port = Port(Listen(port=0))
+    try:
+        server = server_on(port, 1)
+        with server.main_loop_interrupt._cond:
+            for _ in range(2):
+                server.signal_handler_interrupt(signal.SIGTERM, None)
+        assert server.main_loop_interrupt.wait(WAIT)
+        assert server.interrupt_signal
+    finally:
+        port.close()
 
 
 def test_changed_guests_are_replaced_where_it_is_asked_for(serve, app: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -31,6 +32,7 @@ from wasm_gateway.messages import Request
 from wasm_gateway.migration.compare import Answer
 from wasm_gateway.migration.counters import OUTCOMES, Unseen, uncompared
 from wasm_gateway.migration.ledger import Mismatch, SqliteLedger
+from wasm_gateway.migration.requests import RequestFacts
 from wasm_gateway.migration.shadow import BACKLOG, MAX_RECORDS, THREADS
 from wasm_gateway.observe import Call, Quiet
 
@@ -291,8 +293,10 @@ class Gate(HostInterface):
     def __init__(self) -> None:
         self.open = threading.Event()
         self.waiting = threading.Semaphore(0)
+        self.asked: list[float] = []
 
     def count(self, guest: Any, more: int) -> int:
+        self.asked.append(time.monotonic())
         self.waiting.release()
         assert self.open.wait(30)
         return more
@@ -323,8 +327,32 @@ def test_what_waits_is_bounded(gated: Gateway, gate: Gate, door: Door) -> None:
     for _ in range(room + 7):
         assert ask()[:2] == (200, b"3")
     assert outcomes(gated) == {"dropped": 7}
+    # then a request costs no more than one of the site's own
+    match = gated.match("/a")
+    assert match is not None
+    turn = gated.choose(match, RequestFacts(""))
+    assert turn is not None
+    assert (turn.choice.reason, turn.choice.shadow, turn.keeps_body) == ("shadow", False, False)
+    assert outcomes(gated) == {"dropped": 8}
     gate.open.set()
-    assert settled(gated, room + 7) == {"equal": room, "dropped": 7}
+    assert settled(gated, room + 8) == {"equal": room, "dropped": 8}
+
+
+def test_guests_have_a_small_share_of_a_busy_process(
+    gated: Gateway, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes 6 ms of a CPU is not followed by another one for 300."""
+    used = iter(range(1000))
+    monkeypatch.setattr(time, "process_time", time.monotonic)  # it is always busy
+    monkeypatch.setattr(time, "thread_time", lambda: next(used) * 0.006)
+    ask = DOORS["wsgi"](gated, Site(b"3"))
+    for _ in range(4):
+        ask()
+    assert gate.waiting.acquire(timeout=30)
+    gate.open.set()
+    settled(gated, 4)
+    # the second one may have begun while the first one ran
+    assert all(later - earlier >= 0.3 for earlier, later in itertools.pairwise(gate.asked[1:]))
 
 
 def test_closing_waits_for_those_that_run(gated: Gateway, gate: Gate, door: Door) -> None:

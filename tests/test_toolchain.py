@@ -63,6 +63,11 @@ def test_a_missing_program_is_named_with_what_installs_it(command: str, advice: 
     assert advice in text
 
 
+def test_a_program_that_no_command_installs(tmp_path: Path) -> None:
+    (text,) = missing(["tinygo build"], tmp_path, {"PATH": str(tmp_path)})
+    assert text.endswith("install it with\n  the package of https://tinygo.org/getting-started/install/")
+
+
 def test_what_is_there_is_not_missing(tmp_path: Path) -> None:
     program(tmp_path / "bin", "zig")
     environ = {"PATH": str(tmp_path / "bin")}
@@ -84,6 +89,15 @@ def test_scripts_of_npm_are_looked_into(tmp_path: Path) -> None:
     assert list(missing(["npm run build"], tmp_path, environ)) == []
     (tmp_path / "package.json").write_text("broken")
     assert list(missing(["npm run build"], tmp_path, environ)) == []
+
+
+def test_programs_of_one_toolchain_are_named_together(tmp_path: Path) -> None:
+    script = {"scripts": {"build": "esbuild a.js && componentize-qjs --js a.js && asc b.ts"}}
+    program(tmp_path / "bin", "npm")
+    (tmp_path / "package.json").write_text(json.dumps(script))
+    one, other = missing(["npm run build"], tmp_path, {"PATH": str(tmp_path / "bin")})
+    assert one.startswith("`esbuild` and `componentize-qjs` are not on the PATH: install them with\n")
+    assert other.startswith("`asc` is not on the PATH: install it with\n")
 
 
 def test_a_target_of_rust(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class AsgiGateway:
             elif self.app is not None:
                 await self.app(scope, receive, send)
             else:
-                await _send(send, outgoing(Response(404), scope["method"]))
+                await send_answer(send, outgoing(Response(404), scope["method"]))
         elif kind == "lifespan":
             await _Lifespan(self, receive, send).run(scope)
         elif self.app is not None:
@@ -198,7 +198,7 @@ class AsgiGateway:
     ) -> None:
         method: str = scope["method"]
         kept = None if turn is None else turn.kept
-        inbox = Inbox(receive) if kept is None and _has_body(scope) else None
+        inbox = Inbox(receive) if kept is None and has_body(scope) else None
         exchange = None
         answer: Outgoing | AsyncAnswer | None
         trailers: Trailers | None = None
@@ -235,7 +235,7 @@ class AsgiGateway:
                 answer = outgoing(Response(404), method)
             if is_bodiless(method, answer[0]) or TRAILERS not in (scope.get("extensions") or ()):
                 trailers = None
-            await _send(send, answer, trailers)
+            await send_answer(send, answer, trailers)
         except Disconnected as error:
             log.info("%s %r: %s", method, path, error)
         finally:
@@ -322,7 +322,7 @@ async def keep_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
 
     Disconnected when the client leaves before its end.
     """
-    if not _has_body(scope):
+    if not has_body(scope):
         return b""
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
     length = content_length(lengths[0].decode("latin-1")) if len(lengths) == 1 else None
@@ -405,7 +405,7 @@ def to_request(
     )
 
 
-def _has_body(scope: Scope) -> bool:
+def has_body(scope: Scope) -> bool:
     """Whether a body may follow: HTTP/1 announces it (RFC 9112, 6.3), later versions need not."""
     if scope.get("http_version", "1.1") not in ("1.0", "1.1"):
         return True
@@ -425,9 +425,9 @@ def _is_short(request: Request) -> bool:
 # To the server
 
 
-async def _send(send: Send, answer: Outgoing | AsyncAnswer, trailers: Trailers | None = None) -> None:
+async def send_answer(send: Send, answer: Outgoing | AsyncAnswer, trailers: Trailers | None = None) -> None:
     status, fields, body = answer
-    start = {"type": "http.response.start", "status": status, "headers": _raw(fields)}
+    start = head(status, fields)
     if trailers is not None:
         start["trailers"] = True
     await send(start)
@@ -436,14 +436,21 @@ async def _send(send: Send, answer: Outgoing | AsyncAnswer, trailers: Trailers |
         await send({"type": TRAILERS, "headers": _raw(trailing(trailers))})
 
 
+def head(status: int, fields: list[tuple[str, str]]) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": _raw(fields)}
+
+
+def whole(body: tuple[bytes, ...]) -> Message:
+    return {"type": "http.response.body", "body": body[0] if len(body) == 1 else b"".join(body)}
+
+
 def _raw(fields: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
 
 
 async def _send_body(send: Send, body: tuple[bytes, ...] | OutputBody | Outbox) -> None:
     if isinstance(body, tuple):
-        whole = body[0] if len(body) == 1 else b"".join(body)
-        await send({"type": "http.response.body", "body": whole})
+        await send(whole(body))
         return
     if isinstance(body, Outbox):
         async for chunk in body:
@@ -609,33 +616,43 @@ class Lookouts:
     """Has each exchange of a loop look out for its client once it is WATCH_SECONDS old.
 
     One timer for all of them: with one each, most of them cancelled soon, the loop has hundreds at a time.
+    Any thread may add and discard.
     """
 
-    __slots__ = ("_due", "_timed", "loop")
+    __slots__ = ("_due", "_lock", "_timed", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self._lock = threading.Lock()  # guards what follows
         self._due: dict[Exchange, float] = {}  # soonest first
         self._timed = False
 
     def add(self, exchange: Exchange) -> None:
-        due = self._due[exchange] = self.loop.time() + WATCH_SECONDS
-        if not self._timed:
-            self._timed = True
-            self.loop.call_at(due, self._look)
+        due = self.loop.time() + WATCH_SECONDS
+        with self._lock:
+            self._due[exchange] = due
+            timed, self._timed = self._timed, True
+        if not timed:
+            post(self.loop, self.loop.call_at, due, self._look)
 
     def discard(self, exchange: Exchange) -> None:
-        self._due.pop(exchange, None)
+        with self._lock:
+            self._due.pop(exchange, None)
 
     def _look(self) -> None:
         now = self.loop.time()
-        self._timed = False
-        for exchange, due in list(self._due.items()):
-            if due > now:
-                self._timed = True
-                self.loop.call_at(due, self._look)
-                return
-            del self._due[exchange]
+        found = []
+        with self._lock:
+            self._timed = False
+            for exchange, due in self._due.items():
+                if due > now:
+                    self._timed = True
+                    self.loop.call_at(due, self._look)
+                    break
+                found.append(exchange)
+            for exchange in found:
+                del self._due[exchange]
+        for exchange in found:
             exchange.look_out()
 
 
@@ -715,6 +732,8 @@ class Exchange:
         *("_request", "_turn", "_lookouts", "inbox", "trailers"),
     )
 
+    _head: asyncio.Future[AsyncAnswer | None]
+
     def __init__(
         self,
         gateway: Gateway,
@@ -723,6 +742,7 @@ class Exchange:
         receive: Receive | None = None,
         inbox: Inbox | None = None,
         turn: Turn | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._gateway = gateway
         self._turn = turn
@@ -730,18 +750,18 @@ class Exchange:
         self._match = match
         self._receive = receive
         self.inbox = inbox
-        self._loop = asyncio.get_running_loop()
-        self._head: asyncio.Future[AsyncAnswer | None] = self._loop.create_future()
+        self._loop = loop or asyncio.get_running_loop()
         self._outbox: Outbox | None = None
         self._meter: Meter | None = None
         self._lookouts: Lookouts | None = None
-        self._last: tuple[Callable[..., object], object] | None = None  # what the loop is to be told
+        self._last: tuple[AsyncAnswer | Exception | None] | None = None  # what the loop is to be told
         self._closed = False
         self.trailers: Trailers | None = None  # of the response, once there is its head
         request.gone = self._is_closed
 
     async def run(self, workers: Workers, lookouts: Lookouts | None = None) -> AsyncAnswer | None:
         """What the gateway answers, None for nothing. Raises Saturated, Disconnected."""
+        self._head = self._loop.create_future()
         if self.inbox is not None:
             self.inbox.on_disconnect = self._disconnected
         # Asking for a body answers "Expect: 100-continue", which is the guest's to do.
@@ -749,7 +769,7 @@ class Exchange:
             self._lookouts = lookouts
             lookouts.add(self)
         try:
-            workers.submit(copy_context().run, self._work, of=self._match.route.raw, then=self._tell)
+            self.begin(workers)
             answer = await self._head
         except BaseException:
             self.close()
@@ -757,6 +777,10 @@ class Exchange:
         if answer is None and self._lookouts is not None:
             self._lookouts.discard(self)  # the request is somebody else's now
         return answer
+
+    def begin(self, workers: Workers) -> None:
+        """Have the gateway asked in a thread. Raises Saturated."""
+        workers.submit(copy_context().run, self._work, of=self._match.route.raw, then=self._tell)
 
     def look_out(self) -> None:
         """Notice from now on that the client leaves; on the loop."""
@@ -788,13 +812,13 @@ class Exchange:
             self._outbox.close()
             self._outbox.fail(gone)
 
-    def _deliver(self, answer: AsyncAnswer | None) -> None:
-        if not self._head.done():
+    def _deliver(self, answer: AsyncAnswer | Exception | None) -> None:
+        if self._head.done():
+            return
+        if isinstance(answer, Exception):
+            self._head.set_exception(answer)
+        else:
             self._head.set_result(answer)
-
-    def _fail(self, error: Exception) -> None:
-        if not self._head.done():
-            self._head.set_exception(error)
 
     def _begin(self, head: Response) -> Callable[[bytes | None], object]:
         """messages.Begin, in the thread."""
@@ -831,7 +855,7 @@ class Exchange:
         try:
             response = self._gateway.handle(self._request, self._match, self._begin, self._turn)
             if response is None:
-                self._last = self._deliver, None
+                self._last = (None,)
                 return
             if self._outbox is not None:
                 self._outbox.end(self._end(response))
@@ -842,10 +866,10 @@ class Exchange:
             if self._outbox is not None:
                 self._outbox.end(error)
             else:
-                self._last = self._fail, error
+                self._last = (error,)
             return
         if isinstance(body, tuple):
-            self._last = self._deliver, (status, fields, body)
+            self._last = ((status, fields, body),)
             return
         outbox = Outbox(self._loop)
         self._outbox = outbox
@@ -865,7 +889,7 @@ class Exchange:
         self._request.gone = None  # it leads back here; nothing is to wait for the garbage collector
         last, self._last = self._last, None
         if last is not None:
-            post(self._loop, *last)
+            post(self._loop, self._deliver, *last)
 
 
 # Life

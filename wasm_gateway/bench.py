@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,16 +160,21 @@ def run(make: Callable[[], Gateway], request: Request, count: int) -> Result:
 
 
 def histogram(samples: Sequence[float]) -> list[Bin]:
-    """`samples`, which are sorted, in BINS equal bins up to the 98th percentile, and one for the rest."""
-    low = samples[0]
+    """`samples`, which are sorted, in BINS bins up to the 98th percentile, and one for the rest.
+
+    Each is wider than the one before by the same factor: a machine that pauses now and then makes the slowest
+    ones a hundred times as slow as most, which would all be in the first of equal bins.
+    """
+    low = max(samples[0], 0.1)  # the clock knows nothing finer
     edge = samples[min(len(samples) - 1, len(samples) * 98 // 100)]
-    width = max((edge - low) / BINS, 0.1)  # finer than the clock is no bin
+    factor = max((edge / low) ** (1 / BINS), 1.005)
+    edges = [low * factor**n for n in range(BINS + 1)]
     counts = [0] * (BINS + 1)
     for sample in samples:
-        counts[min(BINS, int((sample - low) / width))] += 1
-    bins = [Bin(low + n * width, low + (n + 1) * width, count) for n, count in enumerate(counts[:BINS])]
+        counts[max(0, bisect_right(edges, sample) - 1)] += 1
+    bins = [Bin(edges[n], edges[n + 1], count) for n, count in enumerate(counts[:BINS])]
     if counts[BINS]:
-        bins.append(Bin(low + BINS * width, max(samples[-1], low + BINS * width), counts[BINS]))
+        bins.append(Bin(edges[BINS], max(samples[-1], edges[BINS]), counts[BINS]))
     while len(bins) > 1 and not bins[-1].count:
         bins.pop()
     return bins

@@ -68,7 +68,7 @@ def failed(failure: BuildFailure, request: Request, *, good: bool) -> Response:
         if good
         else "There is no earlier guest that could answer."
     )
-    what = "was built, but cannot be loaded" if failure.built else "could not be built"
+    what = "cannot be loaded as it is now" if failure.built else "could not be built"
     title = f"Component {failure.component} {what}"
     text = "\n".join(part for part in (failure.what, failure.output) if part)
     return _response(500, title, text, footer, request, again=_RELOAD, color="#c62828")

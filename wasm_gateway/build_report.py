@@ -22,7 +22,7 @@ log = logging.getLogger("wasm_gateway")
 class BuildFailure:
     """Why a component could not be built: `what` happened, and what the command said.
 
-    `built`: it could, but what has come of it cannot be loaded.
+    `built`: it could, or need not be, but what there is cannot be loaded.
     """
 
     component: str
@@ -61,9 +61,11 @@ class BuildReport:
 
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 lock.close()
                 return False
+            except OSError:
+                pass  # a file system that knows no locks
         self._lock = lock
         self.write({})
         return True

@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ import wasmtime
 
 from . import capi, forks
 from .component.rewrite import ALLOCATORS, REALLOC_EACH, REVISION
-from .errors import ComponentError, HostError, LinkError, UnsupportedError
+from .errors import ComponentError, HostError, LinkError, Saturated, UnsupportedError
 
 log = logging.getLogger("wasm_gateway.engine")
 
@@ -45,6 +45,16 @@ TICK_SECONDS = 0.01
 # and how often it looks.
 MAX_TURN_SECONDS = 120.0
 TURN_CHECK_SECONDS = 0.02
+
+# What is kept of compiled code that processes have not loaded for a while: of the last month, so much and so
+# many files of it. A Python guest has 14 files and some 100 MiB. What was loaded within a day is kept in any
+# case: other processes may be about to load it.
+KEPT_SECONDS = 30 * 24 * 3600.0
+KEPT_BYTES = 2 << 30
+KEPT_FILES = 2000
+YOUNG_SECONDS = 24 * 3600.0
+# Seconds after which a file that somebody began to write is nobody's.
+PART_SECONDS = 3600.0
 
 # A pool slot reserves address space, not memory: 4 GiB and its guard each, so that
 # bounds checks cost nothing. 256 slots are 1 TiB of the 128 TiB that there are.
@@ -224,12 +234,12 @@ class Engine:
         )
 
 
-def wat2wasm(text: bytes) -> bytes:
+def wat2wasm(text: bytes, name: str = "<text>") -> bytes:
     """The binary form of a module or component in text form; ComponentError where that is wrong."""
     try:
         return bytes(wasmtime.wat2wasm(text))
     except wasmtime.WasmtimeError as error:
-        raise ComponentError(f"not valid WebAssembly text: {error}") from error
+        raise ComponentError(f"not valid WebAssembly text: {error}".replace("<anon>", name)) from error
 
 
 def give_back_memory() -> None:
@@ -306,17 +316,24 @@ class Ticker:
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        """Called with the instance in `running`: makes sure that epochs are counted."""
+        """Called with the instance in `running`: makes sure that epochs are counted.
+
+        Saturated where the system has no thread left for that: without one no guest would ever be ended.
+        """
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(
+                    thread = threading.Thread(
                         target=self._run,
                         args=(weakref.ref(self), self._wake),
                         name="wasm-epochs",
                         daemon=True,
                     )
-                    self._thread.start()
+                    try:
+                        thread.start()
+                    except RuntimeError as error:
+                        raise Saturated(f"no thread can be started: {error}") from error
+                    self._thread = thread
         self._wake.set()
 
     def behind(self) -> float:
@@ -366,7 +383,8 @@ class CompileCache:
     """Compiled modules in a folder of our own, one file each.
 
     Written beside and renamed, so a reader sees a whole file or none. A folder or file that belongs to
-    somebody else, or that others may write to, is never read: compiled code is trusted as it is.
+    somebody else, or that others may write to, is never read: compiled code is trusted as it is. When
+    something is added, what nobody has loaded for long is removed; who has it mapped goes on with it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -445,10 +463,13 @@ class CompileCache:
             log.warning("compiled code %s is not used: %s", path, reason)
             return None
         try:
-            return wasmtime.Module.deserialize_file(engine.wasmtime_engine, str(path))
+            module = wasmtime.Module.deserialize_file(engine.wasmtime_engine, str(path))
         except wasmtime.WasmtimeError as error:
             log.warning("compiled code %s is not used and is made again: %s", path, error)
             return None
+        with suppress(OSError):  # a cache that is read-only is not pruned either
+            _note_use(path)
+        return module
 
     def store(
         self, engine: Engine, wasm: bytes | memoryview, module: wasmtime.Module, variant: str = ""
@@ -467,6 +488,31 @@ class CompileCache:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
             log.warning("compiled code could not be kept in %s: %s", path, error)
+            return
+        with suppress(OSError):
+            self.prune()
+
+    def prune(self) -> list[Path]:
+        """Remove what nobody has loaded for long, and what is too much; the files that are gone. OSError."""
+        now = time.time()
+        files: list[tuple[float, int, Path]] = []  # loaded when, size
+        removed = []
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # another process prunes too
+                status = path.lstat()
+                if path.suffix == ".cwasm":
+                    files.append((max(status.st_mtime, _used(path)), status.st_size, path))
+                elif path.suffix == ".part" and now - status.st_mtime > PART_SECONDS:
+                    removed.append(path)
+        size = 0
+        for number, (loaded, length, path) in enumerate(sorted(files, reverse=True), 1):
+            age, size = now - loaded, size + length
+            too_much = size > KEPT_BYTES or number > KEPT_FILES
+            if age > KEPT_SECONDS or (too_much and age > YOUNG_SECONDS):
+                removed.append(path)
+        for path in removed:
+            _removed(path.with_suffix(USED))
+        return [path for path in removed if _removed(path)]
 
     def stale(self, engine: Engine, paths: Iterable[Path]) -> list[Path]:
         """Those of `paths`, files of this cache, that another version of wasmtime has compiled."""
@@ -478,6 +524,32 @@ class CompileCache:
                 if "incompatible version" in str(error):
                     found.append(path)
         return found
+
+
+# Beside compiled code that is older than a day: a file that says when it was loaded last, about. To touch the
+# code itself would copy all of it, where it lies in a lower layer of a container's file system.
+USED = ".used"
+
+
+def _note_use(path: Path) -> None:
+    """Compiled code has been loaded from `path`; OSError."""
+    if time.time() - max(path.stat().st_mtime, _used(path)) > YOUNG_SECONDS:
+        path.with_suffix(USED).touch(0o600)
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.with_suffix(USED).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.unlink()
+    except OSError:
+        return False  # it is gone, or somebody else's, or in use (Windows)
+    return True
 
 
 def foreign(path: Path) -> str | None:

@@ -50,6 +50,12 @@ def caveats(manifest: Manifest) -> list[str]:
             )
         elif options.governed:
             found.append(f"component {component.id} answers only in part here: on Spin it answers always")
+        source = component.source
+        if isinstance(source, PathSource) and source.path.suffix == ".wat":
+            found.append(
+                f"component {component.id} is text, which Spin does not read: make a binary of it "
+                f"(wasm-tools parse {source.path.name} -o {source.path.stem}.wasm), and name that"
+            )
         unread.setdefault(_changed(options), []).append(component.id)
     for unread_names, ids in unread.items():
         if unread_names:

@@ -44,7 +44,7 @@ from .host import identity
 from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
-from .loader import Entry, Loader, Statistics, default_cache_dir, entry_ids, remove_folder, served
+from .loader import Entry, Loaded, Loader, Statistics, default_cache_dir, entry_ids, remove_folder, served
 from .manifest import (
     Component,
     ComponentOptions,
@@ -108,6 +108,8 @@ class GatewayOptions:
     #: Functions that compare the answers of guest and site, or their dotted names, by the id of a component
     #: or the pattern of a route.
     compare: Mapping[str, Any] = field(default_factory=dict)
+    #: Told of each guest that answers from now on, in this process. It must not reload any.
+    loaded: Callable[[Loaded], object] | None = None
     #: Entered around each guest that runs in a thread of the gateway's own.
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     #: Guests may change mounted files: copies of them, which are removed when the gateway closes; with
@@ -251,6 +253,7 @@ class Gateway:
         """
         if self._entries is None:
             self.swaps.begin()
+            opened: Collection[Entry] = ()
             with self._lock:
                 if self._entries is None:
                     try:
@@ -258,9 +261,24 @@ class Gateway:
                     except BaseException:
                         self._release()
                         raise
+                    opened = self._entries.values()
+            self._tell(opened, "open")
             if self.workshop is not None:
                 self.workshop.start()
         return self
+
+    def _tell(self, entries: Iterable[Entry], act: str) -> None:
+        """Tell the site of guests that answer from now on."""
+        loaded = self.options.loaded
+        if loaded is None:
+            return
+        for entry in entries:
+            executor = entry.http or entry.messages
+            if executor is not None:
+                try:
+                    loaded(Loaded(entry.component.id, executor.dialect, act))
+                except Exception:
+                    log.exception("the site could not be told of component %s", entry.component.id)
 
     def close(self) -> None:
         """Give back stores, connections, files and compiled guests. Requests must have ended."""
@@ -324,12 +342,38 @@ class Gateway:
             self._order(Act.ROLLBACK, component_id, by)
 
     def _order(self, act: Act, component_id: str | None, by: str) -> None:
-        pilot = self.open().pilot
+        pilot = self.steer()
         if pilot is None or pilot.ledger is None:
             raise HostError("orders to all processes are given in a ledger, and there is none")
         if component_id is not None and component_id not in self.manifest.components:
             raise ManifestError(f"no such component: `{component_id}`", path=self.manifest.path)
+        if act is Act.RELOAD and self._entries is None:
+            self._try(component_id)
         pilot.order(act, component_id, by)
+
+    def _try(self, component_id: str | None) -> None:
+        """Load the guest of a component, of each for None, and let it go again; what `open` raises."""
+        with self._lock:
+            loader = Loader(self)
+            try:
+                for one in served(self.manifest):
+                    if component_id in (None, one.component.id):
+                        loader.load(one).close()
+            finally:
+                if self._entries is None:
+                    self._release()
+
+    def steer(self) -> Pilot | None:
+        """Who has the rules and the ledger, None where the guests answer everything; loads no guest.
+
+        A route can be turned to the site's own also when a guest lies there that cannot be loaded.
+        """
+        with self._lock:
+            if self.pilot is None:
+                components = (one.component for one in served(self.manifest))
+                options = {each.id: self.options_of(each) for each in components}
+                self.pilot = self._pilot(options)
+            return self.pilot
 
     def serves(self, component_id: str) -> bool:
         """Whether the component has a guest that can be asked."""
@@ -375,17 +419,18 @@ class Gateway:
                 entries[entry.id] = entry
                 if progress is not None:
                     progress(entry.id, done, len(components))
-        self.pilot = self._pilot(entries, since)
+        steered, self.pilot = self.pilot, self._pilot(_options(entries), since)
+        if steered is not None:
+            steered.close()
         return entries
 
     def _govern(self, changed: Iterable[str]) -> None:
         """The components in `changed` have other guests, or other options."""
         entries = self._entries or {}
         if self.pilot is None:
-            self.pilot = self._pilot(entries, time.time_ns())
+            self.pilot = self._pilot(_options(entries), time.time_ns())
         else:
-            options = {entry.component.id: entry.options for entry in entries.values()}
-            self.pilot.govern(options, changed)
+            self.pilot.govern(_options(entries), changed)
 
     def options_of(self, component: Component, manifest: Manifest | None = None) -> ComponentOptions:
         """The options of a component: its own, and what the site says; raises ManifestError.
@@ -410,9 +455,9 @@ class Gateway:
         except ManifestError as error:
             raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
 
-    def _pilot(self, entries: Mapping[str, Entry], since: int) -> Pilot | None:
+    def _pilot(self, governed: Mapping[str, ComponentOptions], since: int | None = None) -> Pilot | None:
+        """Who has the rules; with guests that obey orders where they were loaded, at `since`."""
         ledger = self.options.ledger
-        governed = {entry.component.id: entry.options for entry in entries.values()}
         if ledger is None and not any(options.governed for options in governed.values()):
             return None
         # imported where it is needed: most applications have guests that answer everything
@@ -426,6 +471,8 @@ class Gateway:
             name: _imported(value, f"COMPARE.{name}") for name, value in self.options.compare.items()
         }
         shadows = Shadows(self.options.around)
+        if since is None:
+            return Pilot(governed, ledger, shadows, functions)
         return Pilot(governed, ledger, shadows, functions, self.swaps, since)
 
     @property
@@ -609,7 +656,10 @@ class Gateway:
             if length is not None and _number(length) > entry.options.max_request_body:
                 raise BodyTooLarge(entry.options.max_request_body)
             request_ = _for_guest(request, match, executor, entry)
-            response: Response = entry.run(executor.execute, request_, match, noted)
+            door = noted if entry.options.cookies or noted is None else _without_cookies(noted)
+            response: Response = entry.run(executor.execute, request_, match, door)
+            if not entry.options.cookies and "set-cookie" in response.headers:
+                response = replace(response, headers=response.headers.without("set-cookie"))
             if turn is not None:
                 turn.succeeded()
             return response
@@ -788,6 +838,11 @@ class Target:
         return cls(trigger, entry_ids.get(trigger.id), None if static is None else _static_response(static))
 
 
+def _options(entries: Mapping[str, Entry]) -> dict[str, ComponentOptions]:
+    """Those of each component."""
+    return {entry.component.id: entry.options for entry in entries.values()}
+
+
 _WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)
 
 
@@ -828,6 +883,11 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         return 0
     return int(text) if len(text) < 20 else sys.maxsize
+
+
+def _without_cookies(begin: Begin) -> Begin:
+    """For a guest that is not to see the client's cookies, and so not to say what they are."""
+    return lambda head: begin(replace(head, headers=head.headers.without("set-cookie")))
 
 
 class _Noted:

@@ -422,21 +422,10 @@ class Instance(HostContext):
 
     def _call_found(self, offset: int, slots: int) -> None:
         """Call the allocator at `offset` of the buffer, whose arguments are in place."""
-        assert self._store is not None, "the instance is closed"
-        address = self._address
         tasks = self.program.new_loop is not None
         if tasks:
             self.loop.allocating = [0, 0]
-        outer = current.instance
-        current.instance = self
-        try:
-            error = capi.func_call_unchecked(
-                self.context, address + offset + capi.EXTERN_UNION, address + RAW, slots, address + TRAP
-            )
-        finally:
-            current.instance = outer
-        if error or self._parked is not None or self._buffer[TRAP:TRAP_END] != _NULL:
-            self._raise(error)
+        self._enter(self._address + offset + capi.EXTERN_UNION, slots)
         if tasks:
             self.loop.allocating = None
 
@@ -466,36 +455,38 @@ class Instance(HostContext):
         if known is not None:
             return known
         self._need(signature)
-        address, context, buffer = self._address, self.context, self._buffer
-        extern = _Extern()
+        extern, name = _Extern(), signature.name
         where = ctypes.addressof(extern)
-        name = signature.name
-        capi.instance_export_get(context, address + signature.at, name, len(name), where)
-        raw, trap, function = address + RAW, address + TRAP, where + capi.EXTERN_UNION
-        pack_into, unpack_from = signature.params.pack_into, signature.results.unpack_from
-        slots, has_result = signature.slots, signature.has_result
-
-        def call(*arguments: Any, _alive: Any = extern) -> Any:
-            assert self._store is not None, "the instance is closed"
-            pack_into(buffer, RAW, *arguments)
-            outer = current.instance
-            current.instance = self
-            try:
-                error = capi.func_call_unchecked(context, function, raw, slots, trap)
-            finally:
-                current.instance = outer
-            if error or self._parked is not None or buffer[TRAP:TRAP_END] != _NULL:
-                self._raise(error)
-            return unpack_from(buffer, RAW)[0] if has_result else None
-
-        self._cores[signature] = call
+        capi.instance_export_get(self.context, self._address + signature.at, name, len(name), where)
+        call = self._cores[signature] = partial(self._call, signature, where + capi.EXTERN_UNION, extern)
         return call
+
+    def _call(self, signature: CoreSignature, function: int, _alive: object, *arguments: Any) -> Any:
+        signature.params.pack_into(self._buffer, RAW, *arguments)
+        self._enter(function, signature.slots)
+        return signature.results.unpack_from(self._buffer, RAW)[0] if signature.has_result else None
+
+    def _enter(self, function: int, slots: int) -> None:
+        """Call the wasmtime_func_t at the address `function`, whose arguments are in place."""
+        assert self._store is not None, "the instance is closed"
+        address = self._address
+        outer = current.instance
+        current.instance = self
+        try:
+            error = capi.func_call_unchecked(self.context, function, address + RAW, slots, address + TRAP)
+        finally:
+            current.instance = outer
+        if error or self._parked is not None or self._buffer[TRAP:TRAP_END] != _NULL:
+            self._raise(error)
 
     # Failure
 
     def park(self, error: BaseException) -> int:
-        """Keep `error` for whoever called the guest, and give the trap that ends the guest meanwhile."""
-        if self._parked is None:
+        """Keep `error` for whoever called the guest, and give the trap that ends the guest meanwhile.
+
+        The first one counts, but that what a signal handler raises (a KeyboardInterrupt) is never lost.
+        """
+        if self._parked is None or not isinstance(error, Exception):
             self._parked = error
         trap: int = capi.trap_new(_HOST_TRAP, len(_HOST_TRAP))
         return trap

@@ -79,6 +79,18 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """A guest that answers from now on, in this process.
+
+    `act` is how it came: "open" with the gateway, "swap" in the place of another one, "rollback" again.
+    """
+
+    component: str
+    dialect: str
+    act: str
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """A component as some of its triggers have it: `http` is the last of those, None for none.
 
@@ -293,7 +305,7 @@ class Loader:
     def load(self, served: Served) -> Entry:
         """The entry of `served`; with a `problem` where the site answers instead, or it is still built."""
         limits = self.gateway.options_of(served.component, self.manifest)
-        waits = self.gateway.build_report is not None and served.component.build is not None
+        waits = self.gateway.build_report is not None and _is_made(served.component)
         problem: ComponentError
         try:
             return self.load_guest(served, limits=limits)
@@ -307,7 +319,7 @@ class Loader:
             problem = error
         except ManifestError:
             missing = next((path for path in sources(served) if not path.exists()), None)
-            if missing is None or not waits:
+            if missing is None or not waits or served.component.build is None:
                 raise
             problem = NotBuilt(f"{missing} is not there yet")
             problem.component = served.component.id
@@ -446,7 +458,7 @@ class Loader:
         source = load_source(component, self.cache_dir, manifest_path=path)
         try:
             wasm = source.read_bytes()
-            return wat2wasm(wasm) if source.suffix == ".wat" else wasm
+            return wat2wasm(wasm, str(source)) if source.suffix == ".wat" else wasm
         except OSError as error:
             raise error_in(path, f"cannot be read: {error}", "component", component.id, *place) from error
 
@@ -493,6 +505,12 @@ class Loader:
             in_place=True,
             manifest_path=self.manifest.path,
         )
+
+
+def _is_made(component: Component) -> bool:
+    """Whether somebody who mends a source mends the guest."""
+    source = component.source
+    return component.build is not None or (isinstance(source, PathSource) and source.path.suffix == ".wat")
 
 
 def remove_folder(folder: Path, owner: int) -> None:

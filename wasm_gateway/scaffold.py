@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -217,6 +217,7 @@ def settle(
         if fault := known[name].fault(value):
             raise TemplateError(f"parameter '{name}': {fault}")
     values = dict(given)
+    wanted = []
     for name, parameter in known.items():
         if name in values:
             continue
@@ -227,7 +228,11 @@ def settle(
         elif parameter.default is not None:
             values[name] = parameter.default
         else:
-            raise TemplateError(f"Parameter '{name}' not provided: add -v {name}=...")
+            wanted.append(parameter)
+    if wanted:
+        add = " ".join(f"--value {each.name}=..." for each in wanted)
+        texts = ", ".join(f"'{each.name}' ({each.prompt})" for each in wanted)
+        raise TemplateError(f"Template '{template.id}' needs {texts}: add {add}")
     return values
 
 
@@ -254,6 +259,17 @@ def asking(accept_defaults: bool = False) -> Ask | None:
         return str(click.prompt(parameter.prompt, default=parameter.default, value_proc=checked, err=True))
 
     return ask
+
+
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """Values that were given as `name=value`."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise TemplateError(f"'{text}' must be of the form `name=value`")
+        found[name] = value
+    return found
 
 
 def read_values(path: Path) -> dict[str, str]:
@@ -286,6 +302,7 @@ class Made:
     manifest: Path
     folder: Path
     files: tuple[Path, ...]
+    has_component: bool = True
 
 
 def create(
@@ -317,9 +334,9 @@ def create(
     manifest = folder / MANIFEST_NAME
     if manifest not in files:
         raise TemplateError(f"Template '{template.id}' makes no {MANIFEST_NAME}")
-    _check(files[manifest].decode(), manifest)
+    has_component = _check(files[manifest].decode(), manifest)
     folders = [_beneath(folder, render(path, values)) for path, _ in template.folders]
-    return _write(Made(manifest, folder, tuple(files)), files, folders, overwrite)
+    return _write(Made(manifest, folder, tuple(files), has_component), files, folders, overwrite)
 
 
 def add(
@@ -450,11 +467,13 @@ def _extended(text: str, data: Mapping[str, Any], snippets: Mapping[str, str]) -
     return text
 
 
-def _check(text: str, manifest: Path) -> None:
-    """ManifestError where the manifest could not be loaded, but for having no triggers yet."""
+def _check(text: str, manifest: Path) -> bool:
+    """Whether it has components; ManifestError where it could not be loaded, but for having none yet."""
     document = Document(text, manifest)
-    if "trigger" in document.data or "component" in document.data:
-        parse_manifest(text, manifest)
+    if "trigger" not in document.data and "component" not in document.data:
+        return False
+    parse_manifest(text, manifest)
+    return True
 
 
 def _beneath(root: Path, path: str) -> Path:

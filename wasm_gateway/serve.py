@@ -23,7 +23,8 @@
 # failed half way, must not look complete to the other side. All five stream, answer
 # HEAD and Expect: 100-continue, and read chunked bodies; only granian speaks HTTP/2
 # without TLS. Its WSGI interface moreover empties header values that are not ASCII
-# and mixes the process's environment into that of the request.
+# and mixes the process's environment into that of the request. Most of what ASGI
+# and RSGI cost is their way through the event loop, which direct.py spares.
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -340,7 +341,7 @@ def _server(port: Port, workers: int) -> Any:
     from granian.log import LogLevels
 
     try:
-        return Granian(
+        server = Granian(
             "wasm_gateway",
             address=port.host,
             port=port.port,
@@ -362,6 +363,21 @@ def _server(port: Port, workers: int) -> Any:
         )
     except OSError as error:  # certificate or key: ssl.SSLError is one too
         raise ListenError(f"TLS certificate {listen.tls_cert} and key {listen.tls_key}: {error}") from error
+    server.signal_handler_interrupt = _beside(server.signal_handler_interrupt)  # type: ignore[method-assign]
+    return server
+
+
+def _beside(handler: Callable[[], object]) -> Callable[..., None]:
+    """A handler of signals that runs `handler` in a thread of its own.
+
+    granian's sets an event, whose lock the thread that is interrupted may hold: two signals in a row (Ctrl-C
+    reaches a group of processes, one of which then ends another) made the server hang for ever.
+    """
+
+    def handle(*_: object) -> None:
+        threading.Thread(target=handler, name="wasm-signal", daemon=True).start()
+
+    return handle
 
 
 # granian's own, on stderr: stdout belongs to the announcement.
@@ -398,12 +414,15 @@ def load(application: Application, threads: int | None, reloads: Number) -> Any:
 
     It is loaded again when the number of `reloads` has changed.
     """
+    from .direct import install
+
     _end_with_parent()
     configure_logging(access_log=application.options.get("access_log", False))
     seen = reloads.value
     gateway = application.gateway()
     _reload_with_parent(gateway, reloads, seen)
     app = gateway.asgi() if threads is None else gateway.asgi(threads=threads)
+    install(app)
     return _LeavesQuickly(app)
 
 

@@ -183,6 +183,7 @@ class Swaps:
             gateway._govern([component_id])
             for id in back:
                 entries[id].close()
+        gateway._tell(back.values(), "rollback")
         log.warning("component %s: the guest before the last one answers again", component_id)
 
     # By order
@@ -281,6 +282,7 @@ class Swaps:
             gateway._govern([entry.component.id for entry in loaded.values()])
         for entry in replaced:
             entry.close()
+        gateway._tell(loaded.values(), "swap")
 
 
 @contextmanager

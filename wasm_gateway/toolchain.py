@@ -111,7 +111,9 @@ TOOLCHAINS: dict[str, Toolchain] = {
             None,
             ("apt-get install rustup && rustup default stable && rustup target add wasm32-wasip2",),
         ),
-        Toolchain("tinygo", "Go", ("tinygo",), None, ("see https://tinygo.org/getting-started/install/",)),
+        Toolchain(
+            "tinygo", "Go", ("tinygo",), None, ("the package of https://tinygo.org/getting-started/install/",)
+        ),
         Toolchain("wasm-tools", "components", ("wasm-tools",), None, ("cargo install wasm-tools",)),
         Toolchain("make", "make", ("make",), None, ("apt-get install make",)),
     )
@@ -185,22 +187,35 @@ def programs(command: str, environ: Mapping[str, str]) -> list[list[str]]:
 def missing(commands: Sequence[str], folder: Path, environ: Mapping[str, str]) -> Iterator[str]:
     """What the commands, run in `folder`, need and is not here: a text each, with what would install it."""
     fetches = False  # whether one of them brings what those after it need
+    absent: dict[tuple[str, ...], list[str]] = {}  # programs, by what installs them
     for command in commands:
         for words in programs(command, environ):
-            yield from _missing(words, folder, environ, fetches)
+            for program, more in _absent(words, folder, environ, fetches):
+                names = absent.setdefault(_ways(program, more), [])
+                if program not in names:
+                    names.append(program)
+            yield from _no_target(words, folder, environ)
             fetches |= words[0] == "npm" and words[1:2] != [] and words[1] in _NPM_INSTALLS
+    for ways, names in absent.items():
+        yield _advice(names, ways)
 
 
-def _missing(words: list[str], folder: Path, environ: Mapping[str, str], fetches: bool) -> Iterator[str]:
+def _absent(
+    words: list[str], folder: Path, environ: Mapping[str, str], fetches: bool
+) -> Iterator[tuple[str, str]]:
+    """The programs that a simple command needs and are not here, each with one more way to install it."""
     path = environ.get("PATH", "")
     if not _there(words[0], path):
-        yield _advice(words[0])
+        yield words[0], ""
     elif words[0] == "npm" and len(words) > 2 and words[1] in ("run", "run-script") and not fetches:
         path = os.pathsep.join([str(folder / "node_modules" / ".bin"), path])
         for inner in programs(_script(folder, words[2]), environ):
             if not _there(inner[0], path):
-                yield _advice(inner[0], f"npm install   (in {folder})")
-    elif words[0] == "cargo" and "--target" in words[:-1]:
+                yield inner[0], f"npm install   (in {folder})"
+
+
+def _no_target(words: list[str], folder: Path, environ: Mapping[str, str]) -> Iterator[str]:
+    if words[0] == "cargo" and "--target" in words[:-1] and _there("cargo", environ.get("PATH", "")):
         target = words[words.index("--target") + 1]
         if not _has_target(target, folder, environ):
             yield f"Rust has no target {target}: install it with\n  rustup target add {target}"
@@ -230,19 +245,26 @@ def _has_target(target: str, folder: Path, environ: Mapping[str, str]) -> bool:
     return done.returncode == 0 and Path(done.stdout.strip()).is_dir()
 
 
-def _advice(program: str, *more: str) -> str:
-    """That a program is missing, and the commands that install it."""
+def _ways(program: str, more: str = "") -> tuple[str, ...]:
+    """The commands each of which installs a program."""
     toolchain = _BY_PROGRAM.get(program)
-    ways = list(more)
+    ways = [more] if more else []
     if toolchain is not None:
         ways += toolchain.advice
         if toolchain.registry is not None:
             ways.insert(0, f"wasm-gateway toolchain install {toolchain.name}")
     if program == "zig":
         ways.append("apt-get install clang lld   (C only)")
+    return tuple(ways)
+
+
+def _advice(programs: Sequence[str], ways: Sequence[str]) -> str:
+    """That programs are missing, and the commands that install them."""
+    text = " and ".join(f"`{program}`" for program in programs)
+    are, them = ("is", "it") if len(programs) == 1 else ("are", "them")
     if not ways:
-        return f"`{program}` is not on the PATH"
-    return "\n  ".join([f"`{program}` is not on the PATH: install it with", *ways])
+        return f"{text} {are} not on the PATH"
+    return "\n  ".join([f"{text} {are} not on the PATH: install {them} with", *ways])
 
 
 # Installing
@@ -313,7 +335,7 @@ def _install_wheels(toolchain: Toolchain, folder: Path, run: Run) -> None:
 def _install_modules(toolchain: Toolchain, folder: Path, run: Run) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        raise ToolchainError(_advice("npm"))
+        raise ToolchainError(_advice(["npm"], _ways("npm")))
     for name in ("package.json", "package-lock.json"):
         shutil.copy(toolchain.lock.with_name(name), folder)
     # `ci` installs what the lock file says and checks its integrity; scripts of packages do not run

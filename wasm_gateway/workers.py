@@ -96,7 +96,7 @@ class Workers:
         with self._lock:
             if self._closed:
                 raise Saturated("the pool is closed")
-            if self._busy >= self.size + self.backlog:
+            if self.full:
                 raise Saturated(f"{self.backlog} requests wait for a thread")
             if self._busy >= len(self._threads) and len(self._threads) < self.size:
                 thread = threading.Thread(target=self._run, name="wasm-guest", daemon=True)
@@ -110,6 +110,11 @@ class Workers:
             self._busy += 1
             self._jobs.setdefault(of, deque()).append((partial(function, *arguments), then))
         self._calls.put(None)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for one more job, just now."""
+        return self._busy >= self.size + self.backlog
 
     async def call(self, function: Callable[[], object]) -> None:
         """Run `function` in a thread, and wait for it."""

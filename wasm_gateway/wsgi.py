@@ -587,6 +587,14 @@ DROPPED = frozenset(
         *("te", "trailer", "trailers", "transfer-encoding", "upgrade", "http2-settings", "status"),
     )
 )
+# By these a server in front is told to answer with a file, or from a place that only it can reach. A site may
+# say so, and no guest: it would read what nobody granted it (nginx, Apache, lighttpd, LiteSpeed, Perlbal).
+ORDERS = frozenset(
+    (
+        *("x-accel-redirect", "x-sendfile", "x-lighttpd-send-file", "x-lighttpd-send-tempfile"),
+        *("x-sendfile2", "x-litespeed-location", "x-reproxy-url"),
+    )
+)
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch  # RFC 9110, 5.5
@@ -628,7 +636,7 @@ def _outgoing(response: Response, method: str) -> Outgoing:
     for name, value in response.headers.pairs:
         if _NAME(name) is None or _VALUE(value) is None:
             raise GuestError(f"guest set an invalid header {name[:80]!r}: {value[:80]!r}")
-        if name in DROPPED:
+        if name in DROPPED or name in ORDERS:
             continue
         value = value.strip(" \t")
         if name == "content-length":
@@ -670,7 +678,7 @@ def trailing(trailers: Trailers) -> list[tuple[str, str]]:
     for name, value in trailers().pairs:
         if _NAME(name) is None or _VALUE(value) is None:
             raise GuestError(f"guest set an invalid trailer {name[:80]!r}: {value[:80]!r}")
-        if name not in DROPPED and name not in NOT_TRAILERS:
+        if name not in DROPPED and name not in ORDERS and name not in NOT_TRAILERS:
             fields.append((name, value.strip(" \t")))
     return fields
 

@@ -49,7 +49,9 @@ def check_settings(**_: Any) -> list[CheckMessage]:
     try:
         gateway = owner.gateway()
     except ImproperlyConfigured as error:
-        return [*messages, Error(str(error), id="wasm_gateway.E001")]
+        begins = "'manage.py wasm_new TEMPLATE NAME' begins one with a component."
+        first = None if found.manifest.exists() else begins
+        return [*messages, Error(str(error), hint=first, id="wasm_gateway.E001")]
     for component in gateway.manifest.components.values():
         source = component.source
         if component.build is not None and gateway.workshop is not None:

@@ -33,9 +33,10 @@ from wasm_gateway.migration.ledger import open_ledger
 from wasm_gateway.workers import Workers
 
 from .. import options
+from ..telling import FailureTeller, TellingLedger, load_teller
 from .connections import SiteWorkers, kept_fresh
 from .identity import DjangoSite
-from .signals import FailureTeller, guest_failed
+from .signals import guest_failed, tell
 
 # Django's own settings, and what each means.
 OWN_KEYS: Mapping[str, str] = {
@@ -91,10 +92,15 @@ class Settings:
             "LEDGER": ledger(self.values.get("LEDGER")),
         }
         if guest_failed.has_listeners():
-            values["OBSERVERS"] = [*(values.get("OBSERVERS") or ()), FailureTeller()]
+            values["OBSERVERS"] = [*(values.get("OBSERVERS") or ()), FailureTeller(tell)]
         identity = Identity(DjangoSite(), lambda: settings.SECRET_KEY)
         return options.make_gateway(
-            self.manifest, values, cache_store=cache_store, identity=identity, around=kept_fresh
+            self.manifest,
+            values,
+            cache_store=cache_store,
+            identity=identity,
+            around=kept_fresh,
+            loaded=load_teller(tell),
         )
 
 
@@ -106,11 +112,13 @@ def ledger(value: Any) -> Any:
         if value == DATABASE:
             raise ManifestError(f"{DATABASE!r} needs the app in INSTALLED_APPS", key="LEDGER")
         return value
-    from .ledger import DjangoLedger, Telling
+    from .ledger import DjangoLedger
 
     if value == DATABASE:
-        return Telling(DjangoLedger())
-    return Telling(open_ledger(value) if isinstance(value, str | Path) else value)
+        value = DjangoLedger()
+    elif isinstance(value, str | Path):
+        value = open_ledger(value)
+    return TellingLedger(value, tell)
 
 
 def under_autoreload() -> bool:

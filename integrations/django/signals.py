@@ -1,15 +1,13 @@
 # What a site can hear of: `from wasm_gateway.integrations.django.signals import dial_turned`.
 #
 # A receiver runs where the signal is sent: in the thread of a request, or in one of the gateway's own;
-# what it raises is logged and stops nothing.
+# what it raises is logged and stops nothing. The sender is the class Site.
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.dispatch import Signal
-
-from wasm_gateway.observe import Call, Outcome, Quiet, Role
 
 # Somebody has turned a dial, in this process: `change` is a migration.ledger.Change, whose name is that of a
 # component or a route, or begins with "guest:" (an order to reload or to roll back). Needs a LEDGER.
@@ -23,20 +21,23 @@ guest_failed = Signal()
 # Guest and view have answered differently: `mismatch` is a migration.ledger.Mismatch. Needs a LEDGER.
 shadow_mismatch = Signal()
 
-# Ends that are not a guest's failure.
-_OTHERS = (Outcome.OK, Outcome.REFUSED, Outcome.DISCONNECTED)
+# A guest answers from now on, in this process: `component`, `dialect`, and `act`, by which it came: "open"
+# with the gateway, "swap" in the place of another one, "rollback" for the second time. The receiver must not
+# reload any. Connect it in AppConfig.ready.
+component_loaded = Signal()
+
+_SIGNALS = {
+    "dial_turned": dial_turned,
+    "guest_failed": guest_failed,
+    "shadow_mismatch": shadow_mismatch,
+    "component_loaded": component_loaded,
+}
 
 
-class FailureTeller(Quiet):
-    """The observer that sends `guest_failed`."""
+class Site:
+    """The sender of all signals."""
 
-    def end(self, call: Call, begun: Any) -> None:
-        if call.outcome not in _OTHERS:
-            guest_failed.send_robust(
-                sender=FailureTeller,
-                component=call.component,
-                route=call.route,
-                error=call.error,
-                outcome=call.outcome,
-                role=Role(call.role),
-            )
+
+def tell(what: str, /, **facts: Any) -> None:
+    """Send a signal (telling.py)."""
+    _SIGNALS[what].send_robust(sender=Site, **facts)

@@ -121,7 +121,7 @@ def new(
             return
         if template is None or name is None:
             raise click.UsageError("name a template and the new component (`--list` lists templates)")
-        given = dict(value.partition("=")[::2] for value in values)
+        given = scaffold.pairs(values)
         manifest = _manifest(context.ensure_object(ScriptInfo))
         chosen = scaffold.choose(templates, template)
         made = scaffold.add_to_site(chosen, name, manifest, given, scaffold.asking(accept_defaults))
@@ -201,8 +201,9 @@ def _order(act: Act, component: str | None) -> None:
 @click.argument("components", nargs=-1)
 @click.option("--limit", type=click.IntRange(0, 200), default=10, show_default=True, help="Of mismatches.")
 @click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--forget", is_flag=True, help="Afterwards begin to count anew, and forget the mismatches.")
 @with_appcontext
-def report(components: tuple[str, ...], limit: int, style: str) -> None:
+def report(components: tuple[str, ...], limit: int, style: str, forget: bool) -> None:
     """Say who has answered, in all processes, and where guests and views differ."""
     from dataclasses import asdict
 
@@ -211,12 +212,40 @@ def report(components: tuple[str, ...], limit: int, style: str) -> None:
 
     gateway = _gateway()
     for name in components:
-        if name not in gateway.manifest.components:
-            raise click.ClickException(f"there is no component {name!r}")
+        _check_component(gateway, name)
     try:
         ledger = pilot_of(gateway).ledger
         assert ledger is not None
-        found = reports.read(ledger, components or list(gateway.manifest.components), limit=limit)
+        names = components or tuple(gateway.manifest.components)
+        found = reports.read(ledger, names, limit=limit)
+        as_json = style == "json"
+        click.echo(json.dumps(asdict(found), indent=2, default=dict) if as_json else reports.text(found))
+        if forget:
+            reports.forget(ledger, names)
     except (NoDials, GatewayError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(json.dumps(asdict(found), indent=2, default=dict) if style == "json" else reports.text(found))
+
+
+@wasm.command()
+@click.argument("component")
+@with_appcontext
+def identity_key(component: str) -> None:
+    """Print the key with which the identity header of a component is signed, derived from SECRET_KEY.
+
+    It is for whoever is to check the signature.
+    """
+    from wasm_gateway.errors import GatewayError
+    from wasm_gateway.host.identity import Identity
+
+    gateway = _gateway()
+    _check_component(gateway, component)
+    try:
+        [identity] = [each for each in gateway.options.interfaces if isinstance(each, Identity)]
+        click.echo(identity.key(component))
+    except GatewayError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _check_component(gateway: Gateway, name: str) -> None:
+    if name not in gateway.manifest.components:
+        raise click.ClickException(f"there is no component {name!r}")

@@ -14,10 +14,13 @@ from flask import Blueprint, Flask
 from wasm_gateway import Gateway
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.host.identity import Identity
+from wasm_gateway.migration.ledger import open_ledger
 
 from ..options import KEYS, make_gateway
+from ..telling import FailureTeller, Tell, TellingLedger, load_teller
 from .convert import trusted_host
 from .identity import Door, FlaskSite, function_of
+from .signals import guest_failed, teller
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -132,49 +135,45 @@ def _mount(app: Flask, url_prefix: str, root: str, settings: Mapping[str, Any]) 
         where = f" below {prefix}" if prefix else ""
         raise RuntimeError(f"{app!r} has a WasmGateway{where} already")
     functions = [function_of(settings, key) for key in OWN_KEYS]
-    site = FlaskSite(weakref.ref(app), *functions)
+    path = Path(root, settings["MANIFEST"])
+    if not path.exists():
+        raise ManifestError("there is no such file: `flask wasm new TEMPLATE NAME` begins one", path=path)
+    itself = weakref.ref(app)
+    site = FlaskSite(itself, *functions)
     config = app.config
-    identity = Identity(site, lambda: str(config.get("SECRET_KEY") or ""))
-    settings = {**settings, "BUILD": settings["BUILD"] and _debugs(app)}
-    gateway = make_gateway(Path(root, settings["MANIFEST"]), settings, identity=identity)
-    _check_apart(gateway, gateways.values())
+    tell = teller(itself)
+    gateway = make_gateway(
+        path,
+        {**_heard(settings, tell), "BUILD": settings["BUILD"] and _debugs(app)},
+        identity=Identity(site, lambda: str(config.get("SECRET_KEY") or "")),
+        loaded=load_teller(tell),
+    )
+    front = app.extensions.get("wasm_front") or Front(app.wsgi_app)
+    front.check_apart(gateway, settings.get("LEDGER"))
     weakref.finalize(app, gateway.close)
     if not _by_command() or (_reloaded() and gateway.workshop is not None):
         gateway.open()
     gateways[prefix] = gateway
     app.extensions["wasm_gateway"] = gateways.get("") or next(iter(gateways.values()))
-    front = app.extensions.get("wasm_front")
-    if front is None:
-        front = app.extensions["wasm_front"] = Front(app.wsgi_app)
-        app.wsgi_app = front  # type: ignore[method-assign]
     visitor = site.visitor if functions[0] else None
     host = partial(trusted_host, config)
-    front.add(Door(gateway, prefix=prefix, host=host, visitor=visitor))
+    front.add(Door(gateway, prefix=prefix, host=host, visitor=visitor), settings.get("LEDGER"))
+    if "wasm_front" not in app.extensions:
+        app.extensions["wasm_front"] = front
+        app.wsgi_app = front  # type: ignore[method-assign]
 
 
-def _check_apart(gateway: Gateway, others: Iterable[Gateway]) -> None:
-    """Raise ManifestError where two gateways would take each other's dials and counts for their own."""
-    ledger = _ledger(gateway)
-    for other in others:
-        common = _names(gateway) & _names(other)
-        if ledger is not None and ledger == _ledger(other) and common:
-            raise ManifestError(
-                f"{', '.join(sorted(common))} is served below another URL prefix too, and its dial is in the "
-                "same ledger: give one of the two a ledger of its own, WasmGateway(..., ledger=...)",
-                path=gateway.manifest.path,
-                key="LEDGER",
-            )
-
-
-def _ledger(gateway: Gateway) -> object:
-    ledger = gateway.options.ledger
-    return str(ledger) if isinstance(ledger, Path) else ledger
-
-
-def _names(gateway: Gateway) -> set[str]:
-    """What dials of a gateway are called: its components, and the patterns of routes."""
-    triggers = [each for each in gateway.manifest.http_triggers if each.component is not None]
-    return {str(each.component) for each in triggers} | {str(each.route) for each in triggers}
+def _heard(settings: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """The settings with what sends the app's signals; ManifestError."""
+    heard = dict(settings)
+    ledger = settings.get("LEDGER")
+    if ledger is not None:
+        heard["LEDGER"] = TellingLedger(
+            open_ledger(ledger) if isinstance(ledger, str | Path) else ledger, tell
+        )
+    if guest_failed.receivers:
+        heard["OBSERVERS"] = [*(settings.get("OBSERVERS") or ()), FailureTeller(tell)]
+    return heard
 
 
 class Front:
@@ -183,9 +182,23 @@ class Front:
     def __init__(self, app: WSGIApplication) -> None:
         self._app = app
         self._doors: list[Door] = []
+        self._ledgers: list[tuple[object, Gateway]] = []  # the settings
         self._first: WSGIApplication = app
 
-    def add(self, door: Door) -> None:
+    def check_apart(self, gateway: Gateway, ledger: object) -> None:
+        """Raise ManifestError where another gateway would take the dials of this one for its own."""
+        for place, other in self._ledgers:
+            common = _names(gateway) & _names(other)
+            if ledger is not None and str(ledger) == str(place) and common:
+                raise ManifestError(
+                    f"{', '.join(sorted(common))} is served below another URL prefix too, and its dial is in "
+                    "the same ledger: give one of the two a ledger of its own, WasmGateway(..., ledger=...)",
+                    path=gateway.manifest.path,
+                    key="LEDGER",
+                )
+
+    def add(self, door: Door, ledger: object) -> None:
+        self._ledgers.append((ledger, door.gateway))
         self._doors = sorted([*self._doors, door], key=lambda each: len(each.prefix))
         self._first = self._app
         for each in self._doors:
@@ -193,3 +206,9 @@ class Front:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         return self._first(environ, start_response)
+
+
+def _names(gateway: Gateway) -> set[str]:
+    """What dials of a gateway are called: its components, and the patterns of routes."""
+    triggers = [each for each in gateway.manifest.http_triggers if each.component is not None]
+    return {str(each.component) for each in triggers} | {str(each.route) for each in triggers}

@@ -12,7 +12,7 @@ from tests.tasks_wat import BUILTINS, GRANTS, KINDS, MEMORY, Host, Part, running
 from wasm_gateway.component.builtins import MAX_MESSAGE
 from wasm_gateway.component.handles import HandleTable
 from wasm_gateway.engine import Engine, wat2wasm
-from wasm_gateway.errors import Trap
+from wasm_gateway.errors import Trap, UnsupportedError
 from wasm_gateway.executors.component import Linked, link_component
 from wasm_gateway.host.application import Hosts
 from wasm_gateway.host.base import Deadline
@@ -68,6 +68,10 @@ def test_a_message_is_cut_to_what_the_host_keeps() -> None:
         ),
         ("(call $error-drop (call $set-new))", "is not a ErrorContext"),
         ("(call $error-drop (i32.const 0))", "unknown handle index 0"),
+        (
+            "(local.set $i (call $none)) (call $error-drop (local.get $i)) (call $error-drop (local.get $i))",
+            "unknown handle index 1",
+        ),
         (
             "(drop (call $error-new (i32.const 300) (i32.const 1)))",
             "not utf8",
@@ -222,3 +226,17 @@ def test_task_return_has_the_options_of_its_lift() -> None:
     for name in ("utf16", "elsewhere"):
         with pytest.raises(Trap, match="with another string encoding or memory"):
             answer(linked(inside(options=CALLBACK, body=body.format(name))))
+
+
+@pytest.mark.parametrize("word", ["stream", "future"])
+def test_an_element_costs_the_host_no_more_than_the_arguments_of_a_call(word: str) -> None:
+    """Between two parts of a guest it is a list of so many Python objects."""
+    params = "i32" * (word == "stream")
+    wasm = wat2wasm(
+        f"""(component (type $t ({word} (list (tuple u8) 20_000_000))) {MEMORY}
+      (core func $write (canon {word}.write $t async (memory $memory)))
+      (core module $m (import "h" "write" (func (param i32 i32 {params}) (result i32))))
+      (core instance (instantiate $m (with "h" (instance (export "write" (func $write)))))))""".encode()
+    )
+    with pytest.raises(UnsupportedError, match=f"{word}.write: its values are too large"):
+        linked(wasm)

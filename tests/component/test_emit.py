@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from wasm_gateway.component.emit import Writer, build, lazy, letters, plus, source, targets
+from wasm_gateway.component.canon import raw_import
+from wasm_gateway.component.emit import Writer, build, compiled, lazy, letters, plus, source, targets
+from wasm_gateway.errors import Trap
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,13 @@ def test_writer() -> None:
     assert linecache.getline(f.__code__.co_filename, 2) == "def f(x):\n"
 
 
+def test_texts_are_kept_no_longer_than_their_code() -> None:
+    filenames = [compiled(f"x = {i}").co_filename for i in (1, 2)]
+    assert [linecache.getline(name, 1) for name in filenames] == ["x = 1", "x = 2"]
+    compiled.cache_clear()
+    assert not any(name in linecache.cache for name in filenames)
+
+
 def test_lazy_writes_at_the_first_call() -> None:
     written = []
 
@@ -58,7 +67,7 @@ def test_lazy_writes_at_the_first_call() -> None:
         written.append(1)
         return "def lower(env, caller, raw, nargs):\n    return raw + OFFSET\n", {"OFFSET": 10}
 
-    f = lazy("name", "lower", None, write)
+    f = lazy("name", None, write)
     assert not written
     assert [f(0, 0, i, 0) for i in range(3)] == [10, 11, 12]
     assert written == [1]
@@ -66,7 +75,7 @@ def test_lazy_writes_at_the_first_call() -> None:
 
 
 def test_source_of_what_was_never_called() -> None:
-    f = lazy("name", "lower", None, lambda: ("def lower(env, caller, raw, nargs): return 1", {}))
+    f = lazy("name", None, lambda: ("def lower(env, caller, raw, nargs): return 1", {}))
     assert source(f).startswith("def lower")
     assert f(0, 0, 0, 0) == 1
 
@@ -83,13 +92,42 @@ def test_failure_to_write_is_parked() -> None:
     def write() -> tuple[str, dict[str, Any]]:
         raise KeyboardInterrupt
 
-    assert lazy("name", "lower", Current, write)(0, 0, 0, 0) == 99
+    assert lazy("name", Current, write)(0, 0, 0, 0) == 99
     assert type(Current.instance.parked) is KeyboardInterrupt
 
 
-def test_signals_wait_until_they_can_be_caught() -> None:
+def test_a_signal_that_comes_while_a_failure_is_parked_is_parked_too() -> None:
+    """Its handler raises anywhere in what is done about the failure; nothing may get out."""
+    parked: list[BaseException] = []
+
+    class Instance:
+        def park(self, exc: BaseException) -> int:
+            parked.append(exc)
+            if len(parked) == 1:
+                raise Bye
+            return 99
+
+    class Bye(BaseException):
+        pass
+
+    class Current:
+        instance = Instance()
+
+    def fail(inst: Any) -> None:
+        raise Trap("its own")
+
+    callback = raw_import("f", "", "", fail, Current)
+    for _ in range(2):  # the first call writes the code
+        parked.clear()
+        assert callback(0, 0, 0, 0) == 99
+        assert list(map(type, parked)) == [Trap, Bye]
+        assert str(parked[0]) == "f: its own"
+
+
+@pytest.mark.parametrize("made", ["{}", "noting_stack({})"])
+def test_signals_wait_until_they_can_be_caught(made: str) -> None:
     """A handler that raises while a guest runs ends the guest, not the process (by SIGABRT)."""
-    command = [sys.executable, "-c", SIGNALS]
+    command = [sys.executable, "-c", SIGNALS.replace("CALLBACK", made.format("callback"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "caught Bye\n" * 3, "")
 
@@ -97,10 +135,12 @@ def test_signals_wait_until_they_can_be_caught() -> None:
 # The guest waits in a loop, so that the signal arrives while no Python runs, and goes on
 # when a thread has sent it: the first Python after the signal is the entry of the callback.
 SIGNALS = """
-import ctypes, os, signal, threading, time, types, wasmtime
+import ctypes, os, signal, threading, time, wasmtime
 from ctypes import c_size_t, c_void_p, cast, create_string_buffer
 from wasmtime import _bindings
 from wasm_gateway.component.canon import raw_import
+from wasm_gateway.engine import current
+from wasm_gateway.executors.core_module import noting_stack
 
 class Bye(BaseException):
     pass
@@ -118,8 +158,9 @@ def later():
     os.kill(os.getpid(), signal.SIGUSR1)
     ctypes.c_uint32.from_address(base).value = 1
 
-current = types.SimpleNamespace(instance=Instance())
+current.instance = Instance()
 callback = raw_import("f", "", "", print, current)
+callback = CALLBACK
 native = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)(callback)
 engine, ft = wasmtime.Engine(), wasmtime.FuncType([], [])
 linker, store = wasmtime.Linker(engine), wasmtime.Store(engine)

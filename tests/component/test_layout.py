@@ -107,6 +107,14 @@ def test_flatten_functype(ft: FuncType, lower: tuple[str, str], lift: tuple[str,
     assert flatten_functype(ft, "lift") == lift
 
 
+def test_what_does_not_fit_is_not_counted_to_its_end() -> None:
+    t: ValType = TupleType((P["u8"], P["f32"]))
+    for _ in range(5):
+        t = ListType(t, 17)
+    assert elem_size(t) == 8 * 17**5
+    assert len(flatten_type(t)) == 17
+
+
 def test_too_many_flags() -> None:
     with pytest.raises(UnsupportedError):
         elem_size(FlagsType(tuple(map(str, range(33)))))

@@ -151,6 +151,7 @@ WORDS = (
         (ListType(EnumType(tuple("abcd"))), (5, 2), ["a", "a"]),
         (ListType(OptionType(P["u8"])), (5, 1), [None]),
         (ListType(ListType(P["u8"], 2)), (64, 2), [b"on", b"et"]),
+        (ListType(TupleType((ListType(P["u8"], 2), P["u16"]))), (64, 2), [(b"on", 0x7465), (b"wo", 0xC36F)]),
         (REQUEST, (70000, 0, 1, 3), (4464, [("one", "")], 3)),
     ],
 )

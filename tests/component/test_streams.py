@@ -167,6 +167,22 @@ def test_a_copy_is_cancelled_that_has_begun(verb: str, end: str, back: str, its:
     assert said(run(code)) == [copied(COMPLETED, 3), copied(CANCELLED, 3)]
 
 
+@pytest.mark.parametrize(
+    ("verb", "end", "back", "its"), [("write", "w", "read", "r"), ("read", "r", "write", "w")]
+)
+def test_an_end_that_was_told_of_its_copy_has_its_buffer_back(
+    verb: str, end: str, back: str, its: str
+) -> None:
+    """The other end waits for the next one, though of the last there was something left."""
+    code = f"""{S} (drop (call $s.{verb} (local.get ${end}) (i32.const 256) (i32.const 8)))
+      (drop (call $s.{back} (local.get ${its}) (i32.const 512) (i32.const 3)))
+      (call $say (call $await (local.get ${end})))
+      (call $say (call $s.{back} (local.get ${its}) (i32.const 512) (i32.const 3)))
+      (call $say (call $s.{verb} (local.get ${end}) (i32.const 256) (i32.const 2)))
+      (call $await (local.get ${its}))"""
+    assert said(run(code)) == [copied(COMPLETED, 3), BLOCKED, copied(COMPLETED, 2), copied(COMPLETED, 2)]
+
+
 def test_a_copy_is_cancelled_whose_other_end_is_gone() -> None:
     code = f"""{S} (drop (call $s.write (local.get $w) (i32.const 256) (i32.const 8)))
       (call $s.drop-readable (local.get $r)) (call $s.cancel-write (local.get $w))"""
@@ -417,6 +433,13 @@ def test_the_host_is_read() -> None:
     assert [source.closed for source in host.sources] == [1]
 
 
+def test_an_end_may_join_a_set_when_its_synchronous_copy_is_over() -> None:
+    code = """(local.set $r (call $source (i32.const 0)))
+      (call $say (call $s.read-sync (local.get $r) (i32.const 512) (i32.const 4)))
+      (call $join (local.get $r) (call $set-new)) (i32.const 0)"""
+    assert said(run(code), host=Host((b"", b"late"))) == [copied(COMPLETED, 4), 0]
+
+
 def test_a_read_of_nothing_tells_when_the_host_has_something() -> None:
     code = """(local.set $r (call $source (i32.const 0)))
       (call $say (call $await-read (local.get $r)))
@@ -445,10 +468,11 @@ def test_the_host_reads_all() -> None:
       (call $say (call $s.write-sync (local.get $w) (i32.const 256) (i32.const 4)))
       (call $say (call $s.write-sync (local.get $w) (i32.const 260) (i32.const 7)))
       (call $say (call $s.write-sync (local.get $w) (i32.const 264) (i32.const 3)))
+      (call $say (call $s.write-sync (local.get $w) (i32.const 256) (i32.const 2)))
       (call $s.drop-writable (local.get $w))
       (drop (call $await (local.get $i))) (i32.load (i32.const 32))"""
-    assert said(run(code, HELLO), host=host) == [*(copied(COMPLETED, n) for n in (4, 7, 3)), 14]
-    assert host.taken == [b"hell", b"o wo", b"rld", b"rld"]
+    assert said(run(code, HELLO), host=host) == [*(copied(COMPLETED, n) for n in (4, 7, 3, 2)), 16]
+    assert host.taken == [b"hell", b"o wo", b"rld", b"rld", b"he"]
 
 
 def test_the_host_has_enough() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,36 @@ def test_a_guest_is_no_manifest(app: Path) -> None:
     result = run("-f", "hello.wasm")
     assert result.exit_code == 2
     assert "wasm-gateway inspect" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v means nothing elsewhere")
+def test_limits_and_a_site_that_are_really_there(app: Path) -> None:
+    """A limited address space, MIDDLEWARE in the wrong order, gevent, a late faulthandler, all at once."""
+    (app / "manage.py").write_text(
+        'import os\nos.environ.setdefault("DJANGO_SETTINGS_MODULE", "site.settings")\n'
+    )
+    (app / "site").mkdir()
+    order = [
+        "wasm_gateway.integrations.django.WasmGatewayMiddleware",
+        "django.middleware.security.SecurityMiddleware",
+    ]
+    (app / "site" / "settings.py").write_text(f"MIDDLEWARE = {order}\n")
+    (app / "gunicorn.conf.py").write_text(
+        'worker_class = "gevent"\nimport faulthandler\nfaulthandler.enable()\n'
+    )
+    script = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
+        f"sys.argv = ['wasm-gateway', 'doctor', '-f', {str(app)!r}, '--cache-dir', {str(app / 'cache')!r}]\n"
+        "runpy.run_module('wasm_gateway', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    risks = [line for line in done.stdout.splitlines() if line.startswith("risk ")]
+    for what in (
+        "this machine: address space is limited",
+        "WasmGatewayMiddleware stands before SecurityMiddleware",
+        "it names gevent",
+        "it enables faulthandler",
+    ):
+        assert sum(what in line for line in risks) == 1, done.stdout + done.stderr
+    assert done.returncode == 1

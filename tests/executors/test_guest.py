@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from wasm_gateway.errors import BodyTooLarge, GuestError, LimitExceeded
 from wasm_gateway.executors.guest import (
     MAX_RESPONSE_HEADERS,
+    SlowBody,
     UndecodableHeader,
     checked_headers,
     complete,
@@ -76,14 +78,48 @@ def test_a_body_is_read_to_its_limit_and_no_further() -> None:
             yield b"x" * 1000
 
     with pytest.raises(BodyTooLarge) as caught:
-        whole_body(Request("POST", "/", body=endless()), 10_000)
+        whole_body(Request("POST", "/", body=endless()), 10_000, 60.0)
     assert caught.value.status == 413
     assert asked == 11
 
 
 @pytest.mark.parametrize(("body", "whole"), [((), b""), ((b"ab",), b"ab"), ((b"a", b"", b"b"), b"ab")])
 def test_a_body_in_one_piece(body: tuple[bytes, ...], whole: bytes) -> None:
-    assert whole_body(Request("POST", "/", body=iter(body) if body else body), 2) == whole
+    assert whole_body(Request("POST", "/", body=iter(body) if body else body), 2, 60.0) == whole
+
+
+class Dripping:
+    """A body whose next byte comes, but not in time for all; `waits`: whether that can be known before."""
+
+    def __init__(self, waits: bool, clock: list[float]) -> None:
+        self.clock = clock
+        self.taken = 0
+        self.wait: Callable[[float], bool] | None = self.in_time if waits else None
+
+    def in_time(self, seconds: float) -> bool:
+        if seconds < 25.0:
+            self.clock[0] += seconds
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            self.clock[0] += 25.0
+            self.taken += 1
+            yield b"x"
+
+
+@pytest.mark.parametrize(("waits", "seconds", "taken"), [(True, 1.0, 1), (False, 1.0, 2), (True, 60.0, 2)])
+def test_a_client_that_drips_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, waits: bool, seconds: float, taken: int
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("wasm_gateway.executors.guest.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    body = Dripping(waits, clock)
+    with pytest.raises(SlowBody) as caught:
+        whole_body(Request("POST", "/", body=body), 10_000, seconds)
+    assert caught.value.status == 408
+    assert body.taken == taken
 
 
 def test_a_response_is_bounded() -> None:

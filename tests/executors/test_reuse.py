@@ -11,11 +11,12 @@ from typing import Any
 import click
 import pytest
 
-from tests.executors.test_wasi_http_p3 import DATA, HELLO, WAITS, request, whole
+from tests.executors.test_wasi_http_p3 import DATA, ECHO, PASS_ON, WAITS, request, whole
 from tests.wasi_p3_wat import P3Toolkit
 from wasm_gateway import Gateway
 from wasm_gateway.cli import up
 from wasm_gateway.errors import ManifestError
+from wasm_gateway.executors.reuse import Reuse
 from wasm_gateway.executors.wasi_http_p3 import WasiHttpP3Executor
 from wasm_gateway.manifest import ComponentOptions
 
@@ -37,8 +38,8 @@ Serve = Callable[..., Gateway]
 def serve(application: Any) -> Serve:
     toolkit = P3Toolkit()
 
-    def serve(code: str, uses: Any = None, **options: Any) -> Gateway:
-        wasm = toolkit.handler(code, uses, data=DATA)
+    def serve(code: str, uses: Any = None, async_uses: Any = None, **options: Any) -> Gateway:
+        wasm = toolkit.handler(code, uses, async_uses=async_uses, data=DATA)
         made: Gateway = application(a=application.part(wasm, **{"tool.wasm-gateway": options}))
         return made
 
@@ -49,12 +50,16 @@ def answers(gateway: Gateway, count: int) -> list[bytes]:
     return [whole(gateway.handle(request()))[1] for _ in range(count)]
 
 
-def idle(gateway: Gateway) -> list[Any]:
+def reuse_of(gateway: Gateway) -> Reuse:
     assert gateway._entries is not None
     executor = gateway._entries["a"].http
     assert isinstance(executor, WasiHttpP3Executor)
     assert executor._reuse is not None
-    return executor._reuse._idle
+    return executor._reuse
+
+
+def idle(gateway: Gateway) -> list[Any]:
+    return reuse_of(gateway)._idle
 
 
 def test_off_by_default(serve: Serve) -> None:
@@ -91,9 +96,10 @@ def test_at_most_one_request_at_a_time(serve: Serve) -> None:
     assert answers(gateway, 1) == [b"B"]
 
 
-def test_no_task_may_be_left(serve: Serve) -> None:
-    """Whose request has not been read to its end is not kept in the way of the next one."""
-    assert answers(serve(HELLO, max_instance_reuse_count=9), 3) == [b"hello"] * 3
+def test_no_call_may_be_left(serve: Serve) -> None:
+    """One that waits for something yet is not kept: the next request would see what comes of it."""
+    waits = COUNT.format("(drop (call $wait-for~ (i64.const 60_000_000_000)))")
+    assert answers(serve(waits, None, WAITS, max_instance_reuse_count=9), 3) == [b"A"] * 3
 
 
 def test_idle_instances_are_closed(serve: Serve) -> None:
@@ -114,6 +120,92 @@ def test_they_are_closed_with_the_gateway(serve: Serve) -> None:
     [kept] = idle(gateway)
     gateway.close()
     assert kept.instance.closed
+
+
+BODILESS = """(local $t i64)
+  (call $drop.request (local.get $request))
+  (local.set $t (call $trailers.new))
+  (call $response.new (call $fields)
+    (i32.const 0) (i32.const 0) (i32.wrap_i64 (local.get $t)) (i32.const 4000))
+  (call $sent.drop-readable (i32.load (i32.const 4004)))
+  (call $return (i32.load (i32.const 4000)))
+  (memory.fill (i32.const 3904) (i32.const 0) (i32.const 64))
+  (drop (call $trailers.write (call $high (local.get $t)) (i32.const 3904)))
+  (call $trailers.drop-writable (call $high (local.get $t)))
+  (i32.const 0)"""
+
+
+ECHO_ALL = f"""{ECHO.removesuffix("(i32.const 0)")}
+  (call $trailers.drop-readable (global.get $rtrailers)) (i32.const 0)"""
+
+
+@pytest.mark.parametrize("code", [COUNT.format(""), ECHO_ALL, PASS_ON, BODILESS])
+def test_nothing_of_a_request_is_left_in_an_instance(serve: Serve, code: str) -> None:
+    gateway = serve(code, max_instance_reuse_count=99)
+    for method in ("GET", "HEAD", "POST"):
+        assert whole(gateway.handle(request((b"a", b"b"), method)))[0] == 200
+    [kept] = idle(gateway)
+    assert kept.left == 96
+    assert len(kept.instance.handles) == 0
+    assert not kept.instance.loop._closers
+    assert not kept.instance.loop.waiting
+
+
+def test_the_body_of_a_request_ends_with_it(serve: Serve) -> None:
+    """A guest that keeps it finds it at its end, not what is still to come of it."""
+    keep = """
+      (if (i32.eqz (i32.load8_u (i32.const 100))) (then
+        (call $consume (local.get $request)) (i32.store (i32.const 104) (global.get $rx))))
+      (if (i32.load8_u (i32.const 100)) (then
+        (call $drop.request (local.get $request))
+        (i32.store8 (i32.const 101)
+          (call $body.read (i32.load (i32.const 104)) (i32.const 1024) (i32.const 8)))))
+      (i32.store8 (i32.const 100) (i32.const 1))
+      (call $return (call $new))
+      (call $write (i32.const 101) (i32.const 1))
+      (call $finish)
+      (i32.const 0)"""
+    gateway = serve(keep, max_instance_reuse_count=9)
+    bodies = [whole(gateway.handle(request(iter((b"a", b"b")), "POST")))[1] for _ in range(2)]
+    assert bodies == [b"\0", b"\1"]
+
+
+def test_one_that_answers_while_the_gateway_closes_is_closed_then(serve: Serve) -> None:
+    reuse = reuse_of(serve(COUNT.format(""), max_instance_reuse_count=9))
+    with reuse.instance() as instance:
+        reuse.close()
+        assert not instance.closed
+    assert instance.closed
+    reuse.reopen()
+    with reuse.instance() as instance:
+        pass
+    assert not instance.closed
+
+
+@pytest.mark.parametrize("seconds", ["60s", "50ms"], ids=["with the gateway", "after a time"])
+def test_one_that_cannot_be_closed_is_in_nobodys_way(serve: Serve, caplog: Any, seconds: str) -> None:
+    gateway = serve(COUNT.format(""), max_instance_reuse_count=9, idle_instance_timeout=seconds)
+    reuse, ended = reuse_of(gateway), threading.Event()
+
+    def fail() -> None:
+        raise OSError("no space left on device")
+
+    with reuse.instance() as first, reuse.instance() as second:
+        first.on_close(fail)
+        first.on_close(ended.set)
+        second.on_close(fail)
+    if seconds == "60s":
+        gateway.close()
+    assert ended.wait(20)
+    end = time.monotonic() + 20
+    while len(caplog.records) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert first.closed
+    assert second.closed
+    assert {record.getMessage() for record in caplog.records} == {
+        "component a: an instance could not be closed"
+    }
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

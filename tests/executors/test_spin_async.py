@@ -11,8 +11,9 @@ import pytest
 
 from tests.executors.test_spin_resources import Text, Texts
 from wasm_gateway.engine import Engine, wat2wasm
-from wasm_gateway.errors import GuestError
+from wasm_gateway.errors import GuestError, LimitExceeded
 from wasm_gateway.executors.component import Linked, link_component
+from wasm_gateway.host import limits
 from wasm_gateway.host.application import Hosts
 from wasm_gateway.host.base import Deadline, Grants
 from wasm_gateway.host.outbound import AllowedHosts
@@ -137,6 +138,32 @@ def test_key_value(guests: Guests, tmp_path: Path, later: bool) -> None:
     granted = {"key_value_stores": frozenset({"default"})}
     assert guests.run(body, uses, text, types=types, reads=reads, grants=granted) == "a value"
     assert guests.run(body, uses, text, types=types, reads=reads) == "2"
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_arguments_of_calls_under_way_are_kept(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, waits: bool
+) -> None:
+    """A guest that begins 200 calls with 64 KiB each and waits for none, or for each."""
+    guests.hosts = Hosts(RuntimeConfig(), state_dir=tmp_path)
+    monkeypatch.setattr(limits, "MAX_KEPT_BYTES", 4 << 20)
+    text = Texts()
+    label, key = text("default"), text("the key")
+    begin = "(call $async.store.set (i32.const 512) (i32.const 32))"
+    body = f"""(local $i i32)
+      (call $await (call $async.store.open {label} (i32.const 16)))
+      {arguments(512, "(i32.load (i32.const 20))", key, "(i32.const 0)", "(i32.const 65536)")}
+      (loop $more
+        {awaited(begin) if waits else f"(drop {begin})"}
+        (br_if $more (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 200))))
+      (call $task.return (i32.const 0) (i32.const 1))"""
+    uses = {KEY_VALUE: names("store", "open", "set")}
+    grants = {"key_value_stores": frozenset({"default"})}
+    if waits:
+        assert guests.run(body, uses, text, grants=grants) == "\0"
+    else:
+        with pytest.raises(LimitExceeded, match="are kept for the guest"):
+            guests.run(body, uses, text, grants=grants)
 
 
 @pytest.mark.parametrize("later", [True, False])

@@ -92,11 +92,26 @@ def test_environment_without_host_client_and_query() -> None:
     assert got["CONTENT_LENGTH"] == "0"
 
 
+def test_an_address_as_the_host() -> None:
+    got = variables(Request("GET", "/base/x", authority="[2001:db8::1]:8080"))
+    assert (got["SERVER_NAME"], got["SERVER_PORT"]) == ("[2001:db8::1]", "8080")
+    assert variables(Request("GET", "/base/x", authority="[::1]"))["SERVER_PORT"] == "80"
+
+
 def test_a_header_cannot_pretend_to_be_a_variable() -> None:
     got = variables(Request("GET", "/base/x", headers=Headers([("path-info", "/forged"), ("proxy", "x")])))
     assert got["PATH_INFO"] == ""
     assert got["HTTP_PATH_INFO"] == "/forged"
     assert "PROXY" not in got
+    assert "HTTP_PROXY" not in got  # many a program's own setting ("httpoxy")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_header_cannot_pass_for_another_one(first: bool) -> None:
+    """A server in front vouches for X-Real-Ip, and has never heard of the other one."""
+    pairs = [("x-real-ip", "192.0.2.1"), ("x_real_ip", "forged")]
+    got = variables(Request("GET", "/base/x", headers=Headers(pairs if first else pairs[::-1])))
+    assert got["HTTP_X_REAL_IP"] == "192.0.2.1"
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from wasm_gateway.errors import Trap
-from wasm_gateway.host.limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, Budget, Handles, Held
+from wasm_gateway.errors import LimitExceeded, Trap
+from wasm_gateway.host import limits
+from wasm_gateway.host.limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, Budget, Handles, Held, kept
 
 
 def test_the_limit_is_that_of_spin() -> None:
@@ -60,3 +61,22 @@ def test_what_an_instance_holds_ends_with_it(context: Callable[..., Any]) -> Non
     assert held.of(two).push("c") is None
     two.run_closers()
     assert ended[2:] == [(two, "b"), (two, "a")]
+
+
+def test_what_is_kept_counts_for_all_of_an_instance(
+    context: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_KEPT_BYTES", 100)
+    ctx, other = context(), context()
+    one, two = kept(ctx, 60), kept(ctx, 40)
+    with pytest.raises(LimitExceeded, match="100 bytes are kept"):
+        kept(ctx, 1)
+    two.resize(10)
+    three = one.beside()
+    three.resize(30)
+    with pytest.raises(LimitExceeded):
+        three.resize(31)
+    assert three.size == 30  # as before
+    kept(other, 100)
+    del one, two
+    three.resize(100)

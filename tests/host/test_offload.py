@@ -12,10 +12,11 @@ import pytest
 
 from wasm_gateway.component.concurrency import wait
 from wasm_gateway.component.values import End
-from wasm_gateway.errors import DeadlineExceeded
+from wasm_gateway.errors import DeadlineExceeded, LimitExceeded
+from wasm_gateway.host import limits
 from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.network import Breakable, Network
-from wasm_gateway.host.offload import MAX_OF_INSTANCE, Elements, Turns, Workers
+from wasm_gateway.host.offload import MAX_OF_INSTANCE, Elements, Turns, Workers, share_of
 from wasm_gateway.host.wasi_io import Timer
 
 SOON = 20.0
@@ -334,3 +335,18 @@ def test_elements_are_read_in_pieces() -> None:
     dropped.close(None)
     with pytest.raises(End):
         dropped.read(None, 1)
+
+
+def test_rows_that_nobody_reads_count_as_kept(
+    context: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_KEPT_BYTES", 4 * limits.VALUE_OVERHEAD + 10)
+    ctx, rows = context(), [[("text", "12345"), ("blob", b"12345"), ("array", [1]), ("null", None)]]
+    with pytest.raises(LimitExceeded):
+        share_of(ctx, rows)
+    rows[0].pop()
+    elements = Elements(rows, share_of(ctx, rows))
+    with pytest.raises(LimitExceeded):
+        share_of(ctx, [[("null", None)]])
+    elements.close(ctx)
+    share_of(ctx, rows)

@@ -796,10 +796,21 @@ def test_wasm_new_says_what_comes_next(
 def test_wasm_new_that_fails_begins_nothing(site: dict[str, Any], tmp_path: Path) -> None:
     with (
         override_settings(WASM_GATEWAY=site | {"MANIFEST": tmp_path / "none.toml"}),
-        pytest.raises(CommandError, match="Parameter 'redirect-from' not provided"),
+        pytest.raises(CommandError, match="needs 'redirect-from'"),
     ):
         call_command("wasm_new", "redirect", "go")
+    with (
+        override_settings(WASM_GATEWAY=site | {"MANIFEST": tmp_path / "none.toml"}),
+        pytest.raises(CommandError, match="'redirect-to' must be of the form"),
+    ):
+        call_command("wasm_new", "redirect", "go", value=["redirect-to"])
     assert not (tmp_path / "none.toml").exists()
+
+
+def test_the_checks_say_what_begins_a_manifest(site: dict[str, Any], tmp_path: Path) -> None:
+    with override_settings(WASM_GATEWAY=site | {"MANIFEST": tmp_path / "none.toml"}):
+        (error,) = checks()
+    assert error.hint == "'manage.py wasm_new TEMPLATE NAME' begins one with a component."
 
 
 def test_wasm_compile(site: dict[str, Any], tmp_path: Path) -> None:

@@ -224,6 +224,8 @@ def test_flask_wasm_new_where_the_app_has_no_manifest_yet(tmp_path: Path) -> Non
         WasmGateway(app)
         return app
 
+    with pytest.raises(ManifestError, match="`flask wasm new TEMPLATE NAME` begins one"):
+        create_app()
     runner = CliRunner()
     info = ScriptInfo(create_app=create_app)
     for name in ("first", "second"):

@@ -19,8 +19,10 @@ from tests.integrations.conftest import printer
 from tests.test_swap import put, until
 from wasm_gateway import Visitor
 from wasm_gateway.errors import ManifestError
-from wasm_gateway.integrations.flask import WasmGateway
+from wasm_gateway.host.identity import Identity
+from wasm_gateway.integrations.flask import WasmGateway, signals
 from wasm_gateway.integrations.flask.commands import wasm
+from wasm_gateway.integrations.flask.identity import FlaskSite
 from wasm_gateway.migration.ledger import Mismatch
 
 Make = Callable[..., Flask]
@@ -189,6 +191,8 @@ def test_flask_wasm_report(make: Make, tmp_path: Path) -> None:
     assert "No mismatches" in runner.invoke(wasm, ["report", "cookie"]).output
     assert json.loads(runner.invoke(wasm, ["report", "--format", "json"]).output)["mismatches"]
     assert runner.invoke(wasm, ["report", "other"]).exit_code == 1
+    assert "hello GET" in runner.invoke(wasm, ["report", "cookie", "hello", "--forget"]).output
+    assert "No mismatches" in runner.invoke(wasm, ["report"]).output
 
 
 def test_commands_without_a_ledger(make: Make) -> None:
@@ -213,3 +217,71 @@ def test_flask_wasm_reload_and_rollback(make: Make, asking: Path, tmp_path: Path
     result = runner.invoke(wasm, ["rollback", "nothing"])
     assert (result.exit_code, "no component 'nothing'" in result.output) == (1, True)
     assert runner.invoke(wasm, ["rollback"]).exit_code == 2
+
+
+def test_flask_wasm_identity_key(make: Make) -> None:
+    """The key with which a header that a guest sees is signed."""
+    app = make()
+    runner = app.test_cli_runner()
+    key = runner.invoke(wasm, ["identity-key", "echo"]).output.strip()
+    assert key == Identity(FlaskSite(lambda: None, None, None), lambda: "shop").key("echo")
+    assert key != runner.invoke(wasm, ["identity-key", "hello"]).output.strip()
+    for component, secret, message in (("nobody", "shop", "no component"), ("echo", None, "needs a secret")):
+        app.config["SECRET_KEY"] = secret
+        result = runner.invoke(wasm, ["identity-key", component])
+        assert (result.exit_code, message in result.output) == (1, True)
+
+
+# Signals
+
+
+def test_an_app_hears_of_its_own_guests(make: Make, asking: Path, tmp_path: Path) -> None:
+    told: list[tuple[Any, str, Any]] = []
+
+    def hear(name: str) -> Callable[..., None]:
+        def receiver(sender: Any, **facts: Any) -> None:
+            told.append((sender, name, facts))
+            raise RuntimeError("a receiver of no use")
+
+        return receiver
+
+    receivers = {name: hear(name) for name in signals.signals}
+    for name, receiver in receivers.items():
+        signals.signals[name].connect(receiver)
+    try:
+        rules = {"trap": {"fallback": True}, "hello": {"mode": "shadow"}}
+        one = make("one", RULES=rules, LEDGER=tmp_path / "ledger.db")
+        two = make("two")
+        opened = {(sender, facts["component"]) for sender, name, facts in told if name == "component_loaded"}
+        assert {(one, "hello"), (two, "hello"), (one, "who")} <= opened
+        told.clear()
+        one.extensions["wasm_gateway"].reload("hello")
+        assert told == [(one, "component_loaded", {"component": "hello", "dialect": "wagi", "act": "swap"})]
+        told.clear()
+        assert one.test_client().get("/wasm/trap").data == NATIVE
+        [(sender, name, facts)] = told
+        assert (sender, name, facts["component"], facts["role"]) == (one, "guest_failed", "trap", "fallback")
+        told.clear()
+        assert one.test_cli_runner().invoke(wasm, ["mode", "echo", "native"]).exit_code == 0
+        [(sender, name, facts)] = told
+        assert (sender, name, facts["change"].name) == (one, "dial_turned", "echo")
+        told.clear()
+        with one.test_client().get("/wasm/hello") as response:
+            assert response.data == NATIVE
+        until(lambda: told)
+        [(sender, name, facts)] = told
+        assert (sender, name, facts["mismatch"].component) == (one, "shadow_mismatch", "hello")
+    finally:
+        for name, receiver in receivers.items():
+            signals.signals[name].disconnect(receiver)
+
+
+def test_a_route_is_turned_though_its_guest_cannot_be_loaded(
+    make: Make, asking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
+    (asking.parent / "hello.wasm").write_bytes(b"garbage")
+    runner = make(LEDGER=tmp_path / "ledger.db").test_cli_runner()
+    for command in (["mode", "hello", "native"], ["rollback", "hello"], ["report"], ["mode"]):
+        assert runner.invoke(wasm, command).exit_code == 0
+    assert runner.invoke(wasm, ["reload", "hello"]).exit_code == 1

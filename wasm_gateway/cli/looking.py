@@ -237,7 +237,7 @@ def _binary(path: Path) -> bytes:
         return path.read_bytes()
     from ..engine import wat2wasm
 
-    return wat2wasm(path.read_bytes())
+    return wat2wasm(path.read_bytes(), str(path))
 
 
 # doctor
@@ -515,6 +515,7 @@ def report(
     """Say who answered, and where guests and the site differ, by what a site's processes have recorded."""
     from dataclasses import asdict
 
+    from ..migration.report import forget as forget_all
     from ..migration.report import read, text
 
     manifest = _manifest(source, profile, components)
@@ -525,5 +526,4 @@ def report(
         else:
             print_text(text(found))
         if forget:
-            for component in manifest.components:
-                opened.forget(component)
+            forget_all(opened, manifest.components)

@@ -61,7 +61,8 @@ def new(words: tuple[str, ...], init: bool, listing: bool, tag: str | None, **fl
     how = {"overwrite": flags["allow_overwrite"], "vcs": not flags["no_vcs"]}
     made = scaffold.create(template, name, folder, given, ask=ask, into_existing=init, **how)
     _say_made(made)
-    click.echo(f"Next: wasm-gateway build --up -f {_shown(made.manifest)}", err=True)
+    then = "build --up" if made.has_component else "add TEMPLATE NAME"
+    click.echo(f"Next: wasm-gateway {then} -f {_shown(made.manifest)}", err=True)
 
 
 @click.command()
@@ -112,10 +113,22 @@ def _named(words: tuple[str, ...], template: str | None, templates: Mapping[str,
     if not texts:
         if not people():
             raise click.UsageError("name the application or component")
-        texts = [click.prompt("Name", err=True)]
+        texts = [click.prompt("Name", value_proc=_checked_name, err=True)]
     if len(texts) > 1:
         raise click.UsageError(f"unexpected argument '{texts[1]}'")
     return chosen, texts[0]
+
+
+def _checked_name(text: str) -> str:
+    """A name that was typed, or what makes the question come again."""
+    from ..errors import TemplateError
+    from ..scaffold import component_name
+
+    try:
+        component_name(text)
+    except TemplateError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
 
 
 def _given(flags: Mapping[str, Any]) -> tuple[dict[str, str], Any]:
@@ -310,5 +323,6 @@ def toolchain_install(names: tuple[str, ...], cache_dir: str | None) -> None:
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
     for chosen in [toolchains.choose(name) for name in names]:
         pinned = ", ".join(f"{package} {version}" for package, version in chosen.versions().items())
-        tell(f"{chosen.name}: {pinned}")
+        if pinned:
+            tell(f"{chosen.name}: {pinned}")
         print_text(str(toolchains.install(chosen, cache)))

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Any
 
 from ..errors import Trap
-from .canon import check_type, element_codec, lift_string, lower_string
+from .canon import check_values, element_codec, lift_string, lower_string
 from .concurrency import (
     BLOCKED,
     Callee,
@@ -41,7 +41,7 @@ from .streams import (
     copy,
     drop_end,
 )
-from .types import FutureType, StreamType, U8Type, ValType, bounded, element_of, same_type
+from .types import FutureType, StreamType, U8Type, ValType, element_of, same_type
 
 # What the elements may take that are on their way from one guest to another, in bytes of the host.
 COPY_LIMIT = 4 << 20
@@ -249,7 +249,7 @@ def _copying(definition: Builtin) -> Callable[..., int | None]:
     if verb.startswith("cancel"):
         return lambda inst, i: cancel_copy(inst.loop, _leaving(inst, part), kind, t, flag, i)
     if t is not None:
-        check_type(name, bounded(t))
+        check_values(name, [t])
     codec = cache(lambda: None if t is None else codec_of(definition, t))
 
     def function(inst: Any, i: int, ptr: int, n: int = 1) -> int:

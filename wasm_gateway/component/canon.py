@@ -24,8 +24,8 @@ from collections.abc import Callable, Sequence
 from ctypes import c_char
 from typing import Any, Literal
 
-from ..errors import Trap, UnsupportedError
-from .emit import Writer, build, lazy, letters, source, targets
+from ..errors import UnsupportedError
+from .emit import Writer, build, callback, lazy, letters, named, source, targets
 from .handles import (
     BorrowScope,
     canon_resource_drop,
@@ -97,13 +97,6 @@ CORE_LETTER: dict[CoreType, str] = {"i32": "I", "i64": "Q", "f32": "f", "f64": "
 SIGNATURE_LETTER = {"i": "I", "l": "Q", "f": "f", "d": "d"}
 
 
-def named(exc: BaseException, name: str) -> BaseException:
-    """`exc`, its message led by the function's name if it is a trap."""
-    if type(exc) is Trap:
-        exc.args = (f"{name}: {exc}",)
-    return exc
-
-
 SUPPORT: dict[str, Any] = {
     **LIFT_SUPPORT,
     **LOWER_SUPPORT,
@@ -132,17 +125,11 @@ def lower_import(
     UnsupportedError: the signature needs something that is not implemented.
     """
     check_supported(name, ft)
-    return lazy(name, "lower", current, lambda: write_import(name, ft, host, current, slot, encoding, part))
+    return lazy(name, current, lambda: write_import(ft, host, slot, encoding, part))
 
 
 def write_import(
-    name: str,
-    ft: FuncType,
-    host: Callable[..., Any],
-    current: Any,
-    slot: int,
-    encoding: StringEncoding,
-    part: int = 0,
+    ft: FuncType, host: Callable[..., Any], slot: int, encoding: StringEncoding, part: int
 ) -> tuple[str, dict[str, Any]]:
     out = Writer(part)
     lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
@@ -182,22 +169,12 @@ def write_import(
                 emit("handle.num_lends -= 1")
 
     out.lines += lifting.helpers + lowering.helpers
-    with block("def lower(env, caller, raw, nargs):"):
-        with block("try:"):
-            emit("inst = current.instance")
-            with block(f"if not {out.state}.may_leave:"):
-                emit('raise Trap("the component instance cannot be left now")')
-            out.lines += body
-        with block("except BaseException as exc:"):
-            emit("return current.instance.park(named(exc, NAME))")
-    return out.text(), {
-        **SUPPORT,
-        **out.constants,
-        "NAME": name,
-        "TYPE": t,
-        "current": current,
-        "host": host,
-    }
+    with callback(out):
+        emit("inst = current.instance")
+        with block(f"if not {out.state}.may_leave:"):
+            emit('raise Trap("the component instance cannot be left now")')
+        out.lines += body
+    return out.text(), {**SUPPORT, **out.constants, "TYPE": t, "host": host}
 
 
 def lower_result(lowering: Lowering, t: ValType, spilled: bool) -> None:
@@ -239,19 +216,11 @@ def lower_import_async(
     `resolve(result)` puts the result where the guest wants it.
     """
     check_supported(name, ft)
-    return lazy(
-        name, "lower", current, lambda: write_import_async(name, ft, begin, current, slot, encoding, part)
-    )
+    return lazy(name, current, lambda: write_import_async(ft, begin, slot, encoding, part))
 
 
 def write_import_async(
-    name: str,
-    ft: FuncType,
-    begin: Callable[..., int],
-    current: Any,
-    slot: int,
-    encoding: StringEncoding,
-    part: int,
+    ft: FuncType, begin: Callable[..., int], slot: int, encoding: StringEncoding, part: int
 ) -> tuple[str, dict[str, Any]]:
     out = Writer(part)
     lifting, lowering = Lifting(out, encoding, lends_on=True), Lowering(out, encoding, slot)
@@ -289,22 +258,12 @@ def write_import_async(
         emit(f"{out.struct('pack_into', 'I')}(NATIVE, raw, begin(inst, start, resolve))")
 
     out.lines += lifting.helpers + lowering.helpers
-    with block("def lower(env, caller, raw, nargs):"):
-        with block("try:"):
-            emit("inst = current.instance")
-            with block(f"if not {out.state}.may_leave:"):
-                emit('raise Trap("the component instance cannot be left now")')
-            out.lines += body
-        with block("except BaseException as exc:"):
-            emit("return current.instance.park(named(exc, NAME))")
-    return out.text(), {
-        **SUPPORT,
-        **out.constants,
-        "NAME": name,
-        "TYPE": t,
-        "begin": begin,
-        "current": current,
-    }
+    with callback(out):
+        emit("inst = current.instance")
+        with block(f"if not {out.state}.may_leave:"):
+            emit('raise Trap("the component instance cannot be left now")')
+        out.lines += body
+    return out.text(), {**SUPPORT, **out.constants, "TYPE": t, "begin": begin}
 
 
 def lift_export_async(
@@ -368,7 +327,6 @@ def element_codec(
     name: str, t: ValType, slot: int, encoding: StringEncoding, part: int
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """How elements of a stream or future lie in memory: load(inst, ptr, n), store(inst, ptr, values)."""
-    check_type(name, bounded(t))
     out = Writer(part)
     lifting, lowering = Lifting(out, encoding), Lowering(out, encoding, slot)
     with out.aside(2) as lift:
@@ -572,14 +530,17 @@ def check_supported(name: str, ft: FuncType) -> None:
             f"{name}: its types have {weight} nodes (at most {MAX_WEIGHT}) to generate code for",
             "large types",
         )
-    for t in (*ft.param_types(), ft.result):
-        if t is not None:
-            check_type(name, bounded(t))
-            if elem_size(t) >= 1 << 28:
-                raise UnsupportedError(f"{name}: a value of {elem_size(t)} bytes is too large", "large types")
-    for ts in (ft.param_types(), () if ft.result is None else (ft.result,)):
-        if sum(map(lift_cost, ts)) > LIFT_LIMIT:
-            raise UnsupportedError(f"{name}: its values are too large", "large types")
+    check_values(name, ft.param_types())
+    if ft.result is not None:
+        check_values(name, [ft.result])
+
+
+def check_values(name: str, ts: Sequence[ValType]) -> None:
+    """UnsupportedError for types of which the host does not lift a value each at once."""
+    for t in ts:
+        check_type(name, bounded(t))
+    if sum(map(lift_cost, ts)) > LIFT_LIMIT:
+        raise UnsupportedError(f"{name}: its values are too large", "large types")
 
 
 def check_type(name: str, t: ValType) -> None:
@@ -595,12 +556,10 @@ def raw_import(name: str, params: str, results: str, host: Callable[..., Any], c
     `params` and `results` hold a letter for each: i (i32), l (i64), f (f32), d (f64). It calls
     `host(inst, *values)` and writes what that returns, unsigned; a tuple if there is more than one result.
     """
-    return lazy(name, "lower", current, lambda: write_raw(name, params, results, host, current))
+    return lazy(name, current, lambda: write_raw(params, results, host))
 
 
-def write_raw(
-    name: str, params: str, results: str, host: Callable[..., Any], current: Any
-) -> tuple[str, dict[str, Any]]:
+def write_raw(params: str, results: str, host: Callable[..., Any]) -> tuple[str, dict[str, Any]]:
     out = Writer()
     args = [f"a{i}" for i in range(len(params))]
     takes, gives = (
@@ -608,24 +567,14 @@ def write_raw(
         for signature in (params, results)
     )
     call = f"host({', '.join(['current.instance', *args])})"
-    with out.block("def lower(env, caller, raw, nargs):"):
-        with out.block("try:"):
-            if takes:
-                out.emit(f"{targets(args)} = {out.struct('unpack_from', takes)}(NATIVE, raw)")
-            if gives:
-                star = "*" if len(results) > 1 else ""
-                call = f"{out.struct('pack_into', gives)}(NATIVE, raw, {star}{call})"
-            out.emit(call)
-        with out.block("except BaseException as exc:"):
-            out.emit("return current.instance.park(named(exc, NAME))")
-    return out.text(), {
-        **out.constants,
-        "NAME": name,
-        "NATIVE": NATIVE,
-        "current": current,
-        "host": host,
-        "named": named,
-    }
+    with callback(out):
+        if takes:
+            out.emit(f"{targets(args)} = {out.struct('unpack_from', takes)}(NATIVE, raw)")
+        if gives:
+            star = "*" if len(results) > 1 else ""
+            call = f"{out.struct('pack_into', gives)}(NATIVE, raw, {star}{call})"
+        out.emit(call)
+    return out.text(), {**out.constants, "NATIVE": NATIVE, "host": host}
 
 
 def resource_import(
@@ -650,7 +599,7 @@ def resource_import(
                 name, "i", "i", lambda inst, rep: canon_resource_new(state(inst), rt, rep), current
             )
         case "drop" if not enters:
-            return lazy(name, "lower", current, lambda: write_drop(name, rt, current, part))
+            return lazy(name, current, lambda: write_drop(rt, part))
         case "drop":
             return raw_import(
                 name, "i", "", lambda inst, i: canon_resource_drop(inst, rt, i, state(inst), enters), current
@@ -659,35 +608,29 @@ def resource_import(
             return raw_import(name, "i", "i", lambda inst, i: canon_resource_rep(state(inst), rt, i), current)
 
 
-def write_drop(name: str, rt: ResourceType, current: Any, part: int) -> tuple[str, dict[str, Any]]:
+def write_drop(rt: ResourceType, part: int) -> tuple[str, dict[str, Any]]:
     """canon_resource_drop, in line for what is dropped most: a handle that owns, and that is not lent."""
     out = Writer(part)
     emit, block = out.emit, out.block
-    with block("def lower(env, caller, raw, nargs):"):
-        with block("try:"):
-            emit("inst = current.instance")
-            emit(f"i, = {out.struct('unpack_from', 'I')}(NATIVE, raw)")
-            emit(f"handles = {out.state}.handles")
-            emit("h = handles.array[i] if i < len(handles.array) else None")
-            plain = "h is not None and h.rt is RESOURCE and h.own and not h.num_lends"
-            with block(f"if {plain} and {out.state}.may_leave:"):
-                emit("handles.array[i] = None")
-                emit("handles.free.append(i)")
-                if rt.dtor is not None:
-                    emit("DESTRUCTOR(inst, h.rep)")
-            with block("else:"):
-                emit(f"canon_resource_drop(inst, RESOURCE, i, {out.state})")
-        with block("except BaseException as exc:"):
-            emit("return current.instance.park(named(exc, NAME))")
+    with callback(out):
+        emit("inst = current.instance")
+        emit(f"i, = {out.struct('unpack_from', 'I')}(NATIVE, raw)")
+        emit(f"handles = {out.state}.handles")
+        emit("h = handles.array[i] if i < len(handles.array) else None")
+        plain = "h is not None and h.rt is RESOURCE and h.own and not h.num_lends"
+        with block(f"if {plain} and {out.state}.may_leave:"):
+            emit("handles.array[i] = None")
+            emit("handles.free.append(i)")
+            if rt.dtor is not None:
+                emit("DESTRUCTOR(inst, h.rep)")
+        with block("else:"):
+            emit(f"canon_resource_drop(inst, RESOURCE, i, {out.state})")
     return out.text(), {
         **out.constants,
         "DESTRUCTOR": rt.dtor,
-        "NAME": name,
         "NATIVE": NATIVE,
         "RESOURCE": rt,
         "canon_resource_drop": canon_resource_drop,
-        "current": current,
-        "named": named,
     }
 
 

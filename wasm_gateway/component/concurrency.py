@@ -21,7 +21,6 @@ from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from types import CoroutineType
 from typing import Any, Protocol
 
 from ..errors import Trap
@@ -566,12 +565,10 @@ class Loop:
         hosted.step()
         return hosted
 
-    def result_of(self, value: Any) -> Any:
-        """What a function of the host returned, or what its coroutine comes to; the guest's task blocks."""
-        if type(value) is not CoroutineType:
-            return value
+    def result_of(self, coroutine: Coroutine[Any, None, Any]) -> Any:
+        """What a coroutine of the host comes to; the guest's task blocks."""
         results: list[Any] = []
-        hosted = self.spawn(value, results.append)
+        hosted = self.spawn(coroutine, results.append)
         if not hosted.over:
             self.block(lambda: hosted.over)
         return results[0]

@@ -20,12 +20,15 @@ import builtins
 import dis
 import hashlib
 import linecache
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from struct import Struct, calcsize
 from types import CodeType, FunctionType
 from typing import Any
+
+from ..errors import Trap
 
 RESUME = dis.opmap["RESUME"]
 LETTER_SIZE = {letter: calcsize("<" + letter) for letter in "?bBhHiIqQfd"}
@@ -123,8 +126,11 @@ def targets(names: Sequence[str]) -> str:
 def compiled(text: str) -> CodeType:
     """The code of a text; guests that import the same functions share it."""
     filename = f"<canon {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    code = compile(text, filename, "exec")
+    # For as long as the code is kept here: a site loads new versions of its guests for months.
     linecache.cache[filename] = len(text), None, text.splitlines(keepends=True), filename
-    return compile(text, filename, "exec")
+    weakref.finalize(code, linecache.cache.pop, filename, None).atexit = False
+    return code
 
 
 def uninterrupted_entry(code: CodeType) -> CodeType:
@@ -141,6 +147,37 @@ def uninterrupted_entry(code: CodeType) -> CodeType:
     return code.replace(co_code=bytes(text))
 
 
+def named(exc: BaseException, name: str) -> BaseException:
+    """`exc`, its message led by the function's name if it is a trap."""
+    if type(exc) is Trap:
+        exc.args = (f"{name}: {exc}",)
+    return exc
+
+
+def caught(exc: BaseException, name: str, instance: Any) -> Any:
+    """What a callback returns when `exc` has ended it: the address of a trap.
+
+    A signal handler may raise here too; that goes the same way.
+    """
+    try:
+        return instance.park(named(exc, name))
+    except BaseException as later:
+        return instance.park(later)
+
+
+caught.__code__ = uninterrupted_entry(caught.__code__)
+
+
+@contextmanager
+def callback(out: Writer) -> Iterator[None]:
+    """The frame of a callback: what is written inside it may use `current`, and raise."""
+    with out.block("def lower(env, caller, raw, nargs):"):
+        with out.block("try:"):
+            yield
+        with out.block("except BaseException as exc:"):
+            out.emit("return caught(exc, NAME, current.instance)")
+
+
 def build(name: str, entry: str, text: str, namespace: dict[str, Any]) -> FunctionType:
     """The function `entry` of `text`; its traceback entries say `name`."""
     namespace["__builtins__"] = builtins
@@ -152,18 +189,19 @@ def build(name: str, entry: str, text: str, namespace: dict[str, Any]) -> Functi
     return function
 
 
-def lazy(
-    name: str, entry: str, current: Any, write: Callable[[], tuple[str, dict[str, Any]]]
-) -> FunctionType:
-    """A callback (env, caller, raw, nargs) that `write` gives the text and the names of once it is called."""
-    namespace: dict[str, Any] = {"__builtins__": builtins, "current": current}
+def lazy(name: str, current: Any, write: Callable[[], tuple[str, dict[str, Any]]]) -> FunctionType:
+    """A callback (env, caller, raw, nargs), called `name` in messages.
+
+    `write` gives its text, in which it is `lower`, and the names that this uses, once it is called.
+    """
+    namespace: dict[str, Any] = {"__builtins__": builtins, "NAME": name, "caught": caught, "current": current}
     function = FunctionType(uninterrupted_entry(_first_call.__code__), namespace, name)
 
     def generate() -> FunctionType:
         # two threads may both come here: they write the same
         text, names = write()
         namespace.update(names)
-        function.__code__ = uninterrupted_entry(build(name, entry, text, namespace).__code__)
+        function.__code__ = uninterrupted_entry(build(name, "lower", text, namespace).__code__)
         return function
 
     namespace["generate"] = generate
@@ -175,7 +213,7 @@ def _first_call(env: int, caller: int, raw: int, nargs: int) -> Any:
     try:
         return generate()(env, caller, raw, nargs)  # type: ignore[name-defined]  # noqa: F821
     except BaseException as exc:
-        return current.instance.park(exc)  # type: ignore[name-defined]  # noqa: F821
+        return caught(exc, NAME, current.instance)  # type: ignore[name-defined]  # noqa: F821
 
 
 def source(function: Callable[..., Any]) -> str:

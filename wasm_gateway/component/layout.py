@@ -168,9 +168,9 @@ def flatten_type(t: ValType) -> tuple[CoreType, ...]:
         case StringType() | ListType(_, None):
             return ("i32", "i32")
         case ListType(u, int(length)):
-            flat = flatten_type(u)
             # beyond the limit of parameters only the number "too many" matters
-            return flat * min(length, MAX_FLAT_PARAMS + 1)
+            many = MAX_FLAT_PARAMS + 1
+            return (flatten_type(u) * min(length, many))[:many]
         case RecordType(fields):
             return flatten_types(tuple(f.t for f in fields))
         case VariantType(cases):

@@ -433,10 +433,10 @@ class Lifting:
         else:
             iter_unpack = self.out.struct("iter_unpack", letters(slots, size))
             source = f"{targets(names)} in {iter_unpack}(view[{begin}:{end}])"
-        if not body:
+        counted = not aside and any(element in text for text in (value, *(text for _, text in body)))
+        if not body and not counted:
             return f"[{value} for {source}]"
         result = self.out.temp("r")
-        counted = not aside and any(element in text for text in (value, *(text for _, text in body)))
         self.out.emit(f"{result} = []")
         if counted:
             self.out.emit(f"{element} = {begin}")

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .builtins import ENDS, builtin, codec_of
-from .canon import NATIVE, SIGNATURE_LETTER, VAL_RAW, Callback, named, raw_import
+from .canon import NATIVE, SIGNATURE_LETTER, VAL_RAW, Callback, raw_import
 from .concurrency import Waitable, WaitableSet
-from .emit import Writer, lazy, letters, targets
+from .emit import Writer, callback, lazy, letters, targets
 from .plan import Builtin
 from .streams import (
     DRAIN_ELEMENTS,
@@ -37,7 +37,6 @@ SUPPORT: dict[str, Any] = {
     "Receiver": Receiver,
     "Waitable": Waitable,
     "WaitableSet": WaitableSet,
-    "named": named,
 }
 
 # Writes the short way of a built-in, whose core values are `inst` and a0, a1 ...
@@ -50,28 +49,22 @@ def builtin_import(definition: Builtin, params: str, results: str, current: Any)
     short = SHORT.get(definition.name)
     if short is None:
         return raw_import(definition.name, params, results, whole, current)
-    return lazy(
-        definition.name, "lower", current, lambda: _write(definition, short, whole, params, results, current)
-    )
+    return lazy(definition.name, current, lambda: _write(definition, short, whole, params, results))
 
 
 def _write(
-    definition: Builtin, short: Short, whole: Callable[..., Any], params: str, results: str, current: Any
+    definition: Builtin, short: Short, whole: Callable[..., Any], params: str, results: str
 ) -> tuple[str, dict[str, Any]]:
     out = Writer(definition.part)
     args = [f"a{i}" for i in range(len(params))]
-    with out.block("def lower(env, caller, raw, nargs):"):
-        with out.block("try:"):
-            out.emit("inst = current.instance")
-            if args:
-                core = letters([(i * VAL_RAW, SIGNATURE_LETTER[x]) for i, x in enumerate(params)], 0)
-                out.emit(f"{targets(args)} = {out.struct('unpack_from', core)}(NATIVE, raw)")
-            short(out, definition)
-            _return(out, results, f"WHOLE({', '.join(['inst', *args])})")
-        with out.block("except BaseException as exc:"):
-            out.emit("return current.instance.park(named(exc, NAME))")
-    constants = {**SUPPORT, **out.constants, "NAME": definition.name, "WHOLE": whole, "current": current}
-    return out.text(), constants
+    with callback(out):
+        out.emit("inst = current.instance")
+        if args:
+            core = letters([(i * VAL_RAW, SIGNATURE_LETTER[x]) for i, x in enumerate(params)], 0)
+            out.emit(f"{targets(args)} = {out.struct('unpack_from', core)}(NATIVE, raw)")
+        short(out, definition)
+        _return(out, results, f"WHOLE({', '.join(['inst', *args])})")
+    return out.text(), {**SUPPORT, **out.constants, "WHOLE": whole}
 
 
 def _return(out: Writer, results: str, value: str) -> None:

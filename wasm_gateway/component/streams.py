@@ -269,7 +269,7 @@ class Shared:
 
 
 class SharedStream(Shared):
-    """SharedStreamImpl; the host is an end by `take` and `give`."""
+    """SharedStreamImpl; the host is the reading end by `take`, or by a Drain."""
 
     def read(self, part: int | None, into: Buffer, on_copy: OnCopy, on_copy_done: OnCopyDone) -> None:
         if self.dropped:
@@ -327,28 +327,6 @@ class SharedStream(Shared):
                 raise
             if buffer.values is not None or over[0] is not CopyResult.COMPLETED:
                 return buffer.values or b""
-
-    async def give(self, values: Sequence[Any]) -> bool:
-        """The host writes; False when nobody reads any more."""
-        while values:
-            buffer = HostBuffer(len(values), values)
-            over: list[CopyResult] = []
-
-            def on_copy(reclaim: Reclaim, over: list[CopyResult] = over) -> None:
-                reclaim()
-                over.append(CopyResult.COMPLETED)
-
-            self.write(None, buffer, on_copy, over.append)
-            try:
-                await wait(Condition(lambda over=over: bool(over)))  # type: ignore[misc]
-            except GeneratorExit:
-                if self.buffer is buffer:
-                    self.reset_pending()
-                raise
-            if over[0] is not CopyResult.COMPLETED:
-                return False
-            values = values[buffer.progress :]
-        return True
 
 
 class SharedFuture(Shared):

@@ -3,7 +3,8 @@
 # Rule 1: here meet the plan, the engine's functions and the tasks; what tasks are is the
 # Component Model's.
 # Rule 2: a host function may be a coroutine function. A guest that calls it synchronously
-# waits; one that calls it asynchronously has a subtask.
+# waits; one that calls it asynchronously has a subtask. A guest begins thousands of these
+# without waiting, so that what they were given counts as kept for it.
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from ..component.canon import lift_export, lift_export_async
 from ..component.concurrency import Callee, LiftOptions, Link, Loop, Subtask, Task
 from ..component.plan import Lifted, Options, Plan
 from ..component.types import FuncType, U32Type
+from ..host.limits import Share, kept, weight
 from ..instance import Instance
 from ..linked import LinkedProgram
 
@@ -111,17 +113,21 @@ def host_subtask(function: Callable[..., Any], part: int) -> Callable[..., int]:
         value = function(inst, *arguments)
         if type(value) is CoroutineType:
             progress = _Progress(subtask)
+            shares: list[Share] = []  # of what it was given, while it is under way
 
             def done(result: Any) -> None:
+                shares.clear()
                 resolve(result)
                 subtask.resolve(Subtask.State.RETURNED)
                 progress()
 
             hosted = inst.loop.spawn(value, done)
             if not hosted.over:
+                shares.append(kept(inst, weight(arguments)))
 
                 def cancel() -> None:
                     hosted.close()
+                    shares.clear()
                     subtask.resolve(Subtask.State.CANCELLED_BEFORE_RETURNED)
                     progress()
 

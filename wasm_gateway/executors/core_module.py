@@ -24,6 +24,7 @@ from ..component.canon import (
 )
 from ..component.core import CoreModule, core_module
 from ..component.decode import World, embedded_worlds
+from ..component.emit import uninterrupted_entry
 from ..component.layout import flatten_functype
 from ..component.lift import StringEncoding
 from ..component.names import canonical_name
@@ -262,6 +263,7 @@ def noting_stack(callback: Callback) -> Callback:
         current.instance.called_from = raw  # arguments lie in the frame of the guest that passes them
         return callback(env, caller, raw, nargs)
 
+    noting.__code__ = uninterrupted_entry(noting.__code__)
     return noting
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -189,6 +190,16 @@ class Executor(Protocol):
         """Keep things between requests again."""
 
 
+class KeepsNothing:
+    """The part of an Executor that is about what is kept between requests, where nothing is."""
+
+    def close(self) -> None:
+        pass
+
+    def reopen(self) -> None:
+        pass
+
+
 class MessageExecutor(Protocol):
     """One dialect of guests that take messages of a Redis channel."""
 
@@ -248,13 +259,35 @@ def checked_headers(pairs: Iterable[tuple[str, str]]) -> Headers:
     return Headers.trusted(tuple(kept.items()))
 
 
-def whole_body(request: Request, limit: int) -> bytes:
-    """The request body in one piece; BodyTooLarge past `limit` bytes."""
+# Seconds in which a body has to come for a guest that gets it whole; or as many as the guest itself may take.
+BODY_SECONDS = 30.0
+
+
+class SlowBody(RequestError):
+    """The client takes too long to send a body."""
+
+    status = 408
+
+
+def whole_body(request: Request, limit: int, seconds: float) -> bytes:
+    """The request body in one piece; BodyTooLarge past `limit` bytes, SlowBody for one that takes too long.
+
+    A client that sends a byte now and then holds a thread of the server and a place of the component.
+    """
+    seconds = max(seconds, BODY_SECONDS)
     body = request.body
     if body == ():
         return b""
+    wait: Callable[[float], bool] | None = getattr(body, "wait", None)
+    pieces, ends = iter(body), time.monotonic() + seconds
     chunks, size = [], 0
-    for chunk in body:
+    while True:
+        left = ends - time.monotonic()
+        if left <= 0 or (wait is not None and not wait(left)):
+            raise SlowBody(f"the request body did not come within {seconds:g} s")
+        chunk = next(pieces, None)
+        if chunk is None:
+            break
         size += len(chunk)
         if size > limit:
             raise BodyTooLarge(limit)

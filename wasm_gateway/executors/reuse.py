@@ -6,13 +6,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
+from collections.abc import Iterable
 
 from .. import forks
 from ..instance import Instance
 from .guest import Guest
+
+log = logging.getLogger("wasm_gateway")
 
 
 class _Kept:
@@ -80,21 +84,28 @@ class Reuse:
 
     def keep(self, kept: _Kept) -> bool:
         """Put it to the idle ones; False where nobody wants them any more."""
-        kept.instance.rest()
         kept.until = time.monotonic() + self._idle_seconds
         with self._lock:
             if self._closed:
                 return False
+            kept.instance.rest()
             self._idle.append(kept)
-            if self._timer is None:
-                self._wait()
+            if self._timer is None and not self._wait():
+                self._idle.remove(kept)
+                return False
         return True
 
-    def _wait(self) -> None:
-        self._timer = threading.Timer(self._idle_seconds, self._expire)
-        self._timer.daemon = True
-        self._timer.name = "wasm-idle"
-        self._timer.start()
+    def _wait(self) -> bool:
+        """Have the idle ones looked at later; False where no thread can be started for that."""
+        timer = threading.Timer(self._idle_seconds, self._expire)
+        timer.daemon = True
+        timer.name = "wasm-idle"
+        try:
+            timer.start()
+        except RuntimeError:
+            return False
+        self._timer = timer
+        return True
 
     def _expire(self) -> None:
         """Close what has waited for too long."""
@@ -103,10 +114,22 @@ class Reuse:
             expired = [kept for kept in self._idle if kept.until <= now]
             self._idle = [kept for kept in self._idle if kept.until > now]
             self._timer = None
-            if self._idle:
-                self._wait()
-        for kept in expired:
-            kept.instance.close()
+            if self._idle and not self._wait():
+                expired += self._idle
+                self._idle = []
+        self._end(expired)
+
+    def _end(self, idle: Iterable[_Kept]) -> None:
+        for kept in idle:
+            try:
+                kept.instance.close()
+            except Exception:
+                component_id = self._guest.grants.id
+                log.exception(
+                    "component %s: an instance could not be closed",
+                    component_id,
+                    extra={"component": component_id},
+                )
 
     def close(self) -> None:
         """Close all that are idle, and keep no more."""
@@ -116,8 +139,7 @@ class Reuse:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-        for kept in idle:
-            kept.instance.close()
+        self._end(idle)
 
     def reopen(self) -> None:
         """Keep instances again."""

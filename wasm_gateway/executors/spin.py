@@ -12,7 +12,7 @@ from ..errors import GuestError
 from ..host.base import OutboundRules
 from ..messages import Begin, Request, Response
 from ..router import RouteMatch
-from .guest import Guest, LiftedFunction, checked_headers, complete, decoded, whole_body
+from .guest import Guest, KeepsNothing, LiftedFunction, checked_headers, complete, decoded, whole_body
 
 HTTP = ("fermyon:spin/inbound-http", "handle-request")
 REDIS = ("fermyon:spin/inbound-redis", "handle-message")
@@ -63,7 +63,7 @@ def declared(interface: str, function: str) -> FuncType:
     return parse_interface(interface, WIT).funcs[function]
 
 
-class SpinExecutor:
+class SpinExecutor(KeepsNothing):
     """Calls `handler`, a function of type `handle-request: func(req: request) -> response`."""
 
     injects_headers = True
@@ -73,12 +73,6 @@ class SpinExecutor:
         self.guest = guest
         self.handler = handler
         self.dialect = dialect
-
-    def close(self) -> None:
-        pass  # nothing is kept between requests
-
-    def reopen(self) -> None:
-        pass
 
     def beside(self, outbound: OutboundRules) -> SpinExecutor:
         return SpinExecutor(self.guest.beside(outbound), self.handler, self.dialect)
@@ -90,7 +84,7 @@ class SpinExecutor:
         if method is None:
             return Response(405)
         headers = decoded(request.headers)
-        body = whole_body(request, limits.max_request_body)
+        body = whole_body(request, limits.max_request_body, limits.timeout)
         with guest.instantiate() as instance:
             instance.request = request
             status, pairs, answer = self.handler(instance, (method, request.target, headers, [], body))

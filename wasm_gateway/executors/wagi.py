@@ -19,17 +19,18 @@ from ..host.base import OutboundRules
 from ..instance import Instance
 from ..messages import Begin, Headers, Request, Response
 from ..router import RouteMatch, wagi_variables
-from .guest import Guest, checked_headers, complete, whole_body
+from .guest import Guest, KeepsNothing, checked_headers, complete, whole_body
 
 log = logging.getLogger("wasm_gateway")
 
 DEFAULT_ARGV = "${SCRIPT_NAME} ${ARGS}"
-# Headers that CGI keeps from scripts (RFC 3875, 4.1.18).
-WITHHELD = ("authorization", "connection")
+# Headers that CGI keeps from scripts (RFC 3875, 4.1.18), and one that a program would take for the setting of
+# its own HTTP client ("httpoxy").
+WITHHELD = ("authorization", "connection", "proxy")
 INSUFFICIENT = b"Exactly one of 'location' or 'content-type' must be specified"
 
 
-class WagiExecutor:
+class WagiExecutor(KeepsNothing):
     """Runs a WASI command once per request; `argv` is the trigger's pattern.
 
     The command is `run` (wasi:cli/run of a component), or the export _start of a core module.
@@ -49,19 +50,13 @@ class WagiExecutor:
         if run is None and not (isinstance(program, Program) and program.exports("_start", "", "")):
             raise LinkError("exports no _start and no wasi:cli/run, which a WAGI guest needs", "wasi:cli/run")
 
-    def close(self) -> None:
-        pass  # nothing is kept between requests
-
-    def reopen(self) -> None:
-        pass
-
     def beside(self, outbound: OutboundRules) -> WagiExecutor:
         return WagiExecutor(self.guest.beside(outbound), self.argv, self.run)
 
     def execute(self, request: Request, match: RouteMatch, begin: Begin | None = None) -> Response:
         guest = self.guest
         limits = guest.options
-        body = whole_body(request, limits.max_request_body)
+        body = whole_body(request, limits.max_request_body, limits.timeout)
         output = Output(limits.max_response_body)
         wasi = guest.wasi.state(
             arguments=arguments(self.argv, request),
@@ -116,10 +111,13 @@ def arguments(argv: str, request: Request) -> list[str]:
 def environment(request: Request, match: RouteMatch, length: int) -> Iterator[tuple[str, str]]:
     """The CGI variables of a request, over and above the component's own environment."""
     for name, value in request.headers.pairs:
-        if name not in WITHHELD:
+        # "x_real_ip" would pass for "x-real-ip", which a server in front may vouch for: Django drops it too
+        if name not in WITHHELD and "_" not in name:
             # "non-visible" bytes are those that HTTP's text has not
             yield f"HTTP_{name.upper().replace('-', '_')}", value if value.isascii() else "CORRUPT VALUE"
-    host, _, port = (request.authority or "default_host").partition(":")
+    authority = request.authority or "default_host"
+    host = authority.partition("]")[0] + "]" if authority.startswith("[") else authority.partition(":")[0]
+    port = authority[len(host) + 1 :]
     client = request.client[0] if request.client else ""
     info = match.path_info
     yield "AUTH_TYPE", ""

@@ -20,7 +20,7 @@ from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
 from ..host.wasi_io import BytesInput, InputStream, IteratorInput
 from ..messages import STREAMED, Begin, Headers, Request, Response, Trailers
 from ..router import RouteMatch
-from .guest import MAX_RESPONSE_HEADERS, Guest, LiftedFunction
+from .guest import MAX_RESPONSE_HEADERS, Guest, KeepsNothing, LiftedFunction
 
 log = logging.getLogger("wasm_gateway")
 
@@ -29,7 +29,7 @@ CHUNK_BYTES = 64 << 10
 CHUNK_SECONDS = 0.02
 
 
-class WasiHttpExecutor:
+class WasiHttpExecutor(KeepsNothing):
     """Calls `handler`, `handle: func(request: incoming-request, response-out: response-outparam)`."""
 
     dialect = "wasi-http"
@@ -39,12 +39,6 @@ class WasiHttpExecutor:
         self.guest = guest
         self.handler = handler
         self.streams = guest.options.stream
-
-    def close(self) -> None:
-        pass  # nothing is kept between requests
-
-    def reopen(self) -> None:
-        pass
 
     def beside(self, outbound: OutboundRules) -> WasiHttpExecutor:
         return WasiHttpExecutor(self.guest.beside(outbound), self.handler)
@@ -66,10 +60,8 @@ class WasiHttpExecutor:
             try:
                 self.handler(instance, incoming, ResponseOutparam(answer.set))
             except GuestError as error:
-                if not answer.complete():
+                if not answer.stands(error, guest.grants.id):
                     raise
-                if not isinstance(error, GuestExit) or error.code:
-                    note(error, guest.grants.id)
         return answer.response()
 
 
@@ -179,6 +171,14 @@ class Answer:
         if not isinstance(head, OutgoingResponse):
             return False
         return self.done or self.method == "HEAD" or head.status in (204, 304)
+
+    def stands(self, error: GuestError, component_id: str) -> bool:
+        """Whether the response is all there in spite of `error`, which then is only logged."""
+        if not self.complete():
+            return False
+        if not isinstance(error, GuestExit) or error.code:
+            note(error, component_id)
+        return True
 
     def pass_on(self) -> None:
         """Send what there is, if that is possible: the guest is about to wait, or has written a lot.

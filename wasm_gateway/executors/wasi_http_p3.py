@@ -14,7 +14,7 @@ from typing import Any
 
 from ..component.streams import Drain, HostStream, SharedStream
 from ..component.values import Err, Ok
-from ..errors import GuestError, GuestExit
+from ..errors import GuestError
 from ..host.base import HostContext, OutboundRules
 from ..host.wasi_http import OutgoingResponse
 from ..host.wasi_io import Pollable, StreamClosed, StreamFailed, waker
@@ -26,7 +26,7 @@ from ..router import RouteMatch
 from .concurrent import ConcurrentFunction
 from .guest import Guest
 from .reuse import Reuse
-from .wasi_http import CHUNK_BYTES, Answer, RequestInput, note, request_body
+from .wasi_http import CHUNK_BYTES, Answer, RequestInput, request_body
 
 
 class WasiHttpP3Executor:
@@ -76,10 +76,8 @@ class WasiHttpP3Executor:
                 if loop.waiting:
                     loop.run_until(lambda: not loop.waiting)
             except GuestError as error:
-                if not answer.complete():
+                if not answer.stands(error, guest.grants.id):
                     raise
-                if not isinstance(error, GuestExit) or error.code:
-                    note(error, guest.grants.id)
                 instance.close()
             body.abandon()
         return answer.response()
@@ -105,18 +103,19 @@ class _Sending:
 
     def __init__(self, instance: Instance, answer: Answer, response: GuestResponse) -> None:
         self._loop = instance.loop
-        self._loop.on_close(self, self._broken_off)
         self._head = head = OutgoingResponse(response.fields)
         self._of = response.body
         head.status = response.status
         head.taken = True
         answer.set(head)
         source, self._trailers = response.body.given(instance)
-        if isinstance(source, SharedStream):
+        if isinstance(source, SharedStream | HostStream):
             self._source = source
-            Drain(source, self._take, self._body_over)
-        elif isinstance(source, HostStream):
-            instance.loop.spawn(self._pass_on(source))
+            self._loop.on_close(self, self._broken_off)
+            if isinstance(source, SharedStream):
+                Drain(source, self._take, self._body_over)
+            else:
+                self._loop.spawn(self._pass_on(source))
         else:
             # without a body there is nothing that trailers could follow
             self._trailers.then(lambda result: None)
@@ -137,7 +136,6 @@ class _Sending:
 
     async def _pass_on(self, source: HostStream) -> None:
         """The guest gives away what it was given itself."""
-        self._source = source
         while data := await source.take(CHUNK_BYTES):
             self._take(data)
         source.drop()

@@ -22,7 +22,7 @@ from .key_value import (
     set_value,
     set_values,
 )
-from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE
+from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, kept
 from .offload import Elements, Workers
 
 _SPIN = """
@@ -239,7 +239,7 @@ class KeyValueResources:
             keys = await self._offloaded(ctx, handle, "get-keys")
         except StoreError as error:
             return Elements(()), Err(("other", str(error)))
-        return Elements(keys), Ok()
+        return Elements(keys, kept(ctx, sum(map(len, keys)) + VALUE_OVERHEAD * len(keys))), Ok()
 
     def _list_keys(self) -> Callable[..., Any]:
         list_keys = self._on_store("list-keys")

@@ -2,13 +2,15 @@
 #
 # Rule 1: a guest's own memory is limited elsewhere; here are the limits of what it
 # makes us keep on its behalf: results, handles, connections.
+# Rule 2: what is behind handles counts together, however many there are (Share): each may
+# be within a limit of its own, and all of them fill the memory of the server.
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ..errors import Trap
+from ..errors import LimitExceeded, Trap
 from .base import HostContext
 
 # Spin: host interfaces, section 3. Bounds whatever is buffered on its way to a guest.
@@ -22,6 +24,9 @@ VALUE_OVERHEAD = 64
 # Connections to servers of one kind that one instance may have open (Spin: host interfaces, 7).
 MAX_CONNECTIONS = 1024
 TOO_MANY_CONNECTIONS = "too many connections"
+
+# What is kept behind all handles of one instance: fields, bodies that are not sent, answers not yet read.
+MAX_KEPT_BYTES = 256 << 20
 
 T = TypeVar("T")
 
@@ -37,6 +42,49 @@ class Budget:
     def spend(self, size: int) -> bool:
         self.left -= size
         return self.left >= 0
+
+
+class Share:
+    """What one thing takes of MAX_KEPT_BYTES of its instance, until nobody refers to this any more."""
+
+    __slots__ = ("_of", "size")
+
+    def __init__(self, of: Budget, size: int = 0) -> None:
+        self._of = of
+        self.size = 0
+        self.resize(size)
+
+    def resize(self, size: int) -> None:
+        """Take `size` bytes from now on; LimitExceeded when there are not so many."""
+        more = size - self.size
+        if not self._of.spend(more):
+            self._of.left += more
+            raise LimitExceeded(f"more than {MAX_KEPT_BYTES} bytes are kept for the guest", "kept")
+        self.size = size
+
+    def beside(self) -> Share:
+        """One for another thing of the same instance."""
+        return Share(self._of)
+
+    def __del__(self) -> None:
+        self._of.left += self.size
+
+
+def kept(ctx: HostContext, size: int = 0) -> Share:
+    """A share of `size` bytes; LimitExceeded."""
+    budget: Budget | None = ctx.state.get(Share)
+    if budget is None:
+        budget = ctx.state[Share] = Budget(MAX_KEPT_BYTES)
+    return Share(budget, size)
+
+
+def weight(value: object) -> int:
+    """The bytes of a lifted value, near enough: text and bytes, and a place for each element of a list."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, list | tuple):
+        return VALUE_OVERHEAD * len(value) + sum(map(weight, value))
+    return 0
 
 
 class Handles(Generic[T]):

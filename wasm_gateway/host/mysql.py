@@ -418,7 +418,7 @@ class MySql(Databases[Address, MySqlConnection]):
             return session.query(statement, params, deadline)
 
         try:
-            return streamed(await self.using(ctx, conn, query))
+            return streamed(ctx, await self.using(ctx, conn, query))
         except DatabaseFailure as failure:
             return Err(failure.v2())
 

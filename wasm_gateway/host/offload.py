@@ -20,6 +20,7 @@ from .. import forks
 from ..component.concurrency import Turn, wait
 from ..component.values import End
 from .base import HostContext
+from .limits import VALUE_OVERHEAD, Share, kept
 from .network import Breakable
 from .wasi_io import READY, Pollable, wait_any, waker
 
@@ -201,7 +202,13 @@ class Workers:
         places.take()
         wake = waker(ctx).wake
 
+        told = False
+
         def over() -> None:
+            nonlocal told
+            if told:  # where no thread could be started another one takes the call all the same
+                return
+            told = True
             places.give()
             if turns is not None:
                 turns.give()
@@ -211,6 +218,7 @@ class Workers:
         try:
             self._submit(call)
         except BaseException:
+            call.abandon()
             over()
             raise
         try:
@@ -252,11 +260,15 @@ class Workers:
 
 
 class Elements:
-    """Values that are there, as a stream for a guest (component/streams.py, Rule 3)."""
+    """Values that are there, as a stream for a guest (component/streams.py, Rule 3).
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    `share` is what they take of the instance's, until they are read or wanted no more.
+    """
+
+    def __init__(self, values: Sequence[Any], share: Share | None = None) -> None:
         self._values = values
         self._at = 0
+        self._share = share
 
     def read(self, ctx: HostContext, length: int) -> Sequence[Any]:
         at = self._at
@@ -270,3 +282,15 @@ class Elements:
 
     def close(self, ctx: HostContext) -> None:
         self._values = ()
+        self._share = None
+
+
+_SIZED = frozenset((str, bytes))
+
+
+def share_of(ctx: HostContext, rows: Sequence[Sequence[Any]]) -> Share:
+    """That of rows of (case, value) pairs; LimitExceeded."""
+    size = sum([len(value) for row in rows for _, value in row if type(value) in _SIZED])
+    nested = sum([len(value) for row in rows for _, value in row if type(value) in (list, tuple)])
+    count = sum(map(len, rows)) + nested
+    return kept(ctx, size + VALUE_OVERHEAD * count)

@@ -180,8 +180,9 @@ def _login(given: dict[str, str]) -> tuple[tuple[str, str], ...]:
         # libpq and Spin would take the name of the account that the server runs as
         raise DatabaseFailure("connection-failed", "user missing")
     options = {
-        # what libpq would otherwise look for in the environment and the home directory
-        "passfile": os.devnull,
+        # what libpq would otherwise look for in the environment and the home directory; of a file that is no
+        # plain one it complains on stderr
+        "passfile": os.path.join(os.devnull, "none"),
         "password": "",
         "options": "",
         "application_name": "",
@@ -352,7 +353,11 @@ class PgConnection:
                 canceller.free()
                 slots.release()
 
-        threading.Thread(target=cancel, name="cancel PostgreSQL statement", daemon=True).start()
+        try:
+            threading.Thread(target=cancel, name="cancel PostgreSQL statement", daemon=True).start()
+        except RuntimeError:  # there are too many; the server will notice
+            canceller.free()
+            slots.release()
 
 
 class _Slots:
@@ -386,7 +391,11 @@ def _open(target: Target, server: Server, address: str, deadline: Deadline) -> A
         finally:
             slots.release()
 
-    threading.Thread(target=log_in, name="log in to PostgreSQL", daemon=True).start()
+    try:
+        threading.Thread(target=log_in, name="log in to PostgreSQL", daemon=True).start()
+    except RuntimeError as error:  # there are too many
+        slots.release()
+        raise DatabaseFailure("connection-failed", str(error)) from error
     while True:
         left = deadline.remaining()
         try:
@@ -667,7 +676,7 @@ class Postgres(Databases[Target, PgConnection]):
             return session.query(statement, params, deadline, FULL)[0]
 
         try:
-            return streamed(await self.using(ctx, conn, query))
+            return streamed(ctx, await self.using(ctx, conn, query))
         except DatabaseFailure as failure:
             return Err(_v4(failure))
 

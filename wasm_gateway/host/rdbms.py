@@ -16,7 +16,7 @@ from ..component.values import Err, Ok
 from .base import Deadline, HostContext
 from .limits import TOO_MANY_CONNECTIONS, Held
 from .network import Network
-from .offload import Elements, Turns, Workers
+from .offload import Elements, Turns, Workers, share_of
 from .pools import Places, Pool, PoolFull
 
 _TYPES = """
@@ -61,9 +61,9 @@ Column = tuple[str, Any]
 RowSet = tuple[list[Column], list[list[Value]]]
 
 
-def streamed(rows: RowSet) -> tuple[list[Column], Elements, Ok]:
+def streamed(ctx: HostContext, rows: RowSet) -> tuple[list[Column], Elements, Ok]:
     """A result whose rows a guest reads as a stream. It is whole, so that nothing can go wrong any more."""
-    return rows[0], Elements(rows[1]), Ok()
+    return rows[0], Elements(rows[1], share_of(ctx, rows[1])), Ok()
 
 
 class RdbmsTypes:

@@ -517,14 +517,14 @@ def _http_october(of: Functions) -> Functions:
 
     def new_request(ctx: HostContext, *parts: Any) -> OutgoingRequest:
         *values, fields = parts
-        request = OutgoingRequest(Fields(fields.pairs))
+        request = OutgoingRequest(fields.copy())
         # Without authority it is one to the own application, as in 0.2; Spin puts a port alone there.
         for set_, value in zip(setters, values, strict=True):
             set_(ctx, request, value)
         return request
 
     def new_response(ctx: HostContext, status: int, fields: Fields) -> OutgoingResponse:
-        response = OutgoingResponse(Fields(fields.pairs))
+        response = OutgoingResponse(fields.copy())
         set_status(ctx, response, status)
         return response
 

@@ -15,6 +15,7 @@ from ..component.values import Err, Ok
 from ..errors import LimitExceeded, Trap
 from ..messages import NO_HEADERS, Headers, Trailers
 from .base import HostContext
+from .limits import Share, kept
 from .outbound_http import HOP_BY_HOP
 from .wasi_io import (
     MAX_READ,
@@ -169,11 +170,18 @@ def method_of(name: str) -> tuple[str, str | None]:
 FORBIDDEN = HOP_BY_HOP - {"content-length", "te", "trailer"} | {"host", "http2-settings"}
 # What one `fields` may hold, names and values (Spin: http, 8.2).
 MAX_FIELDS = 128 << 10
+# What a field takes besides its name and its value.
+FIELD_OVERHEAD = 128
+# Texts of a request that are longer than this are counted.
+SHORT_TEXT = 256
 # What a guest may write to a body before it is sent, or to a component of its own application.
 MAX_OUTGOING_BODY = 64 << 20
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, token
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search  # RFC 9110, field values
+# Bytes of a path with its query, and of an authority, as in wasmtime. Quoting takes a hundred times as much.
+MAX_URI = 65_534
+
 # What wasmtime takes, more than RFC 3986, 3.3 and 3.4 allow: quoted when it is sent, without the fragment.
 _TARGET = re.compile(r"(?:/[^\x00-\x20<>?`\x7f]*)?(?:\?[^\x00-\x20\"<>\x7f]*)?").fullmatch
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*").fullmatch  # RFC 3986, 3.1
@@ -201,25 +209,40 @@ def _bounded(size: int) -> int:
 class Fields:
     """The resource fields: (name, value) pairs in order."""
 
-    __slots__ = ("mutable", "pairs", "size")
+    __slots__ = ("mutable", "pairs", "share", "size")
 
-    def __init__(self, pairs: Iterable[tuple[str, bytes]] = (), mutable: bool = True) -> None:
+    def __init__(
+        self, pairs: Iterable[tuple[str, bytes]] = (), mutable: bool = True, share: Share | None = None
+    ) -> None:
         self.pairs = list(pairs)
         self.mutable = mutable
         self.size = -1  # counted when it first grows
+        self.share = share  # of those that a guest makes
+        if share is not None and self.pairs:
+            share.resize(_size(self.pairs) + FIELD_OVERHEAD * len(self.pairs))
 
     def append(self, name: str, value: bytes) -> None:
         if self.size < 0:
             self.size = _size(self.pairs)
-        self.size = _bounded(self.size + len(name) + len(value))
+        size = len(name) + len(value)
+        _bounded(self.size + size)
+        if self.share is not None:
+            self.share.resize(self.share.size + size + FIELD_OVERHEAD)
+        self.size += size
         self.pairs.append((name, value))
 
     def replace(self, name: str, values: Iterable[bytes]) -> None:
         """All of the name go, and these come."""
         pairs = [pair for pair in self.pairs if pair[0] != name]
         pairs += [(name, value) for value in values]
-        self.size = _bounded(_size(pairs))
-        self.pairs = pairs
+        size = _bounded(_size(pairs))
+        if self.share is not None:
+            self.share.resize(size + FIELD_OVERHEAD * len(pairs))
+        self.pairs, self.size = pairs, size
+
+    def copy(self) -> Fields:
+        """One that can be changed."""
+        return Fields(self.pairs, share=None if self.share is None else self.share.beside())
 
     def frozen(self) -> Fields:
         self.mutable = False
@@ -254,7 +277,7 @@ def _checked(name: str, value: bytes) -> bytes | None:
 
 
 def fields_from_list(ctx: HostContext, entries: list[tuple[str, bytes]]) -> Any:
-    fields = Fields()
+    fields = Fields(share=kept(ctx))
     for name, value in entries:
         refused = fields_append(ctx, fields, name, value)
         if refused is not None:
@@ -334,12 +357,13 @@ class IncomingBody:
 class IncomingMessage:
     """incoming-request and incoming-response: what they share."""
 
-    __slots__ = ("_body", "_fields", "_headers")
+    __slots__ = ("_body", "_fields", "_headers", "share")
 
     def __init__(self, headers: Headers, content: InputStream, trailers: Trailers | None = None) -> None:
         self._headers = headers
         self._fields: Fields | None = None  # made when the guest asks for them
         self._body: IncomingBody | None = IncomingBody(content, trailers)
+        self.share: Share | None = None  # of one that a guest has asked for
 
     @property
     def fields(self) -> Fields:
@@ -350,6 +374,12 @@ class IncomingMessage:
     def consume(self, ctx: HostContext) -> Any:
         body, self._body = self._body, None
         return FAILED if body is None else body
+
+    def keep(self, ctx: HostContext) -> None:
+        """The guest gets it; LimitExceeded."""
+        pairs = self._headers.pairs
+        size = FIELD_OVERHEAD * len(pairs) + sum([len(name) + len(value) for name, value in pairs])
+        self.share = kept(ctx, size)
 
     def drop(self) -> None:
         """A body that was not taken is wanted by nobody."""
@@ -452,7 +482,7 @@ class OutgoingBody:
     """The resource outgoing-body. `take(data)` gets what is written, `finish(ok)` its end."""
 
     __slots__ = (
-        *("_finish", "_of", "_sent", "_take", "_waiting", "_written"),
+        *("_finish", "_of", "_sent", "_share", "_take", "_trailing", "_waiting", "_written"),
         *("declared", "finished", "flow", "trailers"),
     )
 
@@ -465,6 +495,8 @@ class OutgoingBody:
         self._finish: Callable[[bool], object] | None = None
         self._written = False  # whether its stream was taken
         self._waiting: list[bytes] | None = None  # what was written before it was connected
+        self._share = None if fields.share is None else fields.share.beside()  # of that
+        self._trailing: Share | None = None  # of the trailers
         self.finished: bool | None = None  # None until it is, then whether it ended well
         self.trailers = NO_HEADERS  # known when it is finished
 
@@ -480,6 +512,8 @@ class OutgoingBody:
             chunks, self._waiting = self._waiting, None
             for chunk in chunks:
                 take(chunk)
+            if self._share is not None:
+                self._share.resize(0)
         if self.finished is not None:
             self._end(self.finished)
 
@@ -499,9 +533,11 @@ class OutgoingBody:
             self._take(data)
         elif self._sent > MAX_OUTGOING_BODY:
             raise LimitExceeded(f"a body of more than {MAX_OUTGOING_BODY} bytes that is not sent", "body")
-        elif self._waiting is None:
-            self._waiting = [data]
         else:
+            if self._share is not None:
+                self._share.resize(self._sent)
+            if self._waiting is None:
+                self._waiting = []
             self._waiting.append(data)
 
     def finish(self, trailers: Fields | None = None) -> Any:
@@ -509,7 +545,7 @@ class OutgoingBody:
             self.end(False)
             return Err(self._wrong_size().http_code)
         if trailers is not None and self.finished is None:
-            self.trailers = trailers.headers()
+            self.trailers, self._trailing = trailers.headers(), trailers.share
         self.end(True)
         return None
 
@@ -609,7 +645,7 @@ def send_informational(ctx: HostContext, param: ResponseOutparam, status: int, f
 class OutgoingRequest:
     """The resource outgoing-request."""
 
-    __slots__ = ("authority", "body", "fields", "method", "scheme", "taken", "target")
+    __slots__ = ("authority", "body", "fields", "method", "scheme", "shares", "taken", "target")
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields.frozen()
@@ -619,6 +655,7 @@ class OutgoingRequest:
         self.authority: str | None = None
         self.body = OutgoingBody("request", fields)
         self.taken = False
+        self.shares: tuple[Share, ...] = ()
 
 
 def is_token(name: str) -> bool:
@@ -626,12 +663,25 @@ def is_token(name: str) -> bool:
 
 
 def is_target(text: str) -> bool:
-    return _TARGET(text) is not None
+    return len(text) <= MAX_URI and _TARGET(text) is not None
+
+
+class Texts(Protocol):
+    """A request, of whose texts the long ones have shares."""
+
+    shares: tuple[Share, ...]
+
+
+def keep(ctx: HostContext, request: Texts, text: str | None) -> None:
+    """`request` keeps `text`, which a guest has set; LimitExceeded."""
+    if text is not None and len(text) > SHORT_TEXT:
+        request.shares = (*request.shares, kept(ctx, len(text)))
 
 
 def set_method(ctx: HostContext, request: OutgoingRequest, method: tuple[str, Any]) -> Any:
     if method[0] == "other" and not is_token(method[1]):
         return FAILED
+    keep(ctx, request, method[1])
     request.method = method
     return None
 
@@ -639,6 +689,7 @@ def set_method(ctx: HostContext, request: OutgoingRequest, method: tuple[str, An
 def set_target(ctx: HostContext, request: OutgoingRequest, target: str | None) -> Any:
     if target is not None and not is_target(target):
         return FAILED
+    keep(ctx, request, target)
     request.target = target
     return None
 
@@ -646,15 +697,18 @@ def set_target(ctx: HostContext, request: OutgoingRequest, target: str | None) -
 def set_scheme(ctx: HostContext, request: OutgoingRequest, scheme: tuple[str, Any] | None) -> Any:
     if scheme is not None and scheme[0] == "other" and _SCHEME(scheme[1]) is None:
         return FAILED
+    if scheme is not None:
+        keep(ctx, request, scheme[1])
     request.scheme = scheme
     return None
 
 
 def set_authority(ctx: HostContext, request: OutgoingRequest, authority: str | None) -> Any:
     if authority is not None:
-        found = _AUTHORITY(authority)
+        found = _AUTHORITY(authority) if len(authority) <= MAX_URI else None
         if not authority or found is None or int(found[1] or 0) > 65535:
             return FAILED
+    keep(ctx, request, authority)
     request.authority = authority
     return None
 
@@ -681,7 +735,7 @@ class WasiHttp:
 
     FUNCTIONS: ClassVar[dict[str, Callable[..., Any]]] = {
         "http-error-code": lambda ctx, error: error.http_code,
-        "[constructor]fields": lambda ctx: Fields(),
+        "[constructor]fields": lambda ctx: Fields(share=kept(ctx)),
         "[static]fields.from-list": fields_from_list,
         "[method]fields.get": fields_get,
         "[method]fields.has": fields_has,
@@ -689,7 +743,7 @@ class WasiHttp:
         "[method]fields.delete": fields_delete,
         "[method]fields.append": fields_append,
         "[method]fields.entries": lambda ctx, fields: fields.pairs,
-        "[method]fields.clone": lambda ctx, fields: Fields(fields.pairs),
+        "[method]fields.clone": lambda ctx, fields: Fields(fields.pairs, share=kept(ctx)),
         "[method]incoming-request.method": lambda ctx, request: request.method,
         "[method]incoming-request.path-with-query": lambda ctx, request: request.target,
         "[method]incoming-request.scheme": lambda ctx, request: ("HTTP", None),

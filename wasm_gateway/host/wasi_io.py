@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from ..component.values import End, Err
 from ..errors import Trap
 from .base import HostContext
+from .limits import Share
 
 _TEXT = """
 package wasi:io@0.2.0;
@@ -304,6 +305,7 @@ class BytesInput(InputStream):
     def __init__(self, data: bytes = b"") -> None:
         self._data = data
         self._at = 0
+        self.share: Share | None = None  # where the instance holds it
 
     def read(self, ctx: HostContext, length: int) -> bytes:
         at = self._at

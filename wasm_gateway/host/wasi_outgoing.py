@@ -29,6 +29,7 @@ from ..errors import DeadlineExceeded, LimitExceeded
 from ..messages import NO_HEADERS, NOT_TRAILERS, Headers
 from .addresses import BadAddress, parse_address
 from .base import Deadline, HostContext
+from .limits import kept
 from .outbound_http import (
     HOP_BY_HOP,
     SCHEMES,
@@ -67,6 +68,8 @@ INTERFACES = {OUTGOING: TEXT}
 
 # Threads for requests to other servers, of all guests of an application together.
 MAX_SENDERS = 64
+# Those that one instance may have: servers that say nothing hold no more of them. Its other requests wait.
+MAX_OF_INSTANCE = 32
 # Requests of one instance that are under way, or wait for a thread.
 MAX_REQUESTS = 128
 # Bytes of a body on its way, in each direction; a request with no more is sent whole, with its length.
@@ -250,6 +253,8 @@ class FutureResponse(Pollable):
         if not self.ready():
             return None
         result, self._result, self.given_up = self._result, TAKEN, None
+        if isinstance(result, Ok):
+            result.value.keep(ctx)
         return FAILED if result is TAKEN else Ok(result)
 
     def drop(self) -> None:
@@ -356,7 +361,7 @@ class Sending:
 
     def _start(self, body: bytes | Iterable[bytes] | None) -> None:
         request = replace(self._request, body=body, trailers=self._trailers_out)
-        self._handler.submit(lambda: self._run(request))
+        self._handler.submit(self._ctx, lambda: self._run(request))
 
     # in a thread of its own
 
@@ -508,6 +513,16 @@ def error_code(failure: HttpFailure) -> tuple[str, Any]:
     return ("HTTP-protocol-error", None) if broken else ("internal-error", "the request failed")
 
 
+class _Lane:
+    """The jobs of one instance: how many run, and those that wait for one of them to end."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: deque[Callable[[], object]] = deque()
+
+
 class OutgoingHandler:
     """wasi:http/outgoing-handler; `outbound` is the client that all versions of Spin's interface share."""
 
@@ -529,11 +544,28 @@ class OutgoingHandler:
         if senders is not None:
             senders.shutdown(wait=False, cancel_futures=True)
 
-    def submit(self, job: Callable[[], object]) -> None:
+    def submit(self, ctx: HostContext, job: Callable[[], object]) -> None:
+        """Run `job`, which raises nothing, in a thread."""
+        lane: _Lane | None = ctx.state.get(_Lane)
+        if lane is None:
+            lane = ctx.state[_Lane] = _Lane()
         with self._lock:
             if self._senders is None:
                 self._senders = ThreadPoolExecutor(MAX_SENDERS, thread_name_prefix="wasm-http")
-            self._senders.submit(job)
+            if lane.running < MAX_OF_INSTANCE:
+                self._senders.submit(self._work, lane, job)
+                lane.running += 1
+            else:
+                lane.waiting.append(job)
+
+    def _work(self, lane: _Lane, job: Callable[[], object]) -> None:
+        """One job, and whichever of its instance waits behind it; others get the thread in between."""
+        job()
+        with self._lock:
+            if lane.waiting and self._senders is not None:
+                self._senders.submit(self._work, lane, lane.waiting.popleft())
+            else:
+                lane.running -= 1
 
     def handle(self, ctx: HostContext, request: OutgoingRequest, options: RequestOptions | None) -> Any:
         """outgoing-handler.handle."""
@@ -592,11 +624,12 @@ class OutgoingHandler:
         future.given_up = lambda: waiting.discard(future)
         waiting.add(future)
         chunks: list[bytes] = []
-        size = 0
+        size, share = 0, kept(ctx)
 
         def take(data: bytes) -> None:
             nonlocal size
             size += len(data)
+            share.resize(size)
             if size > MAX_OUTGOING_BODY:
                 raise LimitExceeded(f"a request body of more than {MAX_OUTGOING_BODY} bytes", "body")
             chunks.append(data)
@@ -623,6 +656,7 @@ class OutgoingHandler:
         except DeadlineExceeded:
             return Err(("connection-read-timeout", None))
         headers, body = Headers(incoming.headers), BytesInput(incoming.body)
+        body.share = kept(ctx, len(incoming.body))
         return Ok(IncomingResponse(incoming.status, headers, body, lambda: incoming.trailers))
 
 

@@ -17,6 +17,7 @@ from ..component.values import Err, Ok
 from ..errors import LimitExceeded
 from ..messages import NO_HEADERS, Headers, Trailers
 from .base import HostContext
+from .limits import Share, kept
 from .wasi_http import (
     FAILED,
     FORBIDDEN,
@@ -31,6 +32,7 @@ from .wasi_http import (
     fields_set,
     is_target,
     is_token,
+    keep,
     method_of,
     set_authority,
 )
@@ -223,7 +225,7 @@ class Request:
     Of one that was received the fields are made when a guest asks for them.
     """
 
-    __slots__ = ("_fields", "authority", "body", "method", "options", "scheme", "target")
+    __slots__ = ("_fields", "authority", "body", "method", "options", "scheme", "shares", "target")
 
     def __init__(
         self, fields: Fields | Headers, body: Body | Received, options: Options | None = None
@@ -235,6 +237,7 @@ class Request:
         self.target: str | None = None
         self.scheme: tuple[str, Any] | None = None
         self.authority: str | None = None
+        self.shares: tuple[Share, ...] = ()
 
     @property
     def fields(self) -> Fields:
@@ -318,6 +321,7 @@ def set_method(ctx: HostContext, request: Request, method: tuple[str, Any]) -> A
         if not is_token(method[1]):
             return FAILED
         method = method_of(method[1])
+        keep(ctx, request, method[1])
     request.method = method
     return None
 
@@ -327,6 +331,7 @@ def set_target(ctx: HostContext, request: Request, target: str | None) -> Any:
         target = target.partition("#")[0] or "/"
         if not is_target(target):
             return FAILED
+    keep(ctx, request, target)
     request.target = target
     return None
 
@@ -381,7 +386,7 @@ class Http:
         pass
 
     FUNCTIONS: ClassVar[dict[str, Callable[..., Any]]] = {
-        "[constructor]fields": lambda ctx: Fields(),
+        "[constructor]fields": lambda ctx: Fields(share=kept(ctx)),
         "[static]fields.from-list": _bounded(fields_from_list),
         "[method]fields.get": fields_get,
         "[method]fields.has": fields_has,
@@ -390,7 +395,7 @@ class Http:
         "[method]fields.get-and-delete": get_and_delete,
         "[method]fields.append": _bounded(fields_append),
         "[method]fields.copy-all": lambda ctx, fields: fields.pairs,
-        "[method]fields.clone": lambda ctx, fields: Fields(fields.pairs),
+        "[method]fields.clone": lambda ctx, fields: Fields(fields.pairs, share=kept(ctx)),
         "[static]request.new": request_new,
         "[method]request.get-method": lambda ctx, request: request.method,
         "[method]request.set-method": set_method,

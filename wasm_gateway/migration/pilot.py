@@ -22,7 +22,7 @@ from ..outcomes import Outcome, outcome_of
 from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
 from .compare import Answer, Comparison, Function
-from .counters import FALLBACK, GUEST, NATIVE, UNCOMPARED, Counters, Unseen, is_time, uncompared
+from .counters import DROPPED, FALLBACK, GUEST, NATIVE, UNCOMPARED, Counters, Unseen, is_time, uncompared
 from .ledger import Change, Dials, Ledger, Mismatch
 from .orders import Act, Guests, Order, Waiter, orders
 from .shadow import Shadows
@@ -178,6 +178,9 @@ class Pilot:
         if choice.guest and rule.fallback and not self.breaker(component).admits():
             choice = _BROKEN
         self.count(component, choice.reason)
+        if choice.shadow and self.shadows.full:
+            self.count(component, DROPPED)
+            choice = _DROPPED
         return Turn(self, component, route, rule, choice, self._options[component].max_kept_body)
 
     def rule(self, component: str, route: str) -> Rule:
@@ -358,6 +361,7 @@ class Pilot:
 
 
 _BROKEN = Choice(False, "breaker")
+_DROPPED = Choice(False, "shadow")
 
 
 def _look_on(pilot: weakref.ref[Pilot], ended: threading.Event) -> None:

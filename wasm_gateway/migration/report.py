@@ -87,6 +87,12 @@ def read(ledger: Ledger, components: Collection[str], *, limit: int = 10) -> Rep
     )
 
 
+def forget(ledger: Ledger, components: Collection[str]) -> None:
+    """Begin to count anew, and forget the mismatches of `components`; HostError."""
+    for name in components:
+        ledger.forget(name)
+
+
 def _component(name: str, counts: Mapping[str, int], dial: Mapping[str, object]) -> ComponentReport:
     unseen = {str(why): counts.get(uncompared(why), 0) for why in Unseen}
     given = {"obeyed": counts.get(OBEYED, 0), "failed": counts.get(FAILED_ORDER, 0)}

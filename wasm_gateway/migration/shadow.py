@@ -3,8 +3,8 @@
 # Rule 1: nothing here is on the way of a request but one `submit`, which neither waits nor raises.
 # Rule 2: everything is bounded: threads, what waits for them, the bodies that wait. What is too much
 # is dropped and counted.
-# Rule 3: it waits for a moment in which the process has little to do, for a while: who shares the GIL with
-# a request makes that longer.
+# Rule 3: it waits for a moment in which the process has little to do: who shares the GIL with a request makes
+# that longer. Where there is none for a while it runs all the same, but for a small share of the time.
 # Rule 4: what the guest may not do meanwhile is said in its Grants (host/base.py), not here.
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ log = logging.getLogger("wasm_gateway")
 THREADS = 2
 BACKLOG = 8
 
-# A process that has used less than this share of a CPU for so many seconds has little to do.
+# A process that has used less than this share of a CPU for so many seconds has little to do; unless it was
+# given none, which is seen when they become more than that.
 QUIET_SHARE = 0.3
 QUIET_SECONDS = 0.005
-# Seconds that are waited for that at the most, and that those that wait may then begin.
-MAX_WAIT_SECONDS = 0.1
+LATE_SECONDS = 0.0075
+# Seconds for which those that wait may begin then.
 BURST_SECONDS = 0.02
+# Seconds that are waited for that; after them one runs, and then none until that was this share of the time.
+MAX_WAIT_SECONDS = 0.1
+BUSY_SHARE = 0.02
 
 # Mismatches that are kept of a component in a minute, by each process.
 MAX_RECORDS = 10
@@ -67,8 +71,15 @@ class Shadows:
         """Locks as new, as a forked child must have them."""
         self._lock = threading.Lock()  # guards the next
         self._records: dict[str, deque[float]] = {}
+        self._waiting = threading.Lock()  # of those that wait, one looks around; guards the next
         self._burst_ends = 0.0
+        self._rest_ends = 0.0
         self._closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether as many wait as may; then a request need not be prepared for it."""
+        return self._workers.full
 
     def submit(self, turn: Turn, request: Request, native: Answer) -> None:
         """Have the guest of `turn` answer `request` as well, some time."""
@@ -93,25 +104,34 @@ class Shadows:
 
     # In a thread of its own
 
-    def _wait(self) -> None:
-        now = time.monotonic()
-        if now < self._burst_ends:
-            return
-        end = now + MAX_WAIT_SECONDS
-        while not self._closed and now < end:
-            begin, used = now, time.process_time()
-            time.sleep(QUIET_SECONDS)
+    def _wait(self) -> bool:
+        """Whether the process has little to do; else it is time all the same."""
+        with self._waiting:
             now = time.monotonic()
-            if time.process_time() - used < (now - begin) * QUIET_SHARE:
-                break
-        self._burst_ends = now + BURST_SECONDS
+            if now < self._burst_ends:
+                return True
+            end = now + MAX_WAIT_SECONDS
+            while not self._closed and now < max(end, self._rest_ends):
+                begin, used = now, time.process_time()
+                time.sleep(QUIET_SECONDS)
+                now = time.monotonic()
+                used, passed = time.process_time() - used, now - begin
+                if used < passed * QUIET_SHARE and passed < LATE_SECONDS:
+                    self._burst_ends = now + BURST_SECONDS
+                    return True
+            return False
 
     def _run(self, turn: Turn, request: Request, native: Answer) -> None:
-        self._wait()
+        quiet = self._wait()
         if self._closed:
             return
-        with self._around():
-            self._compare(turn, request, native)
+        begin = time.thread_time()
+        try:
+            with self._around():
+                self._compare(turn, request, native)
+        finally:
+            if not quiet:
+                self._rest_ends = time.monotonic() + (time.thread_time() - begin) / BUSY_SHARE
 
     def _compare(self, turn: Turn, request: Request, native: Answer) -> None:
         assert turn.answer is not None

@@ -38,7 +38,7 @@ class Command(BaseCommand):
                 raise CommandError("name a template and the new component (--list lists templates)")
             if manifest is None:
                 raise CommandError("WASM_GATEWAY['MANIFEST'] must be the path of a spin.toml")
-            given = dict(value.partition("=")[::2] for value in options["value"])
+            given = scaffold.pairs(options["value"])
             chosen = scaffold.choose(templates, options["template"])
             ask = scaffold.asking(options["accept_defaults"])
             made = scaffold.add_to_site(chosen, options["name"], manifest, given, ask)

@@ -235,10 +235,7 @@ def test_flask_wasm_identity_key(make: Make) -> None:
 # Signals
 
 
-def test_an_app_hears_of_its_own_guests(
-    make: Make, asking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("FLASK_RUN_FROM_CLI", raising=False)  # which the command leaves in a process
+def test_an_app_hears_of_its_own_guests(make: Make, asking: Path, tmp_path: Path) -> None:
     told: list[tuple[Any, str, Any]] = []
 
     def hear(name: str) -> Callable[..., None]:

@@ -44,7 +44,7 @@ class Row:
 
 def pilot_of(gateway: Gateway) -> Pilot:
     """Who has the rules of this site; NoDials where the guests answer everything."""
-    pilot = gateway.open().pilot
+    pilot = gateway.steer()
     if pilot is None or pilot.ledger is None:
         raise NoDials("Dials are kept in a ledger, and there is none: see the setting LEDGER.")
     return pilot

@@ -10,17 +10,15 @@ from wasm_gateway.manifest import MANIFEST_NAME
 from wasm_gateway.scaffold import Made, component_name
 
 
-def said(made: Made, name: str, server: str) -> Iterator[str]:
-    """Lines for people: the files, and what comes next, where something does; `server` is the
-    development server, which builds what it serves."""
+def said(made: Made, name: str) -> Iterator[str]:
+    """Lines for people: the files, and what comes next, where something does."""
     for path in made.files:
         yield _shown(path)
     yield f"Added to {_shown(made.manifest)}"
     component = component_name(name)
     if read_jobs(made.manifest, components=[component]):
         where = "" if made.manifest == Path.cwd() / MANIFEST_NAME else f" -f {_shown(made.manifest)}"
-        yield f"Next: wasm-gateway build{where} -c {component}"
-        yield f"or: {server}, which builds it too"
+        yield f"Next: wasm-gateway build{where} -c {component} (a development server does so itself)"
 
 
 def _shown(path: Path) -> str:

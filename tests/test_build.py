@@ -164,6 +164,25 @@ def test_up_builds_first_when_told(tmp_path: Path) -> None:
     assert result.exit_code == 5
 
 
+@pytest.mark.parametrize("workdir", ["", "sub", "sub/.."])
+def test_what_comes_of_a_build_is_no_source_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workdir: str
+) -> None:
+    """However the manifest is named: or each build would be followed by another."""
+    (tmp_path / "sub").mkdir()
+    folder = tmp_path / workdir
+    (folder / "a.c").touch()
+    (folder / "a.wasm").touch()
+    path = manifest(tmp_path, a=command("true") + f'\nworkdir = "{workdir}"\nwatch = ["*"]')
+    path.write_text(path.read_text().replace('"a.wasm"', f'"{workdir}/a.wasm"' if workdir else '"a.wasm"'))
+    monkeypatch.chdir(tmp_path)
+    for name in (path, Path("spin.toml"), Path("sub", "..", "spin.toml")):
+        (job,) = building.read_jobs(name)
+        names = {source.name for source in job.sources()}
+        assert "a.c" in names
+        assert "a.wasm" not in names
+
+
 # Building again
 
 

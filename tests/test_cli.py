@@ -342,6 +342,12 @@ def test_inspect_a_text_file(app: Path) -> None:
     assert json.loads(run("inspect", "guest.wat", "--format", "json").stdout)["dialects"] == ["wagi"]
 
 
+def test_inspect_a_component_that_is_a_text(tmp_path: Path) -> None:
+    run("new", "http-wat", "text", "-a", "-o", str(tmp_path))
+    result = run("inspect", "text", "-f", str(tmp_path), "--format", "json")
+    assert json.loads(result.stdout)["dialects"] == ["wagi"]
+
+
 def test_inspect_a_component_says_what_is_denied(app: Path) -> None:
     (grant,) = json.loads(run("inspect", "reader", "--format", "json").stdout)["grants"]
     assert grant == {

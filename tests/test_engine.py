@@ -36,7 +36,7 @@ from wasm_gateway.engine import (
     round_trip,
     ticks,
 )
-from wasm_gateway.errors import ComponentError, HostError, LinkError
+from wasm_gateway.errors import ComponentError, HostError, LinkError, Saturated
 
 PRELUDE = '''
 import faulthandler, os, signal, sys, threading, time
@@ -511,6 +511,23 @@ def test_a_late_tick_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(counted) in (ticks_of - 1, ticks_of)
         assert set(counted) == {engine.address}
         assert ticker.behind() == 0.0
+
+
+def test_a_process_without_a_thread_for_epochs_runs_no_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And counts them as soon as there is one."""
+    ticker = Ticker(wasmtime.Engine())
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        for _ in range(2):
+            with pytest.raises(Saturated, match="can't start new thread"):
+                ticker.wake()
+    ticker.wake()
+    assert ticker._thread is not None
+    assert ticker._thread.is_alive()
 
 
 def test_a_guest_can_be_run_until_the_process_is_gone() -> None:

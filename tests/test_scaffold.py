@@ -226,8 +226,10 @@ def test_list(run: Any) -> None:
 
 def test_questions_on_a_terminal(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaffold, "people", lambda: True)
-    answers = "redirect\ngo\n\nwrong\n/from\n/to\n"
+    answers = "no-such\nredirect\n1st\ngo\n\nwrong\n/from\n/to\n"
     output = run("new", input=answers)
+    assert "'no-such' is not one of" in output
+    assert "'1st' cannot be a name" in output
     assert "does not match the pattern" in output
     manifest = load_manifest(tmp_path / "go" / "spin.toml")
     assert manifest.http_triggers[0].route == "/from"

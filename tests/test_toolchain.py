@@ -63,6 +63,11 @@ def test_a_missing_program_is_named_with_what_installs_it(command: str, advice: 
     assert advice in text
 
 
+def test_a_program_that_no_command_installs(tmp_path: Path) -> None:
+    (text,) = missing(["tinygo build"], tmp_path, {"PATH": str(tmp_path)})
+    assert text.endswith("install it with\n  the package of https://tinygo.org/getting-started/install/")
+
+
 def test_what_is_there_is_not_missing(tmp_path: Path) -> None:
     program(tmp_path / "bin", "zig")
     environ = {"PATH": str(tmp_path / "bin")}

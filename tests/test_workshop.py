@@ -14,7 +14,7 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 
 from tests.integrations.conftest import printer
-from wasm_gateway import Gateway, watch
+from wasm_gateway import Gateway, watch, workshop
 from wasm_gateway.build_report import BuildFailure, BuildReport
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.messages import Headers, Request, Response
@@ -126,7 +126,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_what_is_not_there_is_built_at_the_start(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     gateway = site.open()
-    until(lambda: body(gateway) == "first")
+    until(lambda: body(gateway) == "first" and lines(caplog))
     (line,) = lines(caplog)
     assert line.startswith("component hello: built in ")
     assert line.endswith(" s, and answers from now on")
@@ -134,16 +134,27 @@ def test_what_is_not_there_is_built_at_the_start(site: Site, caplog: pytest.LogC
 
 def test_what_is_saved_is_built_and_one_line_says_so(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     gateway = site.open()
-    until(lambda: body(gateway) == "first")
+    until(lambda: body(gateway) == "first" and lines(caplog))
     caplog.clear()
     put(site.source, text("second"))
-    until(lambda: body(gateway) == "second")
+    until(lambda: body(gateway) == "second" and lines(caplog))
     assert [line.endswith(" s, and answers from now on") for line in lines(caplog)] == [True]
     assert site.builds == 2
     caplog.clear()
     os.utime(site.source)
     until(lambda: lines(caplog))
     assert lines(caplog)[0].endswith(" s, and is what it was")
+
+
+def test_a_build_that_takes_its_time_is_said(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workshop, "LONG_BUILD", 0.01)
+    (site.folder / "build.sh").write_text("sleep 0.3\n" + BUILD)
+    gateway = site.open()
+    until(lambda: body(gateway) == "first" and len(lines(caplog)) > 1)
+    assert lines(caplog)[0] == "Building component hello with `sh build.sh`"
+    assert len(lines(caplog)) == 2
 
 
 def test_what_is_older_than_its_source_is_built_at_the_start(site: Site) -> None:
@@ -210,7 +221,7 @@ def test_what_is_not_built_has_to_be_there(site: Site) -> None:
 
 def test_what_is_shown_of_a_failure(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     gateway = site.open()
-    until(lambda: body(gateway) == "first")
+    until(lambda: body(gateway) == "first" and lines(caplog))
     caplog.clear()
     put(site.source, "BROKEN")
     until(lambda: ask(gateway, "/hello/x", *VISIT).status == 500)

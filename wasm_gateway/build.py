@@ -54,7 +54,9 @@ class Job:
                 found.update(path for path in self.folder.glob(pattern) if path.is_file())
             except (ValueError, NotImplementedError):  # absolute, or no pattern at all
                 continue
-        return sorted(path for path in found if path != self.output)
+        if self.output is not None:
+            found.discard(Path(os.path.abspath(self.output)))
+        return sorted(found)
 
     def outdated(self) -> bool:
         """Whether what comes of it is not there, or older than a source."""
@@ -84,7 +86,7 @@ def read_jobs(path: Path, *, profile: str | None = None, components: Collection[
         Job(
             id,
             component.build.commands,
-            path.parent / (component.build.workdir or "."),
+            Path(os.path.abspath(path.parent / (component.build.workdir or "."))),
             after[id],
             component.build.watch,
             component.source.path if isinstance(component.source, PathSource) else None,

@@ -61,9 +61,11 @@ class BuildReport:
 
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 lock.close()
                 return False
+            except OSError:
+                pass  # a file system that knows no locks
         self._lock = lock
         self.write({})
         return True

@@ -35,7 +35,7 @@ import wasmtime
 
 from . import capi, forks
 from .component.rewrite import ALLOCATORS, REALLOC_EACH, REVISION
-from .errors import ComponentError, HostError, LinkError, UnsupportedError
+from .errors import ComponentError, HostError, LinkError, Saturated, UnsupportedError
 
 log = logging.getLogger("wasm_gateway.engine")
 
@@ -316,17 +316,24 @@ class Ticker:
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        """Called with the instance in `running`: makes sure that epochs are counted."""
+        """Called with the instance in `running`: makes sure that epochs are counted.
+
+        Saturated where the system has no thread left for that: without one no guest would ever be ended.
+        """
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(
+                    thread = threading.Thread(
                         target=self._run,
                         args=(weakref.ref(self), self._wake),
                         name="wasm-epochs",
                         daemon=True,
                     )
-                    self._thread.start()
+                    try:
+                        thread.start()
+                    except RuntimeError as error:
+                        raise Saturated(f"no thread can be started: {error}") from error
+                    self._thread = thread
         self._wake.set()
 
     def behind(self) -> float:

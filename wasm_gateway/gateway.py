@@ -342,12 +342,38 @@ class Gateway:
             self._order(Act.ROLLBACK, component_id, by)
 
     def _order(self, act: Act, component_id: str | None, by: str) -> None:
-        pilot = self.open().pilot
+        pilot = self.steer()
         if pilot is None or pilot.ledger is None:
             raise HostError("orders to all processes are given in a ledger, and there is none")
         if component_id is not None and component_id not in self.manifest.components:
             raise ManifestError(f"no such component: `{component_id}`", path=self.manifest.path)
+        if act is Act.RELOAD and self._entries is None:
+            self._try(component_id)
         pilot.order(act, component_id, by)
+
+    def _try(self, component_id: str | None) -> None:
+        """Load the guest of a component, of each for None, and let it go again; what `open` raises."""
+        with self._lock:
+            loader = Loader(self)
+            try:
+                for one in served(self.manifest):
+                    if component_id in (None, one.component.id):
+                        loader.load(one).close()
+            finally:
+                if self._entries is None:
+                    self._release()
+
+    def steer(self) -> Pilot | None:
+        """Who has the rules and the ledger, None where the guests answer everything; loads no guest.
+
+        A route can be turned to the site's own also when a guest lies there that cannot be loaded.
+        """
+        with self._lock:
+            if self.pilot is None:
+                components = (one.component for one in served(self.manifest))
+                options = {each.id: self.options_of(each) for each in components}
+                self.pilot = self._pilot(options)
+            return self.pilot
 
     def serves(self, component_id: str) -> bool:
         """Whether the component has a guest that can be asked."""
@@ -393,17 +419,18 @@ class Gateway:
                 entries[entry.id] = entry
                 if progress is not None:
                     progress(entry.id, done, len(components))
-        self.pilot = self._pilot(entries, since)
+        steered, self.pilot = self.pilot, self._pilot(_options(entries), since)
+        if steered is not None:
+            steered.close()
         return entries
 
     def _govern(self, changed: Iterable[str]) -> None:
         """The components in `changed` have other guests, or other options."""
         entries = self._entries or {}
         if self.pilot is None:
-            self.pilot = self._pilot(entries, time.time_ns())
+            self.pilot = self._pilot(_options(entries), time.time_ns())
         else:
-            options = {entry.component.id: entry.options for entry in entries.values()}
-            self.pilot.govern(options, changed)
+            self.pilot.govern(_options(entries), changed)
 
     def options_of(self, component: Component, manifest: Manifest | None = None) -> ComponentOptions:
         """The options of a component: its own, and what the site says; raises ManifestError.
@@ -428,9 +455,9 @@ class Gateway:
         except ManifestError as error:
             raise ManifestError(error.message, key=f"RULES.{component.id}.{error.key}") from None
 
-    def _pilot(self, entries: Mapping[str, Entry], since: int) -> Pilot | None:
+    def _pilot(self, governed: Mapping[str, ComponentOptions], since: int | None = None) -> Pilot | None:
+        """Who has the rules; with guests that obey orders where they were loaded, at `since`."""
         ledger = self.options.ledger
-        governed = {entry.component.id: entry.options for entry in entries.values()}
         if ledger is None and not any(options.governed for options in governed.values()):
             return None
         # imported where it is needed: most applications have guests that answer everything
@@ -444,6 +471,8 @@ class Gateway:
             name: _imported(value, f"COMPARE.{name}") for name, value in self.options.compare.items()
         }
         shadows = Shadows(self.options.around)
+        if since is None:
+            return Pilot(governed, ledger, shadows, functions)
         return Pilot(governed, ledger, shadows, functions, self.swaps, since)
 
     @property
@@ -807,6 +836,11 @@ class Target:
     def of(cls, trigger: HttpTrigger, entry_ids: Mapping[str, str]) -> Target:
         static = trigger.static_response
         return cls(trigger, entry_ids.get(trigger.id), None if static is None else _static_response(static))
+
+
+def _options(entries: Mapping[str, Entry]) -> dict[str, ComponentOptions]:
+    """Those of each component."""
+    return {entry.component.id: entry.options for entry in entries.values()}
 
 
 _WELL_KNOWN_MATCH = RouteMatch.chained(WELL_KNOWN)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import forks
-from .build import Job, Outcome, Rebuilder
-from .build_report import BuildReport
+from .build import Job, Rebuilder
+from .build_report import BuildFailure, BuildReport
 from .errors import GatewayError
 from .guest_logs import printable
 from .watch import Watcher
@@ -28,6 +29,9 @@ log = logging.getLogger("wasm_gateway")
 
 # Seconds after which a build is said to be under way.
 LONG_BUILD = 3.0
+# Looking takes at most a sixth of the time, where there are many sources, but is put off for no longer.
+REST = 5
+MAX_REST = 5.0
 
 
 class Workshop:
@@ -51,11 +55,18 @@ class Workshop:
         self.report = report
         self._rebuilder: Rebuilder | None = None
         self._watcher = Watcher(self.look)
+        self._start_over()
         forks.watch(self)
+
+    def _start_over(self) -> None:
+        self._rest_until = 0.0
+        self._lock = threading.Lock()  # guards the next
+        self._slow: threading.Timer | None = None
 
     def after_fork(self) -> None:
         self._rebuilder = None
         self.report.abandon()
+        self._start_over()
 
     def start(self) -> None:
         """Build from now on. A first build is waited for, but not for long (watch.FIRST_LOOK_SECONDS)."""
@@ -72,16 +83,14 @@ class Workshop:
 
     def look(self, at_once: bool = False) -> None:
         """Build what has changed, where this is the process that builds."""
-        if not self.report.claim():
+        begun = time.monotonic()
+        if begun < self._rest_until or not self.report.claim():
             return
         rebuilder = self._rebuilder
-        slow = threading.Timer(LONG_BUILD, self._say_slow)
-        slow.daemon = True
-        slow.start()
         try:
             if rebuilder is None:
                 try:
-                    rebuilder = Rebuilder(self._path, self._read, self._cache_dir, log.info)
+                    rebuilder = Rebuilder(self._path, self._read, self._cache_dir, self._say)
                 except GatewayError:
                     return
                 self._rebuilder = rebuilder
@@ -89,23 +98,37 @@ class Workshop:
             else:
                 outcomes = rebuilder.look()
         finally:
-            slow.cancel()
-        if outcomes:
-            self.report.write(rebuilder.failures)
-        for outcome in outcomes:
-            self._ended(outcome)
-
-    def _say_slow(self) -> None:
-        log.warning("components are being built")
-
-    def _ended(self, outcome: Outcome) -> None:
-        job, failure = outcome.job, outcome.failure
-        if failure is None:
-            self._gateway.swaps.built(job.component, job.output, f"built in {outcome.seconds:.1f} s")
+            with self._lock:
+                slow, self._slow = self._slow, None
+            if slow is not None:
+                slow.cancel()
+        if not outcomes:
+            now = time.monotonic()
+            self._rest_until = now + min(REST * (now - begun), MAX_REST)
             return
-        goes_on = self._gateway.serves(job.component)
+        # Who sees the page finds the reason in the log, and who gets the new guest sees no page.
+        for outcome in outcomes:
+            if outcome.failure is not None:
+                self._failed(outcome.failure)
+        self.report.write(rebuilder.failures)
+        for outcome in outcomes:
+            if outcome.failure is None:
+                how = f"built in {outcome.seconds:.1f} s"
+                self._gateway.swaps.built(outcome.job.component, outcome.job.output, how)
+
+    def _say(self, line: str) -> None:
+        """What a build says, in any thread; that it has begun is said to all if it takes its time."""
+        log.info("%s", line)
+        with self._lock:
+            if self._slow is None:
+                self._slow = threading.Timer(LONG_BUILD, log.warning, ("%s", line))
+                self._slow.daemon = True
+                self._slow.start()
+
+    def _failed(self, failure: BuildFailure) -> None:
+        goes_on = self._gateway.serves(failure.component)
         then = "the last good guest goes on" if goes_on else "it has no earlier guest"
         # The compiler's words may hold a guest's: no line of them may look like another record.
         lines = [*failure.what.splitlines(), *failure.output.splitlines()]
         text = "\n    ".join(printable(line.encode(errors="backslashreplace")) for line in lines)
-        log.error("component %s could not be built, and %s: %s", job.component, then, text)
+        log.error("component %s could not be built, and %s: %s", failure.component, then, text)

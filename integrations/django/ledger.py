@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -58,8 +58,7 @@ def _in_its_thread(function: Callable[Concatenate[DjangoLedger, P], R]) -> Calla
             if _is_own_thread():
                 with kept_fresh():
                     return function(self, *arguments, **options)
-            while self._waiting:
-                self._waiting.popleft()()
+            self._catch_up()
             return function(self, *arguments, **options)
 
     return run
@@ -72,6 +71,13 @@ class DjangoLedger:
         self._seen: object = None
         self._name: object = None  # of the database
         self._waiting: deque[Callable[[], None]] = deque(maxlen=MOST_WAITING)
+
+    def _catch_up(self) -> None:
+        """Do what has waited for this thread, or one like it."""
+        with suppress(IndexError):  # somebody else may have done the last of it
+            while True:
+                write = self._waiting.popleft()
+                write()
 
     @_in_its_thread
     def stamp(self) -> object:
@@ -153,12 +159,20 @@ class DjangoLedger:
             # in order, so that two processes do not wait for each other
             for component, values in sorted(counts.items()):
                 counters = models.Counter.objects.using(using).filter(component=component)
-                counters.get_or_create(component=component, name=SINCE, defaults={"value": now()})
-                for name, value in sorted(values.items()):
-                    counter = counters.filter(name=name)
-                    if not counter.update(value=F("value") + value):
-                        counters.get_or_create(component=component, name=name)
-                        counter.update(value=F("value") + value)
+                since = counters.filter(name=SINCE)
+                # Whoever has written this row has all of the component's. It is written before anything is
+                # read, for SQLite does not wait for somebody who has read.
+                if not since.update(value=F("value")):
+                    counters.get_or_create(component=component, name=SINCE, defaults={"value": now()})
+                    since.update(value=F("value"))
+                known = [each for each in counters if each.name in values]
+                for each in known:
+                    each.value = F("value") + values[each.name]  # type: ignore[assignment]
+                counters.bulk_update(known, ["value"])
+                names = values.keys() - {each.name for each in known}
+                counters.bulk_create(
+                    models.Counter(component=component, name=name, value=values[name]) for name in names
+                )
 
     @_in_its_thread
     def counters(self) -> dict[str, dict[str, int]]:

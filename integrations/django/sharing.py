@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
 from time import perf_counter
@@ -146,30 +146,34 @@ def shadow(turn: Turn, request: HttpRequest, path: str, response: HttpResponseBa
     status, headers = response.status_code, _fields(response)
     tee = Tee(turn.limit)
     tee.seconds = seconds
+    finished: Callable[[], object] | None = None
     if not response.streaming:
         tee.see(response.content)  # type: ignore[attr-defined]
     elif _is_sent_by_server(request, response):
         tee.lose(Unseen.FILE)
     else:
-        overhear(response, tee)
+        finished = overhear(response, tee)
     if turn.answer is not None:
         run, answer = copy_context().run, turn.answer
         run(current.set, request)
         turn.answer = lambda message: run(answer, message)
 
-    told = False
+    close = request.close
 
     def gone_out() -> None:
-        nonlocal told
-        if told:
-            return  # a response may be closed twice
-        told = True
+        del request.close
+        if finished is not None:
+            finished()
         try:
             turn.shadowed(to_request(request, path), tee.answer(status, headers))
         except (GatewayError, DisallowedHost):
             turn.unseen(Unseen.REFUSED)
+        finally:
+            close()
 
-    response._resource_closers.append(gone_out)  # type: ignore[attr-defined]
+    # Django closes a request with its last response; the view's own may be another one, of which nobody
+    # hears any more (ConditionalGetMiddleware)
+    request.close = gone_out  # type: ignore[method-assign]
 
 
 def _fields(response: HttpResponseBase) -> Headers:
@@ -184,10 +188,10 @@ def _is_sent_by_server(request: HttpRequest, response: HttpResponseBase) -> bool
     return is_file and bool(request.META.get("wsgi.file_wrapper"))
 
 
-def overhear(response: HttpResponseBase, tee: Tee) -> None:
+def overhear(response: HttpResponseBase, tee: Tee) -> Callable[[], None]:
     """Have `tee` see the content of a response that streams, in the way in which its view streams it.
 
-    What is not read to its end is CUT.
+    What this returns is called when all is over: what has not been read to its end then is CUT.
     """
     streaming: Any = response
     content = streaming.streaming_content
@@ -223,12 +227,12 @@ def overhear(response: HttpResponseBase, tee: Tee) -> None:
             tee.see(chunk)
             yield chunk
 
-    def closed() -> None:
+    def finished() -> None:
         if not whole:
             tee.lose(Unseen.CUT)
 
     streaming.streaming_content = async_chunks() if streaming.is_async else chunks()
-    streaming._resource_closers.append(closed)
+    return finished
 
 
 def finish(turn: Turn, request: HttpRequest, response: HttpResponseBase) -> None:

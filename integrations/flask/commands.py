@@ -127,7 +127,7 @@ def new(
         made = scaffold.add_to_site(chosen, name, manifest, given, scaffold.asking(accept_defaults))
     except GatewayError as error:
         raise click.ClickException(str(error)) from error
-    click.echo("\n".join(said(made, name, "flask run --debug")))
+    click.echo("\n".join(said(made, name)))
 
 
 def _manifest(info: ScriptInfo) -> Path:

@@ -69,6 +69,10 @@ def test_a_message_is_cut_to_what_the_host_keeps() -> None:
         ("(call $error-drop (call $set-new))", "is not a ErrorContext"),
         ("(call $error-drop (i32.const 0))", "unknown handle index 0"),
         (
+            "(local.set $i (call $none)) (call $error-drop (local.get $i)) (call $error-drop (local.get $i))",
+            "unknown handle index 1",
+        ),
+        (
             "(drop (call $error-new (i32.const 300) (i32.const 1)))",
             "not utf8",
         ),

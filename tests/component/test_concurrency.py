@@ -118,6 +118,32 @@ def test_a_synchronous_lift_has_no_task_return(code: str, message: str) -> None:
         said(caller(f"{code} (i32.const 0)"))
 
 
+def test_what_a_function_that_is_not_async_calls_cannot_block_either() -> None:
+    work = Part(
+        """(func (export "work") (param i32) (result i32) (drop (call $gate (i32.const 1))) (i32.const 0))""",
+        {"work": U},
+    )
+    part = Part(f"{RUN} (call $work (i32.const 0)))", {"run": ("u", "u", False)}, {"work": U})
+    with pytest.raises(Trap, match="cannot block a synchronous task before returning"):
+        said(work, part)
+
+
+def test_what_blocks_below_a_caller_that_goes_on_needs_a_second_stack() -> None:
+    inner = Part(
+        """(func (export "inner") (param i32) (result i32)
+          (drop (call $gate (i32.const 1))) (i32.const 0))""",
+        {"inner": U},
+    )
+    work = Part(
+        """(func (export "work") (param i32) (result i32) (call $inner (i32.const 0)))""",
+        {"work": U},
+        {"inner": U},
+    )
+    run = caller("(call $work-async (i32.const 0) (i32.const 32))", work=U)
+    with pytest.raises(Trap, match="blocks while its caller goes on, which needs a second stack"):
+        said(inner, work, run)
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -237,6 +263,23 @@ def test_a_task_that_blocks_keeps_others_out() -> None:
             guest.functions["", name].begin(guest.instance, (0,), lambda result: None)
         loop.run_until(lambda: loop.idle)
         assert guest.host.said == [1, Subtask.State.STARTING, 2, 3]
+
+
+def test_a_callback_that_blocks_keeps_others_out() -> None:
+    part = Part(
+        asynchronous(
+            "run",
+            YIELD,
+            f"""(call $say (i32.const 1)) (drop (call $sleep (i32.const 5))) (call $say (i32.const 2))
+                (call $return (i32.const 0)) {EXIT}""",
+        )
+    )
+    with running(part) as guest:
+        loop = guest.instance.loop
+        for _ in range(2):
+            guest.functions["", "run"].begin(guest.instance, (0,), lambda result: None)
+        loop.run_until(lambda: loop.idle)
+        assert guest.host.said == [1, 2, 1, 2]
 
 
 def test_yield_lets_another_task_go_on() -> None:
@@ -361,6 +404,67 @@ def test_a_callee_may_take_its_time_to_be_cancelled() -> None:
     assert said(work, run) == [6, blocked, 0, Subtask.State.CANCELLED_BEFORE_RETURNED]
 
 
+# Calls work, goes on when it is its turn to cancel that, and then waits for its end.
+CANCELS = Part(
+    f"""(global $i (mut i32) (i32.const 0))
+        {
+        asynchronous(
+            "run",
+            f"(global.set $i (call $index (call $work-async (i32.const 3) (i32.const 32)))) {YIELD}",
+            f'''(if (local.get $event) (then
+                  (call $say (local.get $payload)) (call $return (i32.const 0)) (return {EXIT})))
+                (call $say (call $sub-cancel-async (global.get $i)))
+                (call $opened (i32.const 3)) (call $opened (i32.const 5))
+                {wait_on("(call $only (global.get $i))")}''',
+        )
+    }""",
+    ASYNC,
+    {"work": U},
+)
+
+
+def cancelled(*parts: Part) -> list[int]:
+    """What is said while CANCELS runs, beside "two" where there is one."""
+    with running(*parts) as guest:
+        loop = guest.instance.loop
+        for name in ("run", "two"):
+            if ("", name) in guest.functions:
+                guest.functions["", name].begin(guest.instance, (0,), lambda result: None)
+        loop.run_until(lambda: loop.idle)
+        return guest.host.said
+
+
+def test_a_cancellation_waits_while_another_task_has_the_component_instance() -> None:
+    """It is told to the task that it is for when that waits again, after what it waited for before."""
+    hold = """(func (export "hold") (param i32) (result i32)
+      (drop (call $gate (i32.const 5))) (i32.const 0))"""
+    work = Part(
+        callee(
+            f"""(call $set (call $only (call $index (call $gate-async (local.get $x) (i32.const 48)))))
+                {wait_on("(call $get)")}""",
+            f"""(call $say (local.get $event))
+                (if (i32.eq (local.get $event) (i32.const 6)) (then (call $cancel) (return {EXIT})))
+                {YIELD}""",
+        ).core
+        + hold,
+        {"work": U, "hold": U},
+    )
+    two = Part(
+        asynchronous("two", f"(call $return (call $hold (i32.const 0))) {EXIT}"), {"two": U}, {"hold": U}
+    )
+    blocked, before_returned = 0xFFFFFFFF, Subtask.State.CANCELLED_BEFORE_RETURNED
+    assert cancelled(work, two, CANCELS) == [blocked, 1, 6, before_returned]
+
+
+def test_a_wait_in_the_middle_that_cannot_be_cancelled_goes_on() -> None:
+    work = callee(
+        YIELD,
+        f"""(call $say (call $await (call $index (call $gate-async (i32.const 5) (i32.const 48)))))
+            (call $return (i32.const 0)) {EXIT}""",
+    )
+    assert cancelled(work, CANCELS) == [0xFFFFFFFF, Subtask.State.RETURNED, Subtask.State.RETURNED]
+
+
 def test_cancel_before_the_callee_starts() -> None:
     work = Part(
         '(func (export "hold") (param i32) (result i32) (call $inc) (i32.const 0))'
@@ -405,6 +509,11 @@ def test_cancel_of_a_call_of_the_host() -> None:
         ("(drop (call $sub-cancel (call $set-new)))", "is not a Subtask"),
         ("(drop (call $sub-cancel (i32.const 0)))", "unknown handle index 0"),
         ("(call $sub-drop (i32.const -1))", "unknown handle index 4294967295"),
+        (
+            """(drop (call $sub-cancel (local.get $i)))
+               (call $sub-drop (local.get $i)) (call $sub-drop (local.get $i))""",
+            "unknown handle index",
+        ),
         # it has resolved, but its caller does not know yet
         (
             "(call $opened (i32.const 3)) (drop (call $yield)) (call $sub-drop (local.get $i))",

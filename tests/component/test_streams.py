@@ -433,6 +433,13 @@ def test_the_host_is_read() -> None:
     assert [source.closed for source in host.sources] == [1]
 
 
+def test_an_end_may_join_a_set_when_its_synchronous_copy_is_over() -> None:
+    code = """(local.set $r (call $source (i32.const 0)))
+      (call $say (call $s.read-sync (local.get $r) (i32.const 512) (i32.const 4)))
+      (call $join (local.get $r) (call $set-new)) (i32.const 0)"""
+    assert said(run(code), host=Host((b"", b"late"))) == [copied(COMPLETED, 4), 0]
+
+
 def test_a_read_of_nothing_tells_when_the_host_has_something() -> None:
     code = """(local.set $r (call $source (i32.const 0)))
       (call $say (call $await-read (local.get $r)))

@@ -6,7 +6,8 @@
 #   spin.toml, and whatever else is there to be read.
 # Rule 2: remarks, which readers do not see, stand in front of the block that they are about: `% not-run:
 #   REASON` (it is only checked), `% exit: 1` (its commands fail); or by themselves: `% needs: nginx` (without
-#   it the page is skipped), `% setup: COMMAND` (typed here), `% include: PAGE FILE` (the block of a page).
+#   it the page is skipped), `% setup: COMMAND` (typed here), `% stop: 8000` (the server at that port), `%
+#   include: PAGE FILE` (the block of another page).
 # Rule 3: no fence is overlooked: each is a block, or a directive of the page's own.
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sybil.typing import Lexer, Parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-REMARKS = ("not-run", "exit", "needs", "setup", "include")
+REMARKS = ("not-run", "exit", "needs", "setup", "stop", "include")
 PROSE = frozenset(
     {"note", "tip", "warning", "important", "seealso", "toctree", "image", "figure", "generated"}
 )

@@ -151,6 +151,25 @@ def test_nothing_of_a_request_is_left_in_an_instance(serve: Serve, code: str) ->
     assert not kept.instance.loop.waiting
 
 
+def test_the_body_of_a_request_ends_with_it(serve: Serve) -> None:
+    """A guest that keeps it finds it at its end, not what is still to come of it."""
+    keep = """
+      (if (i32.eqz (i32.load8_u (i32.const 100))) (then
+        (call $consume (local.get $request)) (i32.store (i32.const 104) (global.get $rx))))
+      (if (i32.load8_u (i32.const 100)) (then
+        (call $drop.request (local.get $request))
+        (i32.store8 (i32.const 101)
+          (call $body.read (i32.load (i32.const 104)) (i32.const 1024) (i32.const 8)))))
+      (i32.store8 (i32.const 100) (i32.const 1))
+      (call $return (call $new))
+      (call $write (i32.const 101) (i32.const 1))
+      (call $finish)
+      (i32.const 0)"""
+    gateway = serve(keep, max_instance_reuse_count=9)
+    bodies = [whole(gateway.handle(request(iter((b"a", b"b")), "POST")))[1] for _ in range(2)]
+    assert bodies == [b"\0", b"\1"]
+
+
 def test_one_that_answers_while_the_gateway_closes_is_closed_then(serve: Serve) -> None:
     reuse = reuse_of(serve(COUNT.format(""), max_instance_reuse_count=9))
     with reuse.instance() as instance:

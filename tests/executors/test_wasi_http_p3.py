@@ -253,6 +253,17 @@ def test_work_goes_on_after_the_response(serve: Serve, caplog: Any) -> None:
     assert "failed after its response" in failure(caplog)
 
 
+def test_a_task_goes_on_after_the_response(serve: Serve, caplog: Any) -> None:
+    """It has left its code to wait, and is called back when the response has long been there."""
+    code = f"""(local $set i32) {LATE}
+      (local.set $set (call $set.new))
+      (call $join (i32.shr_u (call $wait-for~ (i64.const 1000000)) (i32.const 4)) (local.get $set))
+      (i32.or (i32.const 2) (i32.shl (local.get $set) (i32.const 4)))"""
+    gateway = serve(code, async_uses=WAITS, callback="unreachable")
+    assert whole(gateway.handle(request())) == (200, b"hello")
+    assert "failed after its response" in failure(caplog)
+
+
 def test_a_client_does_not_wait_for_what_comes_after_its_response(serve: Serve) -> None:
     """The end is sent on before the guest's work is over, which nobody breaks off then."""
     code = (
@@ -337,6 +348,22 @@ def test_content_length_is_kept(serve: Serve, caplog: Any, length: str, case: st
     else:
         assert whole(response) == (500, b"")
         assert "did not finish" in failure(caplog)
+
+
+def test_a_guest_that_writes_more_than_it_announced_is_told_at_once(serve: Serve, caplog: Any) -> None:
+    """By its `sent` future, and by its next write: nobody reads any more."""
+    data = """(data (i32.const 300) "\\40\\01\\00\\00\\0e\\00\\00\\00\\50\\01\\00\\00\\01\\00\\00\\00")
+      (data (i32.const 320) "content-length") (data (i32.const 336) "4")"""
+    locals_ = "(local $fields i32) (local $b i64) (local $t i64) (local $sent i32)"
+    begun, _, _ = CONTENT_LENGTH.partition("(call $finish)")
+    code = f"""{locals_} {begun}
+      (if (i32.ne (call $sent.read~ (local.get $sent) (i32.const 3904)) (i32.const 0)) (then (unreachable)))
+      (if (i32.ne (call $body.write (global.get $tx) (i32.const 0) (i32.const 1)) (i32.const 1))
+        (then (unreachable)))
+      (call $finish) (i32.const 0)"""
+    gateway = serve(code, {HTTP: ("[static]fields.from-list",)}, functions=data)
+    assert whole(gateway.handle(request())) == (500, b"")
+    assert "did not finish" in failure(caplog)
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 500)])

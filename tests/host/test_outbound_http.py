@@ -19,6 +19,7 @@ from wasm_gateway.component.values import Err
 from wasm_gateway.component.wit import parse_interface
 from wasm_gateway.errors import DeadlineExceeded, Saturated
 from wasm_gateway.host import outbound_http
+from wasm_gateway.host.addresses import MAX_ADDRESS
 from wasm_gateway.host.limits import Budget
 from wasm_gateway.host.network import Network
 from wasm_gateway.host.outbound_http import INTERFACES, Client, OutboundHttp
@@ -485,6 +486,13 @@ def test_redirects_of_oneself(family: OutboundHttp, context: Callable[..., Any],
     ctx.answer_self = lambda request: Response(302, Headers([("location", places[request.path])]))
     assert send(family, ctx, "/a") == DENIED
     assert server.seen == []
+
+
+def test_a_path_is_not_longer_than_a_url_can_be(family: OutboundHttp, context: Callable[..., Any]) -> None:
+    ctx = context(allowed=["http://self"])
+    ctx.answer_self = lambda request: Response(200)
+    assert send(family, ctx, "/" * MAX_ADDRESS) == (200, [], b"")
+    assert send(family, ctx, "/" * (MAX_ADDRESS + 1)) == INVALID
 
 
 def test_without_an_application_there_is_no_self(family: OutboundHttp, context: Callable[..., Any]) -> None:

@@ -18,6 +18,7 @@ from wasm_gateway.host.wasi_http import (
     FORBIDDEN_NAME,
     IMMUTABLE,
     MAX_FIELDS,
+    MAX_URI,
     SYNTAX,
     Fields,
     IncomingBody,
@@ -154,6 +155,14 @@ def test_outgoing_requests(call: Callable[..., Any], what: str, good: Any, bad: 
     for value in bad:
         assert call(f"outgoing-request.set-{what}", request, value) == FAILED, value
         assert call(f"outgoing-request.{what}", request) == last
+
+
+@pytest.mark.parametrize(("what", "form"), [("path-with-query", "/{}"), ("authority", "{}.x")])
+def test_a_uri_is_not_longer_than_one_can_be(call: Callable[..., Any], what: str, form: str) -> None:
+    """What is not ASCII is quoted, which takes far more memory than the guest has of it."""
+    request, room = OutgoingRequest(Fields()), MAX_URI - len(form.format(""))
+    assert call(f"outgoing-request.set-{what}", request, form.format("a" * room)) is None
+    assert call(f"outgoing-request.set-{what}", request, form.format("a" * (room + 1))) == FAILED
 
 
 @pytest.mark.parametrize("of", ["request", "response"])

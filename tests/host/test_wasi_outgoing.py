@@ -936,6 +936,31 @@ def test_an_instance_has_so_many_requests(
     assert isinstance(handler.handle(guest, outgoing(guest, server.authority), None), FutureResponse)
 
 
+def test_no_instance_takes_the_threads_of_others(
+    server: Server,
+    handler: OutgoingHandler,
+    context: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor do its requests that wait for one of its own get lost."""
+    monkeypatch.setattr(wasi_outgoing, "MAX_SENDERS", 3)
+    monkeypatch.setattr(wasi_outgoing, "MAX_OF_INSTANCE", 2)
+    greedy, other = (context(allowed=["http://127.0.0.1:*"]) for _ in range(2))
+
+    def ask(ctx: Any, path: str) -> Any:
+        future = handler.handle(ctx, outgoing(ctx, server.authority, path), None)
+        assert isinstance(future, FutureResponse)
+        return future
+
+    silent = [ask(greedy, "/silence") for _ in range(4)]
+    waiting = ask(greedy, "/echo")
+    assert rest(other, stream_of(other, wait(other, ask(other, "/echo")))) == b""
+    assert not waiting.settled
+    for future in silent:
+        call("[resource-drop]future-incoming-response", greedy, future)
+    assert rest(greedy, stream_of(greedy, wait(greedy, waiting))) == b""
+
+
 def test_another_component_answers_in_the_guests_own_thread(handler: OutgoingHandler, guest: Any) -> None:
     seen: list[Any] = []
 

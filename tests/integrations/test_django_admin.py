@@ -24,7 +24,11 @@ from django.urls import path, re_path
 from tests.integrations.conftest import printer
 from tests.test_swap import put, until
 from wasm_gateway.errors import ComponentError, GuestError
+from wasm_gateway.integrations.django.admin import DialAdmin
 from wasm_gateway.integrations.django.conf import owner
+from wasm_gateway.integrations.django.ledger import DjangoLedger
+from wasm_gateway.integrations.django.management.commands import wasm_mode, wasm_report, wasm_rollback
+from wasm_gateway.integrations.django.models import Dial
 from wasm_gateway.integrations.django.signals import (
     component_loaded,
     dial_turned,
@@ -412,11 +416,33 @@ def test_orders_that_make_no_sense(site: dict[str, Any], manifest: Path) -> None
     for limit in ("-1", "201", "x"):
         with pytest.raises(CommandError, match="limit"):
             run("wasm_report", "--limit", limit)
-    # a guest that cannot be loaded is not ordered at all
+    # a guest that cannot be loaded is not ordered at all; others are
     (manifest.parent / "hello.wasm").write_bytes(b"garbage")
     owner.close()
-    with pytest.raises(CommandError, match="hello"):
-        run("wasm_reload", "hello")
+    for names in (["hello"], []):
+        with pytest.raises(CommandError, match="hello"):
+            run("wasm_reload", *names)
+    assert run("wasm_reload", "cookie")
+
+
+@pytest.mark.parametrize("state", ["garbage", "gone"])
+def test_a_route_is_turned_though_its_guest_cannot_be_loaded(
+    manifest: Path, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By somebody at a terminal, while processes that have the old guest go on; no check stops him."""
+    guest = manifest.parent / "hello.wasm"
+    if state == "gone":
+        guest.unlink()
+    else:
+        guest.write_bytes(b"garbage")
+    for module in (wasm_mode, wasm_rollback, wasm_report):
+        assert not module.Command.requires_system_checks
+    assert run("wasm_rollback", "hello")
+    assert run("wasm_mode", "hello", "native") == ["hello: native"]
+    assert run("wasm_mode")[0] == "hello  native (turned)"
+    assert run("wasm_report")[-1] == "No mismatches."
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert owner.gateway()._entries is None
 
 
 def test_somebody_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,3 +457,45 @@ def test_somebody_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pilot is not None
     assert pilot.ledger is not None
     assert pilot.ledger.changes()[0].by == f"user {os.getuid()} (wasm_mode)"
+
+
+# Other sites than the default one
+
+
+class Ops(admin.AdminSite):
+    pass
+
+
+ops = Ops(name="ops")
+ops.register(Dial, DialAdmin)
+
+
+class TwoSites:
+    urlpatterns = [path("admin/", admin.site.urls), path("ops/", ops.urls), re_path("", view)]
+
+
+def test_an_admin_site_of_another_name() -> None:
+    with override_settings(ROOT_URLCONF=TwoSites):
+        client = user("change_dial")
+        text = client.get("/ops/wasm_gateway/dial/").content.decode()
+        assert 'action="/ops/wasm_gateway/dial/turn/"' in text
+        assert '="/admin/' not in text
+        token = client.cookies["csrftoken"].value
+        form = {"name": "hello", "action": "reset", "csrfmiddlewaretoken": token}
+        response = client.post("/ops/wasm_gateway/dial/turn/", form)
+        assert response["location"] == "/ops/wasm_gateway/dial/"
+
+
+def test_counts_take_few_queries(django_assert_max_num_queries: Any) -> None:
+    ledger = DjangoLedger()
+    counts = {"hello": {f"name {number}": number for number in range(100)}}
+    ledger._add(counts)
+    with django_assert_max_num_queries(6):
+        ledger._add(counts | {"hello": {**counts["hello"], "new": 1}})
+    found = ledger.counters()["hello"]
+    assert {name: found[name] for name in ("name 0", "name 7", "name 99", "new")} == {
+        "name 0": 0,
+        "name 7": 14,
+        "name 99": 198,
+        "new": 1,
+    }

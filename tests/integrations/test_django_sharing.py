@@ -542,3 +542,34 @@ def test_a_file_that_the_server_sends_itself(beside: Any) -> None:
     assert b"".join(sent) == GUEST
     sent.close()
     assert settled(beside, 1) == {"shadow uncompared": 1, "shadow uncompared, file": 1}
+
+
+class Tagged:
+    urlpatterns = [re_path("", lambda request: HttpResponse(GUEST, "text/plain", headers={"etag": '"1"'}))]
+
+
+def test_an_answer_that_other_middleware_replaces_is_compared(beside: Any, ask: Ask) -> None:
+    """The client has it already, and gets a 304: Django never closes what the view has answered."""
+    conditional = "django.middleware.http.ConditionalGetMiddleware"
+    with override_settings(ROOT_URLCONF=Tagged, MIDDLEWARE=[conditional, SESSIONS, AUTH, OURS]):
+        response = ask("get", "/wasm/hello", headers={"if-none-match": '"1"'})
+    assert response.status_code == 304
+    assert settled(beside, 1) == {"shadow equal": 1}
+
+
+def test_uploads_are_closed_after_the_view(ruled: Ruled, ask: Ask) -> None:
+    ruled(hello={"mode": "shadow"})
+    pilot = owner.gateway().open().pilot
+    files = []
+
+    def upload(request: HttpRequest) -> HttpResponse:
+        files.append(request.FILES["file"])
+        return HttpResponse()
+
+    class Uploads:
+        urlpatterns = [re_path("", upload)]
+
+    with override_settings(ROOT_URLCONF=Uploads):
+        ask("post", "/wasm/hello", data={"file": io.BytesIO(b"content")})
+    assert [file.closed for file in files] == [True]
+    assert settled(pilot, 1) == {"shadow different": 1}

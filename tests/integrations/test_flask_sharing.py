@@ -274,3 +274,14 @@ def test_an_app_hears_of_its_own_guests(make: Make, asking: Path, tmp_path: Path
     finally:
         for name, receiver in receivers.items():
             signals.signals[name].disconnect(receiver)
+
+
+def test_a_route_is_turned_though_its_guest_cannot_be_loaded(
+    make: Make, asking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
+    (asking.parent / "hello.wasm").write_bytes(b"garbage")
+    runner = make(LEDGER=tmp_path / "ledger.db").test_cli_runner()
+    for command in (["mode", "hello", "native"], ["rollback", "hello"], ["report"], ["mode"]):
+        assert runner.invoke(wasm, command).exit_code == 0
+    assert runner.invoke(wasm, ["reload", "hello"]).exit_code == 1

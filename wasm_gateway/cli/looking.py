@@ -219,12 +219,7 @@ def _guest(guest: str, source: str | None, profile: str | None, cache_dir: str |
     """The binary of a file, or of a component with what the manifest says of it."""
     path = Path(guest)
     if path.is_file():
-        wasm = path.read_bytes()
-        if path.suffix == ".wat":
-            from ..engine import wat2wasm
-
-            wasm = wat2wasm(wasm, str(path))
-        return wasm, None
+        return _binary(path), None
     manifest = _manifest(source, profile, ())
     component = manifest.components.get(guest)
     if component is None:
@@ -234,7 +229,15 @@ def _guest(guest: str, source: str | None, profile: str | None, cache_dir: str |
     from ..loader import default_cache_dir
 
     folder = Path(cache_dir) if cache_dir else default_cache_dir()
-    return load_source(component, folder, manifest_path=manifest.path).read_bytes(), component
+    return _binary(load_source(component, folder, manifest_path=manifest.path)), component
+
+
+def _binary(path: Path) -> bytes:
+    if path.suffix != ".wat":
+        return path.read_bytes()
+    from ..engine import wat2wasm
+
+    return wat2wasm(path.read_bytes(), str(path))
 
 
 # doctor

@@ -113,10 +113,22 @@ def _named(words: tuple[str, ...], template: str | None, templates: Mapping[str,
     if not texts:
         if not people():
             raise click.UsageError("name the application or component")
-        texts = [click.prompt("Name", err=True)]
+        texts = [click.prompt("Name", value_proc=_checked_name, err=True)]
     if len(texts) > 1:
         raise click.UsageError(f"unexpected argument '{texts[1]}'")
     return chosen, texts[0]
+
+
+def _checked_name(text: str) -> str:
+    """A name that was typed, or what makes the question come again."""
+    from ..errors import TemplateError
+    from ..scaffold import component_name
+
+    try:
+        component_name(text)
+    except TemplateError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
 
 
 def _given(flags: Mapping[str, Any]) -> tuple[dict[str, str], Any]:

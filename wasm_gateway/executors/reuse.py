@@ -90,15 +90,22 @@ class Reuse:
                 return False
             kept.instance.rest()
             self._idle.append(kept)
-            if self._timer is None:
-                self._wait()
+            if self._timer is None and not self._wait():
+                self._idle.remove(kept)
+                return False
         return True
 
-    def _wait(self) -> None:
-        self._timer = threading.Timer(self._idle_seconds, self._expire)
-        self._timer.daemon = True
-        self._timer.name = "wasm-idle"
-        self._timer.start()
+    def _wait(self) -> bool:
+        """Have the idle ones looked at later; False where no thread can be started for that."""
+        timer = threading.Timer(self._idle_seconds, self._expire)
+        timer.daemon = True
+        timer.name = "wasm-idle"
+        try:
+            timer.start()
+        except RuntimeError:
+            return False
+        self._timer = timer
+        return True
 
     def _expire(self) -> None:
         """Close what has waited for too long."""
@@ -107,8 +114,9 @@ class Reuse:
             expired = [kept for kept in self._idle if kept.until <= now]
             self._idle = [kept for kept in self._idle if kept.until > now]
             self._timer = None
-            if self._idle:
-                self._wait()
+            if self._idle and not self._wait():
+                expired += self._idle
+                self._idle = []
         self._end(expired)
 
     def _end(self, idle: Iterable[_Kept]) -> None:

@@ -288,7 +288,11 @@ class Network:
             finally:
                 slots.release()
 
-        threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
+        try:
+            threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
+        except RuntimeError as error:  # there are too many
+            slots.release()
+            raise NameNotResolved(f"{host}: {error}") from error
         try:
             answer = answers.get(timeout=deadline.remaining())
         except queue.Empty:

@@ -202,7 +202,13 @@ class Workers:
         places.take()
         wake = waker(ctx).wake
 
+        told = False
+
         def over() -> None:
+            nonlocal told
+            if told:  # where no thread could be started another one takes the call all the same
+                return
+            told = True
             places.give()
             if turns is not None:
                 turns.give()
@@ -212,6 +218,7 @@ class Workers:
         try:
             self._submit(call)
         except BaseException:
+            call.abandon()
             over()
             raise
         try:

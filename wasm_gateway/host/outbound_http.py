@@ -37,7 +37,7 @@ from .. import forks
 from ..component.values import Err
 from ..errors import Saturated
 from ..messages import NO_HEADERS, Headers, Request, Trailers
-from .addresses import Address, BadAddress, parse_address
+from .addresses import MAX_ADDRESS, Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import VALUE_OVERHEAD, Budget
 from .network import Network
@@ -165,15 +165,20 @@ class Upload:
         self._head = threading.Event()
         self._hold = sock.makefile("wb", 0)  # who closes the connection leaves us the descriptor
         sock.share(True)
-        self._thread: threading.Thread
+        self._thread: threading.Thread | None = None
 
     def start(self, send: Callable[[], object]) -> None:
         """Let `send` send head and `chunks()`, and call `head_is_sent` in between.
 
         Returns when that is called, after which a response can come; raises what went wrong so far.
         """
-        self._thread = threading.Thread(target=self._run, args=(send,), name="wasm-http-upload", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(send,), name="wasm-http-upload", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there are too many
+            self._hold.close()
+            raise OSError(str(error)) from error
+        self._thread = thread
         self._head.wait()
         if self.failure is not None:
             raise self.failure
@@ -204,8 +209,11 @@ class Upload:
 
     def over(self, seconds: float | None = None) -> bool:
         """Wait until it is over, so many seconds at most; whether it is."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        thread = self._thread
+        if thread is None:
+            return True
+        thread.join(seconds)
+        return not thread.is_alive()
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
@@ -565,7 +573,7 @@ def checked(method: str, uri: str, headers: Pairs, body: bytes | None) -> Outgoi
         if name.lower() not in HOP_BY_HOP:
             # each character of a header value is a byte on the wire (messages.py, Rule 2)
             kept.append((name.lower(), value if value.isascii() else value.encode().decode("latin-1")))
-    if _URL.fullmatch(uri) is None:
+    if len(uri) > MAX_ADDRESS or _URL.fullmatch(uri) is None:
         raise HttpFailure("invalid-url")
     return Outgoing(method.upper(), uri, tuple(kept), body or None)
 

@@ -353,7 +353,11 @@ class PgConnection:
                 canceller.free()
                 slots.release()
 
-        threading.Thread(target=cancel, name="cancel PostgreSQL statement", daemon=True).start()
+        try:
+            threading.Thread(target=cancel, name="cancel PostgreSQL statement", daemon=True).start()
+        except RuntimeError:  # there are too many; the server will notice
+            canceller.free()
+            slots.release()
 
 
 class _Slots:
@@ -387,7 +391,11 @@ def _open(target: Target, server: Server, address: str, deadline: Deadline) -> A
         finally:
             slots.release()
 
-    threading.Thread(target=log_in, name="log in to PostgreSQL", daemon=True).start()
+    try:
+        threading.Thread(target=log_in, name="log in to PostgreSQL", daemon=True).start()
+    except RuntimeError as error:  # there are too many
+        slots.release()
+        raise DatabaseFailure("connection-failed", str(error)) from error
     while True:
         left = deadline.remaining()
         try:

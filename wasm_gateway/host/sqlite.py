@@ -18,7 +18,9 @@
 # it runs it, and explaining is not running: it would read the names of tables from memory
 # that is free (after DROP TABLE, VACUUM, or another connection's change of the schema).
 # Rule 4: statements end at the deadline (progress handler), also while they wait for
-# a lock (busy timeout); results are bounded while they come.
+# a lock (busy timeout); results are bounded while they come. SQLite asks between the
+# instructions of its machine, so that what may take long in one is made anew
+# (sqlite_functions.py), or gets no large values (_SLOW).
 #
 # Spin opens a new connection for each `open`, so nothing is shared between handles
 # there either, except the file.
@@ -37,7 +39,7 @@ from typing import Any
 from .. import forks
 from ..component.values import Err, Ok
 from ..errors import HostError, Trap
-from . import descriptors
+from . import descriptors, sqlite_functions
 from .base import Deadline, HostContext
 from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
 from .offload import Elements, Turns, Workers, share_of
@@ -173,6 +175,12 @@ _PRAGMAS_READ_ONLY = frozenset(
 # write to the log of the process.
 _FUNCTIONS_DENIED = frozenset({"fts3_tokenizer", "fts5", "load_extension", "sqlite_log"})
 
+# LIKE and GLOB take the product of text and pattern; SQLite itself allows patterns of 50,000 bytes.
+MAX_PATTERN = 500
+# Functions that take time with the square of their arguments, and the largest value where there is one:
+# some 10 s for the worst that can be made of it.
+_SLOW = {"like": 8 << 20, "glob": 8 << 20, "json_patch": SMALL_VALUE_BYTES}
+
 # Tables that some builds of SQLite offer: the statements of the connection, raw pages of the file.
 _TABLES_DENIED = frozenset({"sqlite_stmt", "bytecode", "tables_used", "sqlite_dbpage", "sqlite_dbdata"})
 
@@ -210,6 +218,7 @@ class Connection:
         self._ours = True  # whether the SQL being compiled is ours
         self._deadline: Deadline | None = None
         self._attached = False
+        self._largest = MAX_HOST_BUFFERED_BYTES  # that the functions of the statement allow
         self._explained = itertools.count()
         try:
             new = self._kept and not (file is not None and file.exists() and file.stat().st_size)
@@ -225,6 +234,7 @@ class Connection:
         sql = self._sql
         try:
             sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, SMALL_VALUE_BYTES)
+            sql.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, MAX_PATTERN)
             if new:
                 # readers and a writer side by side; a file that is there already stays as it is
                 sql.execute("PRAGMA journal_mode=WAL").fetchall()
@@ -233,6 +243,7 @@ class Connection:
             sql.execute(f"CREATE TEMP TABLE {_OWN} (id INTEGER PRIMARY KEY)")
             self._limit_pages("temp", MAX_TEMP_BYTES)
             sql.create_function("total_changes", 0, self._total_changes)
+            sqlite_functions.install(sql)
             if _DEFENSIVE is not None:
                 configure: Any = getattr(sql, "setconfig")  # noqa: B009  # not in the types of Python 3.11
                 configure(_DEFENSIVE, True)
@@ -311,10 +322,9 @@ class Connection:
             cursor.close()
 
     def _execute_with_large_values(self, statement: str, values: list[Any]) -> QueryResult:
+        self._largest = MAX_HOST_BUFFERED_BYTES
         share = MAX_STATEMENT_BYTES // max(self._values_of(statement, len(values)), 1)
-        self._sql.setlimit(
-            sqlite3.SQLITE_LIMIT_LENGTH, min(max(share, SMALL_VALUE_BYTES), MAX_HOST_BUFFERED_BYTES)
-        )
+        self._sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(max(share, SMALL_VALUE_BYTES), self._largest))
         try:
             return self._execute(statement, values)
         finally:
@@ -415,7 +425,9 @@ class Connection:
             return OK
         if action in KEEPS_STATE_OUT:
             if action == sqlite3.SQLITE_FUNCTION:
-                return DENY if second is not None and second.lower() in _FUNCTIONS_DENIED else OK
+                name = (second or "").lower()
+                self._largest = min(self._largest, _SLOW.get(name, self._largest))
+                return DENY if name in _FUNCTIONS_DENIED else OK
             if action == sqlite3.SQLITE_READ and first is not None and first.lower() in _TABLES_DENIED:
                 return DENY
             # of what is in the temp schema, only reading leaves it as it was

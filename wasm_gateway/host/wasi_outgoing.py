@@ -68,6 +68,8 @@ INTERFACES = {OUTGOING: TEXT}
 
 # Threads for requests to other servers, of all guests of an application together.
 MAX_SENDERS = 64
+# Those that one instance may have: servers that say nothing hold no more of them. Its other requests wait.
+MAX_OF_INSTANCE = 32
 # Requests of one instance that are under way, or wait for a thread.
 MAX_REQUESTS = 128
 # Bytes of a body on its way, in each direction; a request with no more is sent whole, with its length.
@@ -359,7 +361,7 @@ class Sending:
 
     def _start(self, body: bytes | Iterable[bytes] | None) -> None:
         request = replace(self._request, body=body, trailers=self._trailers_out)
-        self._handler.submit(lambda: self._run(request))
+        self._handler.submit(self._ctx, lambda: self._run(request))
 
     # in a thread of its own
 
@@ -511,6 +513,16 @@ def error_code(failure: HttpFailure) -> tuple[str, Any]:
     return ("HTTP-protocol-error", None) if broken else ("internal-error", "the request failed")
 
 
+class _Lane:
+    """The jobs of one instance: how many run, and those that wait for one of them to end."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: deque[Callable[[], object]] = deque()
+
+
 class OutgoingHandler:
     """wasi:http/outgoing-handler; `outbound` is the client that all versions of Spin's interface share."""
 
@@ -532,11 +544,28 @@ class OutgoingHandler:
         if senders is not None:
             senders.shutdown(wait=False, cancel_futures=True)
 
-    def submit(self, job: Callable[[], object]) -> None:
+    def submit(self, ctx: HostContext, job: Callable[[], object]) -> None:
+        """Run `job`, which raises nothing, in a thread."""
+        lane: _Lane | None = ctx.state.get(_Lane)
+        if lane is None:
+            lane = ctx.state[_Lane] = _Lane()
         with self._lock:
             if self._senders is None:
                 self._senders = ThreadPoolExecutor(MAX_SENDERS, thread_name_prefix="wasm-http")
-            self._senders.submit(job)
+            if lane.running < MAX_OF_INSTANCE:
+                self._senders.submit(self._work, lane, job)
+                lane.running += 1
+            else:
+                lane.waiting.append(job)
+
+    def _work(self, lane: _Lane, job: Callable[[], object]) -> None:
+        """One job, and whichever of its instance waits behind it; others get the thread in between."""
+        job()
+        with self._lock:
+            if lane.waiting and self._senders is not None:
+                self._senders.submit(self._work, lane, lane.waiting.popleft())
+            else:
+                lane.running -= 1
 
     def handle(self, ctx: HostContext, request: OutgoingRequest, options: RequestOptions | None) -> Any:
         """outgoing-handler.handle."""

@@ -14,6 +14,7 @@ from ...conf import owner
 
 
 class Command(BaseCommand):
+    requires_system_checks = ()  # it is wanted most when something is wrong
     help = (
         "Says who answers for a component or a route, by its id or pattern, in all processes from now on; "
         "without arguments lists who does."

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser
 from typing import Any
 
@@ -45,6 +44,5 @@ class Command(BaseCommand):
             made = scaffold.add_to_site(chosen, options["name"], manifest, given, ask)
         except GatewayError as error:
             raise CommandError(str(error)) from error
-        program = sys.argv[0] if not sys.argv[0].endswith(".py") else f"python {sys.argv[0]}"
-        for line in said(made, options["name"], f"{program} runserver"):
+        for line in said(made, options["name"]):
             self.stdout.write(line)

@@ -23,6 +23,7 @@ def _limit(text: str) -> int:
 
 
 class Command(BaseCommand):
+    requires_system_checks = ()  # it is wanted most when something is wrong
     help = "Says who has answered, in all processes, and where guests and views differ, the newest first."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from . import wasm_reload
 
 
 class Command(wasm_reload.Command):
+    requires_system_checks = ()  # it is wanted most when something is wrong
     help = "Has the guest before the last one answer again, in all processes that have one."
     act = Act.ROLLBACK
 

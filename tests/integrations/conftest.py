@@ -180,6 +180,12 @@ def asking(manifest: Path) -> Path:
     return manifest
 
 
+@pytest.fixture(autouse=True)
+def no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `flask` command leaves this in its process, where apps load no guests from then on."""
+    monkeypatch.delenv("FLASK_RUN_FROM_CLI", raising=False)
+
+
 ROUTES = {
     "/wasm/hello": "hello",
     "/wasm/cookie": "cookie",

@@ -1,8 +1,8 @@
 # Every code block of the tutorials and how-to pages is typed, as its reader would, into an empty folder.
 #
-# No network: what a page installs has to be here already, in the environment of the tests. Only componentize-py
-# is installed, into the user's cache, where it is missing; where that fails, pages that need it are skipped. A
-# Python guest that was built once is kept with pytest's cache, for it takes ten seconds.
+# No network: what a page installs has to be here already, in the environment of the tests. componentize-py
+# alone is installed, into the user's cache, where it is missing; where that fails, pages that need it are
+# skipped. A Python guest that was built once is kept with pytest's cache, for it takes ten seconds.
 
 from __future__ import annotations
 

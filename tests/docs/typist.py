@@ -1,8 +1,7 @@
 # Types what a page says, as its reader would: one shell that remembers its folder and its variables, files
 # written with the text shown, servers left running in a terminal of their own.
 #
-# Rule 1: a server is a command of SERVERS. It ends (Ctrl-C) when the page starts another one at its port, or
-# is over.
+# Rule 1: a server is a command of SERVERS. It ends when the page starts another one at its port, or is over.
 # Rule 2: what is printed has to be what is shown, but for spaces at ends of lines; `…` stands for anything.
 # What a server prints may come later, and between other lines.
 # Rule 3: who waits for a changed guest, or for counts, asks again: ASKS has time until it prints what is
@@ -81,7 +80,9 @@ class Server:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        _kill(self.process.pid, signal.SIGINT)
+        _kill(
+            self.process.pid, signal.SIGTERM
+        )  # at which granian ends at once, and not at a SIGINT of its group
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:

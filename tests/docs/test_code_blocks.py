@@ -21,7 +21,7 @@ if os.name == "nt":
 from tests.docs.pages import DOCS, pages, read
 from tests.docs.typist import Failed, Place, Typist, bare, compare, need, whole_manifest
 from wasm_gateway.loader import default_cache_dir
-from wasm_gateway.toolchain import TOOLCHAINS, environment
+from wasm_gateway.making.toolchain import TOOLCHAINS, environment
 
 # How a page is played that would install something: the pattern of a command, and what is asked instead.
 

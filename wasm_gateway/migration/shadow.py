@@ -40,8 +40,8 @@ BACKLOG = 8
 #
 # What that costs requests that come one upon the other, at the median (gunicorn gthread, two busy cores,
 # native and shadow interleaved): a view of 0.7 ms 2.3 and -0.6 percent, one of 2 ms 1.6; with pauses of 13 ms
-# 2.0. Looking around every 5 ms: 4.0 to 5.9, and 3.5. Without the bound below, and with all requests prepared:
-# 7.3 to 13, and 3.7.
+# 2.0. Looking around every 5 ms: 4.0 to 5.9, and 3.5. Without the bound below, and with all requests
+# prepared: 7.3 to 13, and 3.7.
 QUIET_SHARE = 0.3
 QUIET_SECONDS = 0.005
 MAX_PAUSE_SECONDS = 0.02

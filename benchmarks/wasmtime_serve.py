@@ -23,7 +23,7 @@ from .servers import compare
 PROGRAM = "WASMTIME"
 
 OURS = "wasm-gateway up"
-# On the event loop instead of in a thread, as its manifest asks for.
+# Where the request comes in instead of in a thread of its own, as its manifest asks for.
 INLINE = "wasm-gateway up, inline"
 
 # It uses the pooling allocator where it can, as ours does.
@@ -41,7 +41,7 @@ of the server.
 All make a fresh instance for each request, and share nothing between requests but the process. Ours also sets
 a deadline (as -W timeout does) and limits, and copies every header into the Spin 1 guest; the component asks
 for none. wasmtime serve takes instances from a pool, as ours does, unless told not to. Inline: the component
-has `inline = true`, and runs on the event loop instead of in a thread of its own.
+has `inline = true`, and runs in the thread that takes requests instead of in one of its own.
 """
 
 

@@ -232,6 +232,25 @@ def test_a_build_that_fails_is_said_and_tried_again_after_a_change(tmp_path: Pat
     assert looks.rebuilder.failures == {}
 
 
+def test_what_a_build_writes_among_its_sources_is_built_once_more_and_not_for_ever(tmp_path: Path) -> None:
+    script = "cat a.src > made.src; cat a.src > $(cat a.src).new.src; echo >> builds"
+    (tmp_path / "a.src").write_text("one")
+    looks = Looks(manifest(tmp_path, one=command(script) + '\nwatch = ["*.src"]'))
+    looks.rebuilder.first()
+    for text in ("two", "three"):
+        (tmp_path / "a.src").write_text(text)
+        built = [looks.changes() for _ in range(6)]
+        assert built[0] == ["one"]
+        assert built[-4:] == [[]] * 4
+    # what is saved while it is built is something else
+    save = "; grep -q four a.src && printf five > a.src"
+    looks = Looks(manifest(tmp_path, one=command(script + save) + '\nwatch = ["*.src"]'))
+    (tmp_path / "a.src").write_text("four")
+    for _ in range(6):
+        looks.changes()
+    assert (tmp_path / "made.src").read_text() == "five"
+
+
 def test_a_changed_command_is_run(tmp_path: Path) -> None:
     path = manifest(tmp_path, one=command("true"), two=command("true"))
     looks = Looks(path)

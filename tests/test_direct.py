@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import granian
 import pytest
 from granian import _futures
 
@@ -139,7 +140,8 @@ def hello(request: Request, begin: Begin) -> Response:
 
 
 def test_the_installed_granian_is_one_that_is_known(monkeypatch: pytest.MonkeyPatch, door: Door) -> None:
-    """Fails for a new granian, of which somebody has to look at what direct.py relies on."""
+    if not granian.__version__.startswith(direct.KNOWN):
+        pytest.skip("somebody has to look whether what direct.py relies on is so in this granian")
     monkeypatch.setattr(_futures, direct.SCHEDULE, usual := getattr(_futures, direct.SCHEDULE))
 
     assert direct.install(door(hello)[0])
@@ -152,6 +154,7 @@ def test_what_nobody_expects_is_the_loops(monkeypatch: pytest.MonkeyPatch, door:
     def usual(loop: object, ctx: object, cb: object) -> Callable[[Any], object]:
         return taken.append
 
+    monkeypatch.setattr(granian, "__version__", f"{direct.KNOWN[0]}0")
     monkeypatch.setattr(_futures, direct.SCHEDULE, usual)
     made, make, _ = door(hello)
     assert direct.install(made)
@@ -165,12 +168,20 @@ def test_what_nobody_expects_is_the_loops(monkeypatch: pytest.MonkeyPatch, door:
 def test_another_granian_is_left_alone(monkeypatch: pytest.MonkeyPatch, door: Door) -> None:
     def other(loop: object, callback: object) -> None: ...
 
+    monkeypatch.setattr(granian, "__version__", f"{direct.KNOWN[0]}0")
     monkeypatch.setattr(_futures, direct.SCHEDULE, other)
     assert not direct.install(door(hello)[0])
     assert getattr(_futures, direct.SCHEDULE) is other
 
     monkeypatch.delattr(_futures, direct.SCHEDULE)
     assert not direct.install(door(hello)[0])
+
+
+def test_a_later_granian_is_left_alone(monkeypatch: pytest.MonkeyPatch, door: Door) -> None:
+    usual = getattr(_futures, direct.SCHEDULE)
+    monkeypatch.setattr(granian, "__version__", "2.90.0")
+    assert not direct.install(door(hello)[0])
+    assert getattr(_futures, direct.SCHEDULE) is usual
 
 
 def test_a_thread_answers(door: Door) -> None:

@@ -71,7 +71,13 @@ def test_a_program_that_no_command_installs(tmp_path: Path) -> None:
 def test_what_is_there_is_not_missing(tmp_path: Path) -> None:
     program(tmp_path / "bin", "zig")
     environ = {"PATH": str(tmp_path / "bin")}
-    commands = ["zig cc a.c", "./configure && cd x && echo y", "$TOOL z", "/usr/bin/none"]
+    commands = [
+        "zig cc a.c",
+        "zig cc $(cat files) -o $(cat name).wasm && (cd x) && zig",
+        "./configure && cd x && echo y",
+        "$TOOL z",
+        "/usr/bin/none",
+    ]
     assert list(missing(commands, tmp_path, environ)) == []
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -263,6 +264,7 @@ class Rebuilder:
         self.problem = problem
         self.failures: dict[str, BuildFailure] = {}
         self._files = Files()
+        self._written: dict[str, dict[Path, bytes]] = {}  # among the sources, by the last build
         self._runner: _Runner | None = None
         self._stopped = threading.Event()
         self.jobs: list[Job] = []
@@ -305,6 +307,18 @@ class Rebuilder:
             return []
         return self._build(self._take(jobs, before))
 
+    def _forgive(self, job: Job) -> None:
+        """Take it for no change where a build has written among its sources what the one before wrote too.
+
+        Or globs that are too wide would have it built for ever. What somebody saves meanwhile is other text.
+        """
+        after = prints_of(job.sources())
+        changed = {each[0] for each in set(after) ^ set(self._files.taken(job.component))}
+        written = {path: _digest(path) for path in changed}
+        if written and written == self._written.get(job.component):
+            self._files.take(job.component, after)
+        self._written[job.component] = written
+
     def stop(self) -> None:
         """End what is being built, and build nothing more; from any thread."""
         self._stopped.set()
@@ -330,10 +344,18 @@ class Rebuilder:
         if self._stopped.is_set():
             return []
         for outcome in outcomes:
+            self._forgive(outcome.job)
             self.failures.pop(outcome.job.component, None)
             if outcome.failure is not None:
                 self.failures[outcome.job.component] = outcome.failure
         return outcomes
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""
 
 
 def _attempt(job: Job, environ: Mapping[str, str], runner: _Runner) -> BuildFailure | None:

@@ -7,8 +7,8 @@
 # Rule 1: this is for requests without a body. What else needs the loop (a response that goes out
 # before it is whole, a client that may leave) begins there when it turns out to be needed.
 # Rule 2: it relies on what granian does not promise: on the function that is replaced, and that
-# `send` has taken a whole response when it returns, in whatever thread. Where the function is not
-# as it was in granian 2.7 to 2.8, all goes through the loop, which costs more and changes nothing.
+# `send` has taken a whole response when it returns, in whatever thread. With a granian that is not
+# of KNOWN all goes through the loop, which costs more and changes nothing.
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wasm_gateway")
 
+# The versions that somebody has looked at.
+KNOWN = ("2.7.", "2.8.")
 # Of granian._futures: makes the function that is called with each Call, in a thread of granian's.
 SCHEDULE, PARAMETERS = "_cbsched_aioschedule", ["loop", "ctx", "cb"]
 
@@ -71,10 +73,12 @@ Take = Callable[[Call], object]
 
 def install(door: AsgiGateway) -> bool:
     """Have this process' granian, which serves `door`, give its requests to `take` first, if that can be."""
+    import granian
     from granian import _futures
 
     usual = getattr(_futures, SCHEDULE, None)
-    if usual is None or list(inspect.signature(usual).parameters) != PARAMETERS:
+    known = granian.__version__.startswith(KNOWN)
+    if not known or usual is None or list(inspect.signature(usual).parameters) != PARAMETERS:
         log.info("this version of granian is not known: each request wakes its event loop")
         return False
 

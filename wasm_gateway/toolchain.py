@@ -173,10 +173,14 @@ def programs(command: str, environ: Mapping[str, str]) -> list[list[str]]:
     lexer.whitespace_split = True
     lexer.commenters = ""
     found: list[list[str]] = [[]]
+    closed = False  # behind $(...) come more words of the command around it
     try:
         for word in lexer:
             if set(word) <= set("();|&\n"):
                 found.append([])
+                closed = word[-1] == ")"
+            elif closed:
+                continue
             elif found[-1] or re.match(r"\w+=", word) is None:
                 found[-1].append(word)
     except ValueError:  # an open quote: the shell will say so

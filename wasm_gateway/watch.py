@@ -80,6 +80,10 @@ class Files:
         self._taken[key] = prints
         self._moving.pop(key, None)
 
+    def taken(self, key: Hashable) -> Prints:
+        """What the files of `key` were like then."""
+        return self._taken.get(key, ())
+
     def take_too(self, key: Hashable, first: Path, paths: Iterable[Path]) -> None:
         """Of what `key` had before only `first` counts, and now `paths`, which are about to be read."""
         had = tuple(each for each in self._taken.get(key, ()) if each[0] == first)

@@ -20,6 +20,7 @@ from wasm_gateway.component.canon import (
     resource_import,
     source,
 )
+from wasm_gateway.component.handles import BorrowScope
 from wasm_gateway.component.layout import flatten_functype
 from wasm_gateway.component.lift import LIFT_LIMIT
 from wasm_gateway.component.memory import Memory
@@ -438,6 +439,15 @@ def test_handle_of_another_type(new_instance, current) -> None:
     )
     with pytest.raises(Trap, match=f"handle index {index} is of type a, not b"):
         inst.call(lower_import("f", function([BorrowType(other)]), print, current), ("i", ""), index)
+
+
+def test_what_is_borrowed_cannot_be_given_away(new_instance: Any, current: Any) -> None:
+    store = ResourceType("store", "test:x/y")
+    inst = new_instance()
+    index = inst.handles.lower_borrow(store, "rep", BorrowScope())
+    take = lower_import("take", function([OwnType(store)]), lambda *_: None, current)
+    with pytest.raises(Trap, match="take: handle index 1 is borrowed, not owned"):
+        inst.call(take, ("i", ""), index)
 
 
 @pytest.mark.parametrize("order", [[BorrowType, OwnType], [OwnType, BorrowType]])

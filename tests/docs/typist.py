@@ -34,7 +34,7 @@ from wasm_gateway.host import outbound
 from wasm_gateway.manifest import parse_manifest
 from wasm_gateway.runtime_config import parse_runtime_config
 
-WAIT = 120  # for a slow machine; nothing waits that long elsewhere
+WAIT = 300  # for a slow machine; nothing waits that long elsewhere
 
 SERVERS = {  # and the port where it is not said
     r"python manage\.py runserver\b": "8000",
@@ -232,7 +232,7 @@ class Typist:
             start_new_session=True,
         )
         try:
-            printed, _ = process.communicate(timeout=4 * WAIT)
+            printed, _ = process.communicate(timeout=2 * WAIT)
         except subprocess.TimeoutExpired:
             raise Failed(f"{command}\ndoes not end") from None
         finally:

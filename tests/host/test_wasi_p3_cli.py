@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.host.giving import give
 from tests.wasi_p3_wat import BYTES, CommandToolkit, pipes
 from wasm_gateway.component.streams import HostStream, Promise, SharedStream
 from wasm_gateway.component.types import U8Type
@@ -59,7 +60,7 @@ def test_what_is_written_is_there_at_once(guest: Any) -> None:
     end = told(WRITE_STDOUT(ctx, stream))
     for data in (b"one", b"two", bytes(3 << 20)):
         before = sum(map(len, written))
-        ctx.run(stream.give(data))
+        ctx.run(give(stream, data))
         assert sum(map(len, written)) == before + len(data)
     assert max(map(len, written)) <= 1 << 20
     assert end == []
@@ -74,7 +75,7 @@ def test_a_writer_that_came_first(guest: Any) -> None:
     ctx = guest(stdout=written.append)
     stream = SharedStream(U8Type())
     gave: list[bool] = []
-    ctx.loop.spawn(stream.give(b"early"), gave.append)
+    ctx.loop.spawn(give(stream, b"early"), gave.append)
     assert gave == []
     WRITE_STDOUT(ctx, stream)
     assert written == [b"early"]
@@ -98,7 +99,7 @@ def test_a_sink_that_is_full_ends_the_guest(guest: Any) -> None:
     stream = SharedStream(U8Type())
     WRITE_STDOUT(ctx, stream)
     with pytest.raises(LimitExceeded):
-        ctx.run(stream.give(b"x"))
+        ctx.run(give(stream, b"x"))
 
 
 def test_an_output_that_fails(context: Any) -> None:
@@ -113,11 +114,11 @@ def test_an_output_that_fails(context: Any) -> None:
 
     ctx, output, stream = context(), Failing(), SharedStream(U8Type())
     end = told(taken(ctx, stream, output, lambda error: error and error.debug))
-    assert [gave for _, gave in ctx.run(stream.give(b"x"))] == [True]
+    assert [gave for _, gave in ctx.run(give(stream, b"x"))] == [True]
     ctx.loop.run_until(lambda: bool(end))
     assert end == [Err("no")]
     assert output.closed == 1
-    assert [gave for _, gave in ctx.run(stream.give(b"x"))] == [False]
+    assert [gave for _, gave in ctx.run(give(stream, b"x"))] == [False]
 
 
 def test_standard_input(guest: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.host.giving import give
 from tests.wasi_p3_wat import BYTES, CommandToolkit, pipes
 from wasm_gateway.component.streams import HostStream, SharedStream
 from wasm_gateway.component.types import U8Type
@@ -83,7 +84,7 @@ class Files:
         """Give chunks to a function that writes: which of them it took, and how it ended."""
         stream = SharedStream(U8Type())
         promise = self(name, descriptor, stream, *arguments)
-        took = [self.ctx.run(stream.give(chunk))[0][1] for chunk in chunks]
+        took = [self.ctx.run(give(stream, chunk))[0][1] for chunk in chunks]
         stream.drop()
         return took, self.end(promise)
 
@@ -149,7 +150,7 @@ def test_a_stream_outlives_the_descriptor(files: Make) -> None:
     stream = SharedStream(U8Type())
     promise = do("write-via-stream", file, stream, 0)
     do.drop(file)
-    do.ctx.run(stream.give(b"J"))
+    do.ctx.run(give(stream, b"J"))
     stream.drop()
     assert do.end(promise) == Ok()
     assert do.take(given) == ([b"Jello, world!"], Ok())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.host.giving import give
 from tests.host.test_wasi_sockets import ANY, V6, datagrams, descriptors, echo, peer, reset, swallow, v4, v6
 from tests.wasi_p3_wat import BYTES, CommandToolkit, pipes
 from wasm_gateway.component.streams import HostStream, SharedStream
@@ -81,7 +82,7 @@ class Functions:
         return stream, self("tcp-socket.send", sock, stream)
 
     def give(self, stream: SharedStream, data: bytes) -> bool:
-        took: bool = self.ctx.run(stream.give(data))[0][1]
+        took: bool = self.ctx.run(give(stream, data))[0][1]
         return took
 
     def end(self, promise: Any) -> Any:
@@ -193,7 +194,7 @@ def test_a_connection(guest: Guest, address: Any) -> None:
                 got.append(data)
 
         async def write() -> None:
-            assert await stream.give(sent)
+            assert await give(stream, sent)
             stream.drop()
 
         do.ctx.run(read(), write())
@@ -293,7 +294,7 @@ def test_a_slow_peer_holds_the_guest_up(guest: Guest) -> None:
 
         async def write() -> None:
             for _ in range(64):
-                assert await stream.give(bytes(1 << 20))
+                assert await give(stream, bytes(1 << 20))
                 sent[0] += 1
             stream.drop()
 
@@ -313,7 +314,7 @@ def test_a_peer_that_does_not_read_ends_at_the_deadline(guest: Guest) -> None:
         stream, _ = do.send(sock)
 
         async def write() -> None:
-            while await stream.give(bytes(1 << 20)):
+            while await give(stream, bytes(1 << 20)):
                 pass
 
         with pytest.raises(DeadlineExceeded):

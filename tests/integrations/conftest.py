@@ -160,6 +160,13 @@ ASKERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_flask_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flask's command says in the environment that it runs, and leaves that in a process that tries it."""
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "false")
+    monkeypatch.delenv("FLASK_RUN_FROM_CLI")
+
+
 @pytest.fixture
 def asking(manifest: Path) -> Path:
     """The same manifest with ASKERS, each at /wasm/NAME and lent what it asks for."""

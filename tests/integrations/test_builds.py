@@ -64,7 +64,6 @@ def test_a_development_server_builds(
     framework: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("FLASK_RUN_FROM_CLI", raising=False)  # which the command leaves in a process
     command = (start_django if framework == "django" else start_flask)(tmp_path, guest, tmp_path / "cache")
     if framework == "flask script":
         command = "site_app", "{port}"

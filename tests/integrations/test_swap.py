@@ -182,7 +182,6 @@ def test_runserver_starts_again_where_guests_could_not_be_loaded(
 def test_flask_in_debug_mode_swaps_and_does_not_start_again(
     start: Any, manifest: Path, cache_dir: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("FLASK_RUN_FROM_CLI", raising=False)  # which the command leaves in a process
     source = tmp_path / "site_app.py"
     source.write_text(FLASK.format(manifest=str(manifest), cache=str(cache_dir)))
     if how == "flask":

@@ -50,7 +50,7 @@ from .concurrent import (
     lift_options,
     waiting,
 )
-from .core_module import may_have, noting_stack, refusing, runs_guests, warn_of
+from .core_module import may_have, mention, noting_stack, refusing, runs_guests
 from .guest import HTTP_HANDLERS, LiftedFunction, Provider
 
 
@@ -218,7 +218,7 @@ class _Binder:
         try:
             type_, function = self._offers.function(callee.interface, callee.name)
         except MissingDriver as missing:
-            warn_of(callee.interface, missing)
+            mention(callee.interface, missing)
             return raw_import(name, params, results, refusing(missing), current)
         options = lowered.options
         if self._roles is not None:

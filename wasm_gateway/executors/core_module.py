@@ -124,7 +124,7 @@ def link(wasm: bytes, hosts: Hosts, grants: Grants | None = None) -> Linkage:
                 missing[item.module] = error
                 functions[key] = _missing(*key, *item.signature, error)
     for name, reason in missing.items():
-        warn_of(name, reason)
+        mention(name, reason)
     return Linkage(module, world, tuple(functions.values()))
 
 
@@ -276,8 +276,8 @@ def refusing(missing: MissingDriver) -> Callable[..., int]:
     return refuse
 
 
-def warn_of(interface: str, missing: MissingDriver) -> None:
-    log.warning("%s is imported, and a call of it would fail: %s", interface, missing)
+def mention(interface: str, missing: MissingDriver) -> None:
+    log.info("%s is imported, and a call of it would fail: %s", interface, missing)
 
 
 def _missing(module: str, name: str, params: str, results: str, missing: MissingDriver) -> HostFunction:

@@ -56,11 +56,11 @@ class Share:
 
     def resize(self, size: int) -> None:
         """Take `size` bytes from now on; LimitExceeded when there are not so many."""
-        more = size - self.size
-        if not self._of.spend(more):
-            self._of.left += more
+        budget = self._of
+        left = budget.left + self.size - size
+        if left < 0:
             raise LimitExceeded(f"more than {MAX_KEPT_BYTES} bytes are kept for the guest", "kept")
-        self.size = size
+        budget.left, self.size = left, size
 
     def beside(self) -> Share:
         """One for another thing of the same instance."""

@@ -1,7 +1,8 @@
 # Every code block of the tutorials and how-to pages is typed, as its reader would, into an empty folder.
 #
-# No network: what a page installs has to be here already, in the environment of the tests. A Python guest
-# that was built once is kept with pytest's cache, for componentize-py takes ten seconds.
+# No network: what a page installs has to be here already, in the environment of the tests. componentize-py
+# alone is installed, into the user's cache, where it is missing; where that fails, pages that need it are
+# skipped. A Python guest that was built once is kept with pytest's cache, for it takes ten seconds.
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -19,26 +22,21 @@ if os.name == "nt":
     pytest.skip("the pages are for a POSIX shell", allow_module_level=True)
 
 from tests.docs.pages import DOCS, pages, read
-from tests.docs.typist import Failed, Place, Typist, bare, compare, need, whole_manifest
+from tests.docs.typist import WAIT, Failed, Place, Typist, bare, compare, whole_manifest
+from wasm_gateway.errors import ToolchainError
 from wasm_gateway.loader import default_cache_dir
-from wasm_gateway.making.toolchain import TOOLCHAINS, environment
+from wasm_gateway.making.toolchain import TOOLCHAINS, environment, install
 
-# How a page is played that would install something: the pattern of a command, and what is asked instead.
+# Commands that are played: the environment is there, and componentize-py too (see `environ`).
+PLAYED = r"python3 -m venv \S+|\. \S+/bin/activate|wasm-gateway toolchain install componentize-py"
 
 
 def play(command: str) -> bool:
-    if re.fullmatch(r"python3 -m venv \S+|\. \S+/bin/activate", command):
-        return True  # there is one
+    """Whether a command of a page need not be run; what it would install has to be here."""
     if match := re.fullmatch(r"pip install (.+)", command):
         for requirement in match[1].replace("'", "").split():
             installed(requirement)
-        return True
-    if match := re.fullmatch(r"wasm-gateway toolchain install (\S+)", command):
-        toolchain = TOOLCHAINS[match[1]]
-        if not need(toolchain.programs[0], environment(default_cache_dir())["PATH"]):
-            pytest.skip(f"{toolchain.name} is not here")
-        return True
-    return False
+    return match is not None or re.fullmatch(PLAYED, command) is not None
 
 
 def installed(requirement: str) -> None:
@@ -68,20 +66,36 @@ def environ(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     folder = tmp_path_factory.mktemp("reader")
     environ = bare(folder)
     python = Path(sys.executable).parent
-    environ["PATH"] = f"{folder}:{python}:{environ['PATH']}"
-    assert request.config.cache is not None
-    lock = TOOLCHAINS["componentize-py"].lock
+    environ["PATH"] = f"{python}:{environ['PATH']}"
+    toolchain = TOOLCHAINS["componentize-py"]
+    if not here(toolchain.name, environ):
+        try:
+            install(toolchain, default_cache_dir(), quietly)
+        except (ToolchainError, subprocess.TimeoutExpired):
+            return environ
     real = environment(default_cache_dir(), environ)
-    shim = folder / "componentize-py"
-    shim.write_text(
-        COMPONENTIZE.replace("{lock}", str(lock))
-        .replace("{kept}", str(request.config.cache.mkdir("guests")))
-        .replace("{path}", ":".join(real["PATH"].split(":")[1:]))
-    )
-    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
     if virtual := real.get("VIRTUAL_ENV"):
         environ["VIRTUAL_ENV"] = virtual  # where componentize-py finds spin-sdk
+    assert request.config.cache is not None
+    shim = folder / toolchain.name
+    shim.write_text(
+        COMPONENTIZE.replace("{lock}", str(toolchain.lock))
+        .replace("{kept}", str(request.config.cache.mkdir("guests")))
+        .replace("{path}", real["PATH"])
+    )
+    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+    environ["PATH"] = f"{folder}:{environ['PATH']}"
     return environ
+
+
+def here(program: str, environ: Mapping[str, str]) -> bool:
+    return shutil.which(program, path=environment(default_cache_dir(), environ)["PATH"]) is not None
+
+
+def quietly(command: Sequence[str], folder: Path) -> None:
+    done = subprocess.run([*command, "--retries", "0"], cwd=folder, capture_output=True, timeout=WAIT)
+    if done.returncode:
+        raise ToolchainError(done.stderr.decode(errors="replace"))
 
 
 @pytest.fixture(scope="session")
@@ -101,13 +115,12 @@ def test_what_a_page_says(
 ) -> None:
     page = read(path)
     for program in page.needs():
-        if shutil.which(program, path=environment(default_cache_dir(), environ)["PATH"]) is None:
+        if not here(program, environ):
             pytest.skip(f"{program} is not installed")
     folder = tmp_path / "page"
     folder.mkdir()
-    environ = environ | {"EXAMPLES": str(DOCS.parent / "example_projects")}
     if "$CANTEEN" in path.read_text(encoding="utf-8"):
-        environ["CANTEEN"] = str(request.getfixturevalue("canteen"))
+        environ = environ | {"CANTEEN": str(request.getfixturevalue("canteen"))}
     with Typist(Place(folder, environ, play, own_ports=True)) as typist:
         typist.type(page)
 

@@ -14,11 +14,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -401,11 +399,3 @@ def bare(folder: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str
         "NO_COLOR": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def need(program: str, path: str) -> bool:
-    return shutil.which(program, path=path) is not None
-
-
-if sys.platform == "win32":
-    raise ImportError("pages are typed into a POSIX shell")

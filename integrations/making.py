@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from wasm_gateway.build import read_jobs
+from wasm_gateway.making.build import read_jobs
+from wasm_gateway.making.scaffold import Made, component_name
 from wasm_gateway.manifest import MANIFEST_NAME
-from wasm_gateway.scaffold import Made, component_name
 
 
 def said(made: Made, name: str) -> Iterator[str]:

@@ -18,8 +18,7 @@ PACKAGE = "wasm_gateway"
 # From the bottom up; a room is a set of modules and packages, "__init__" the public names.
 LEVELS: list[list[set[str]]] = [
     [{"errors"}, {"forks"}, {"stack"}],
-    [{"liquid"}, {"toolchain"}],
-    [{"messages"}, {"policy"}, {"outcomes"}, {"build_report"}],
+    [{"messages"}, {"policy"}, {"outcomes"}],
     [{"toml", "manifest", "manifest_ids", "manifest_v1"}, {"workers"}],
     [
         {"component"},
@@ -32,14 +31,13 @@ LEVELS: list[list[set[str]]] = [
         {"migration"},
         {"schema"},
         {"sites"},
-        {"scaffold"},
     ],
-    [{"engine"}, {"observe"}, {"build"}, {"build_page"}],
+    [{"engine"}, {"observe"}, {"making"}],
     [{"linked"}],
     [{"host"}],
     [{"instance"}],
     [{"executors"}],
-    [{"gateway", "loader", "swap", "workshop"}, {"inspection"}],
+    [{"gateway", "loader", "swap"}, {"inspection"}],
     [{"wsgi", "asgi", "direct"}, {"redis_trigger"}, {"stopwatch", "bench"}, {"doctor"}, {"export"}],
     [{"__init__"}],
     [{"integrations"}, {"cli", "__main__", "serve", "announce", "report"}],

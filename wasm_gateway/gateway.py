@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import forks, observe
-from .build_report import BuildFailure, BuildReport
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
@@ -45,6 +44,7 @@ from .host.application import Hosts
 from .host.base import HostContext
 from .host.site import HostInterface
 from .loader import Entry, Loaded, Loader, Statistics, default_cache_dir, entry_ids, remove_folder, served
+from .making.build_report import BuildFailure, BuildReport
 from .manifest import (
     Component,
     ComponentOptions,
@@ -60,10 +60,10 @@ from .runtime_config import RuntimeConfig, load_runtime_config
 from .swap import GUESTS, Swaps
 
 if TYPE_CHECKING:
+    from .making.workshop import Workshop
     from .migration.ledger import Ledger
     from .migration.pilot import Pilot, Turn
     from .policy import Facts, Rule
-    from .workshop import Workshop
 
 log = logging.getLogger("wasm_gateway")
 
@@ -236,12 +236,15 @@ class Gateway:
         if path.suffix in GUESTS:
             return
         # imported where it is needed: sites in production build nothing
-        from .build import read_jobs
-        from .workshop import Workshop
+        from .making.build import read_jobs
+        from .making.workshop import Workshop
 
         cache_dir = Path(self.options.cache_dir) if self.options.cache_dir else default_cache_dir()
         self.build_report = BuildReport.of(path, cache_dir)
-        self.workshop = Workshop(self, path, partial(read_jobs, path, **which), self.build_report, cache_dir)
+        read = partial(read_jobs, path, **which)
+        self.workshop = Workshop(
+            *(path, read, self.build_report, cache_dir), serves=self.serves, built=self.swaps.built
+        )
 
     # Life
 
@@ -537,7 +540,7 @@ class Gateway:
         self, entry_id: str, request: Request, match: RouteMatch, begin: Begin | None, turn: Turn | None
     ) -> Response | None:
         """In development: the answer, or what could not be built (build_page.py)."""
-        from . import build_page
+        from .making import build_page
 
         assert self.build_report is not None
         entry = self._entry(entry_id)

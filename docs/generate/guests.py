@@ -7,8 +7,9 @@ from pathlib import Path
 
 import tomli
 
-from wasm_gateway import executors, scaffold
+from wasm_gateway import executors
 from wasm_gateway.executors import guest, legacy_flat, spin
+from wasm_gateway.making import scaffold
 
 from .text import code, table, words
 

@@ -111,8 +111,8 @@ def new(
     listing: bool,
 ) -> None:
     """Make a guest from a template, in a folder NAME beside the manifest, which is begun if need be."""
-    from wasm_gateway import scaffold
     from wasm_gateway.errors import GatewayError
+    from wasm_gateway.making import scaffold
 
     try:
         templates = scaffold.find_templates(template_dir)

@@ -25,7 +25,7 @@ from tests.docs.pages import DOCS, pages, read
 from tests.docs.typist import WAIT, Failed, Place, Typist, bare, compare, whole_manifest
 from wasm_gateway.errors import ToolchainError
 from wasm_gateway.loader import default_cache_dir
-from wasm_gateway.toolchain import TOOLCHAINS, environment, install
+from wasm_gateway.making.toolchain import TOOLCHAINS, environment, install
 
 # Commands that are played: the environment is there, and componentize-py too (see `environ`).
 PLAYED = r"python3 -m venv \S+|\. \S+/bin/activate|wasm-gateway toolchain install componentize-py"

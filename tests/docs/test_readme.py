@@ -10,8 +10,8 @@ import tomli
 
 import wasm_gateway
 from wasm_gateway.cli import cli
+from wasm_gateway.making.scaffold import find_templates
 from wasm_gateway.manifest import parse_manifest
-from wasm_gateway.scaffold import find_templates
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

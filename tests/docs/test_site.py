@@ -24,10 +24,10 @@ from wasm_gateway.integrations import django, options
 from wasm_gateway.integrations.django import conf
 from wasm_gateway.integrations.flask import extension
 from wasm_gateway.integrations.flask.commands import wasm
+from wasm_gateway.making.scaffold import find_templates
 from wasm_gateway.manifest import INHERITABLE, OPTIONS
 from wasm_gateway.observe import Outcome, Role
 from wasm_gateway.observe.metrics import Metrics
-from wasm_gateway.scaffold import find_templates
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

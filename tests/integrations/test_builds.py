@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_workshop import BUILD, MANIFEST, put, text, until
+from tests.making.test_workshop import BUILD, MANIFEST, put, text, until
 
 from .conftest import Start
 from .test_swap import FLASK, MANAGE, SETTINGS, getter

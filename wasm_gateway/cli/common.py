@@ -53,9 +53,9 @@ def run_build(
     source: str | None, profile: str | None, components: Sequence[str], cache_dir: str | None
 ) -> Path:
     """Build, and leave with the exit code of a command that fails; returns the manifest's path."""
-    from ..build import build, read_jobs
     from ..errors import BuildError
     from ..loader import default_cache_dir
+    from ..making.build import build, read_jobs
     from ..manifest import find_manifest
 
     path = find_manifest(source)

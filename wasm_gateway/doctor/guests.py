@@ -28,6 +28,7 @@ from ..errors import (
 from ..gateway import Gateway, GatewayOptions
 from ..inspection import Inspection, inspect_guest
 from ..loader import Loader, Served, default_cache_dir, served
+from ..making.toolchain import environment, missing
 from ..manifest import (
     Component,
     HttpTrigger,
@@ -38,7 +39,6 @@ from ..manifest import (
     RegistrySource,
 )
 from ..sites import find_site
-from ..toolchain import environment, missing
 from .findings import AUTHOR, OPERATOR, YOU, Finding, Level
 
 # Beginning of an interface's name -> the module that speaks to the service, and the extra that brings it.

@@ -5,8 +5,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from wasm_gateway import scaffold
 from wasm_gateway.errors import GatewayError
+from wasm_gateway.making import scaffold
 
 from ....making import said
 from ...conf import Settings

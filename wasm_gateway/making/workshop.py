@@ -13,17 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from . import forks
+from .. import forks
+from ..errors import GatewayError
+from ..guest_logs import printable
+from ..watch import Watcher
 from .build import Job, Rebuilder
 from .build_report import BuildFailure, BuildReport
-from .errors import GatewayError
-from .guest_logs import printable
-from .watch import Watcher
-
-if TYPE_CHECKING:
-    from .gateway import Gateway
 
 log = logging.getLogger("wasm_gateway")
 
@@ -35,20 +31,24 @@ MAX_REST = 5.0
 
 
 class Workshop:
-    """Builds the guests of `gateway` in a thread, from `start` to `stop`.
+    """Builds the guests of a gateway in a thread, from `start` to `stop`.
 
-    `read` gives the jobs as the manifest at `path` says them now.
+    `read` gives the jobs as the manifest at `path` says them now. `serves` says whether there is a guest of a
+    component; `built` is called with its id, its new file, and how that came about.
     """
 
     def __init__(
         self,
-        gateway: Gateway,
         path: Path,
         read: Callable[[], list[Job]],
         report: BuildReport,
         cache_dir: Path,
+        *,
+        serves: Callable[[str], bool],
+        built: Callable[[str, Path | None, str], object],
     ) -> None:
-        self._gateway = gateway
+        self._serves = serves
+        self._built = built
         self._path = path
         self._read = read
         self._cache_dir = cache_dir
@@ -114,7 +114,7 @@ class Workshop:
         for outcome in outcomes:
             if outcome.failure is None:
                 how = f"built in {outcome.seconds:.1f} s"
-                self._gateway.swaps.built(outcome.job.component, outcome.job.output, how)
+                self._built(outcome.job.component, outcome.job.output, how)
 
     def _say(self, line: str) -> None:
         """What a build says, in any thread; that it has begun is said to all if it takes its time."""
@@ -126,7 +126,7 @@ class Workshop:
                 self._slow.start()
 
     def _failed(self, failure: BuildFailure) -> None:
-        goes_on = self._gateway.serves(failure.component)
+        goes_on = self._serves(failure.component)
         then = "the last good guest goes on" if goes_on else "it has no earlier guest"
         # The compiler's words may hold a guest's: no line of them may look like another record.
         lines = [*failure.what.splitlines(), *failure.output.splitlines()]

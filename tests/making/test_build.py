@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from wasm_gateway import build as building
 from wasm_gateway.cli import cli
+from wasm_gateway.making import build as building
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the commands are for a POSIX shell")
 

@@ -10,14 +10,14 @@ import pytest
 import tomli
 from click.testing import CliRunner
 
-from wasm_gateway import scaffold
 from wasm_gateway.cli import cli
 from wasm_gateway.errors import ManifestError, TemplateError
+from wasm_gateway.making import scaffold
+from wasm_gateway.making.scaffold import BUILT_IN, find_templates, read_template
+from wasm_gateway.making.toolchain import TOOLCHAINS
 from wasm_gateway.manifest import load_manifest
-from wasm_gateway.scaffold import BUILT_IN, find_templates, read_template
-from wasm_gateway.toolchain import TOOLCHAINS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 NEEDED = {"redirect-from": "/old", "redirect-to": "https://example.com/", "redis-channel": "news"}
 TEMPLATES = find_templates()
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from wasm_gateway.errors import TemplateError
-from wasm_gateway.liquid import FILTERS, render
+from wasm_gateway.making.liquid import FILTERS, render
 
 VALUES = {"name": "My HTTPServer2", "path": "/a", "router": "itty", "empty": ""}
 

@@ -18,10 +18,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from .errors import GatewayError, ManifestError, TemplateError
+from ..errors import GatewayError, ManifestError, TemplateError
+from ..manifest import MANIFEST_NAME, parse_manifest
+from ..toml import Document, Table
 from .liquid import kebab_case, render
-from .manifest import MANIFEST_NAME, parse_manifest
-from .toml import Document, Table
 
 BUILT_IN = Path(__file__).parent / "templates"
 

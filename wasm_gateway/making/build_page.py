@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 
+from ..messages import Begin, Headers, Request, Response
 from .build_report import BuildFailure
-from .messages import Begin, Headers, Request, Response
 
 # The header of answers of a guest that is not the newest.
 MARK = ("x-wasm-gateway-build", "failed")

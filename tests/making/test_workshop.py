@@ -14,9 +14,10 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 
 from tests.integrations.conftest import printer
-from wasm_gateway import Gateway, watch, workshop
-from wasm_gateway.build_report import BuildFailure, BuildReport
+from wasm_gateway import Gateway, watch
 from wasm_gateway.errors import ManifestError
+from wasm_gateway.making import workshop
+from wasm_gateway.making.build_report import BuildFailure, BuildReport
 from wasm_gateway.messages import Headers, Request, Response
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the commands are for a POSIX shell")

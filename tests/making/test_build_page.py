@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wasm_gateway import build_page
-from wasm_gateway.build_report import BuildFailure
+from wasm_gateway.making import build_page
+from wasm_gateway.making.build_report import BuildFailure
 from wasm_gateway.messages import Headers, Request
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"

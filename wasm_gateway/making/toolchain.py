@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .errors import ToolchainError
+from ..errors import ToolchainError
 
 LOCKS = Path(__file__).parent / "toolchains"
 

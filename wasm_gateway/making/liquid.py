@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .errors import TemplateError
+from ..errors import TemplateError
 
 Values = Mapping[str, str]
 

@@ -1,5 +1,5 @@
 # What build commands need, and installing it. pip and npm are played by a function here; with the real ones
-# tests/test_new_guests.py builds.
+# test_new_guests.py builds.
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from wasm_gateway import toolchain as toolchains
 from wasm_gateway.cli import cli
 from wasm_gateway.errors import ToolchainError
-from wasm_gateway.toolchain import TOOLCHAINS, environment, install, missing, programs
+from wasm_gateway.making import toolchain as toolchains
+from wasm_gateway.making.toolchain import TOOLCHAINS, environment, install, missing, programs
 
 OURS = [toolchain for toolchain in TOOLCHAINS.values() if toolchain.registry is not None]
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from ..errors import BuildError, GatewayError, ManifestError, ToolchainError
+from ..manifest import Component, Manifest, PathSource, parse_manifest
+from ..toml import Document
+from ..watch import Files, prints_of
 from .build_report import BuildFailure
-from .errors import BuildError, GatewayError, ManifestError, ToolchainError
-from .manifest import Component, Manifest, PathSource, parse_manifest
-from .toml import Document
 from .toolchain import environment, missing
-from .watch import Files, prints_of
 
 Say = Callable[[str], None]
 

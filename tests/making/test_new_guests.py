@@ -23,8 +23,8 @@ import pytest
 
 from wasm_gateway.errors import ToolchainError
 from wasm_gateway.loader import default_cache_dir
-from wasm_gateway.scaffold import BUILT_IN
-from wasm_gateway.toolchain import TOOLCHAINS, environment, install
+from wasm_gateway.making.scaffold import BUILT_IN
+from wasm_gateway.making.toolchain import TOOLCHAINS, environment, install
 
 WAIT = 120  # for a slow machine; nothing waits that long elsewhere
 

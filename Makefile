@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 LISTEN ?= 127.0.0.1:8000
 
-.PHONY: demo test lint bench docs pictures clean
+.PHONY: demo test coverage lint bench docs pictures clean
 
 demo: $(VENV)/.demo ## play the game: a Django site whose game routes are WebAssembly
 	$(BIN)/python example_projects/finicky_whiskers/manage.py demo --listen $(LISTEN)
@@ -16,8 +16,10 @@ test: $(VENV)/.dev ## everything that CI checks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --max-worker-restart=0 \
-		--cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --max-worker-restart=0 $(ARGS)
+
+coverage: $(VENV)/.dev ## the same tests, and the lines that none of them runs
+	$(MAKE) test ARGS='--cov --cov-report=term $(ARGS)'
 
 bench: $(VENV)/.dev ## the tables of benchmarks/README.md, measured on this machine
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -175,7 +175,7 @@ def test_a_guest_that_only_imports_an_interface_runs_without_its_driver(
     out = python(
         f"""
 import logging
-logging.basicConfig(stream=sys.stdout)
+logging.basicConfig(stream=sys.stdout, level=logging.INFO)
 sys.modules["redis"] = None
 from wasm_gateway import Gateway, Request
 with Gateway.from_manifest({str(tmp_path / "spin.toml")!r}, state_dir="", disable_cache=True) as gateway:

@@ -20,17 +20,15 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from wasm_gateway import capi
-from wasm_gateway import engine as engine_module
+from wasm_gateway import capi, compile_cache
+from wasm_gateway.compile_cache import CompileCache, foreign
 from wasm_gateway.engine import (
     TICK_SECONDS,
-    CompileCache,
     Engine,
     EngineOptions,
     HostFunction,
     Program,
     Ticker,
-    foreign,
     give_back_memory,
     has_address_space,
     round_trip,
@@ -319,11 +317,11 @@ def test_what_is_too_much_is_removed(
     cache = aged(a_cwasm=(4, 1 << 30), b_cwasm=(3, 1 << 30), c_cwasm=(2, 1 << 30), d_cwasm=(0.5, 1 << 30))
     cache.prune()
     assert names(cache) == {"c.cwasm", "d.cwasm"}
-    monkeypatch.setattr(engine_module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(compile_cache, "KEPT_BYTES", 0)
     cache.prune()
     assert names(cache) == {"d.cwasm"}
     monkeypatch.undo()
-    monkeypatch.setattr(engine_module, "KEPT_FILES", 1)
+    monkeypatch.setattr(compile_cache, "KEPT_FILES", 1)
     aged(e_cwasm=(2, 1), f_cwasm=(3, 1))
     cache.prune()
     assert names(cache) == {"d.cwasm"}
@@ -404,7 +402,7 @@ def test_a_child_keeps_nobody_out_of_a_cache() -> None:
 import tempfile
 import weakref
 from pathlib import Path
-from wasm_gateway.engine import CompileCache
+from wasm_gateway.compile_cache import CompileCache
 with tempfile.TemporaryDirectory() as folder:
     with CompileCache(Path(folder)).exclusively():
         pid = os.fork()
@@ -419,7 +417,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 def test_nobody_is_kept_out_of_a_cache_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wasm_gateway.engine.MAX_TURN_SECONDS", 0.1)
+    monkeypatch.setattr("wasm_gateway.compile_cache.MAX_TURN_SECONDS", 0.1)
     with CompileCache(tmp_path).exclusively():
         assert enter(CompileCache(tmp_path)).wait(20)
 

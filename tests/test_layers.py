@@ -28,6 +28,7 @@ LEVELS: list[list[set[str]]] = [
         {"runtime_config", "variables", "assets"},
         {"guest_logs"},
         {"watch"},
+        {"compile_cache"},
         {"migration"},
         {"schema"},
         {"sites"},
@@ -57,7 +58,7 @@ LAZY = {
 
 # Who may import what does not belong to the project.
 OWNERS = {
-    "wasmtime": {"engine", "capi", "linked"},
+    "wasmtime": {"engine", "capi", "linked", "compile_cache"},
     "django": {"integrations"},
     "flask": {"integrations"},
     "werkzeug": {"integrations"},

@@ -879,7 +879,8 @@ thread.join()
 def test_of_several_processes_one_compiles(names: dict[str, str], tmp_path: Path) -> None:
     python(
         """
-from wasm_gateway.engine import CompileCache, Engine
+from wasm_gateway.compile_cache import CompileCache
+from wasm_gateway.engine import Engine
 store = CompileCache.store
 def slowly(*arguments):
     os.write(write, b"x")

@@ -2,9 +2,7 @@
 #
 # Rule 1: one Engine per process and set of options, shared by every gateway; its
 # pool of instances is a property of the machine and not of an application.
-# Rule 2: guests are compiled once. What is compiled is kept on disk under the hash
-# of the module, of wasmtime's version and of the settings; it is native code, so it
-# is loaded only from a folder that nobody else may write to.
+# Rule 2: guests are compiled once, and kept on disk (compile_cache.py).
 # Rule 3: whatever does not survive a fork is started lazily, in the process that
 # needs it: the compiler never uses threads of its own (a child that compiles after
 # its parent's compiler made a thread pool hangs for ever), and the ticker is born
@@ -14,47 +12,28 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import hashlib
 import logging
 import math
 import mmap
-import os
 import struct
 import sys
-import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import wasmtime
 
 from . import capi, forks
+from .compile_cache import CompileCache
 from .component.rewrite import ALLOCATORS, REALLOC_EACH, REVISION
 from .errors import ComponentError, HostError, LinkError, Saturated, UnsupportedError
 
 log = logging.getLogger("wasm_gateway.engine")
 
 TICK_SECONDS = 0.01
-
-# Seconds that one process waits for another that compiles, 37 for a Python guest when the machine is busy;
-# and how often it looks.
-MAX_TURN_SECONDS = 120.0
-TURN_CHECK_SECONDS = 0.02
-
-# What is kept of compiled code that processes have not loaded for a while: of the last month, so much and so
-# many files of it. A Python guest has 14 files and some 100 MiB. What was loaded within a day is kept in any
-# case: other processes may be about to load it.
-KEPT_SECONDS = 30 * 24 * 3600.0
-KEPT_BYTES = 2 << 30
-KEPT_FILES = 2000
-YOUNG_SECONDS = 24 * 3600.0
-# Seconds after which a file that somebody began to write is nobody's.
-PART_SECONDS = 3600.0
 
 # A pool slot reserves address space, not memory: 4 GiB and its guard each, so that
 # bounds checks cost nothing. 256 slots are 1 TiB of the 128 TiB that there are.
@@ -377,191 +356,6 @@ class Ticker:
 def ticks(seconds: float) -> int:
     """How many epochs `seconds` are, at least; the tick under way does not count."""
     return math.ceil(seconds / TICK_SECONDS) + 1
-
-
-class CompileCache:
-    """Compiled modules in a folder of our own, one file each.
-
-    Written beside and renamed, so a reader sees a whole file or none. A folder or file that belongs to
-    somebody else, or that others may write to, is never read: compiled code is trusted as it is. When
-    something is added, what nobody has loaded for long is removed; who has it mapped goes on with it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._usable: bool | None = None
-
-    def usable(self) -> bool:
-        """Whether the folder is there (it is made) and is ours alone; says why not in the log, once."""
-        if self._usable is None:
-            self._usable = self._check()
-        return self._usable
-
-    def _check(self) -> bool:
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            reason = foreign(self.folder)
-        except OSError as error:
-            reason = str(error)
-        if reason:
-            log.warning("compiled guests are not cached in %s: %s", self.folder, reason)
-        return not reason
-
-    @contextmanager
-    def exclusively(self) -> Iterator[None]:
-        """Meanwhile no other process is in here: of several that want the same code one compiles it.
-
-        Somebody who stays in here for too long is not waited for.
-        """
-        file = self._turn() if sys.platform != "win32" and self.usable() else None
-        try:
-            yield
-        finally:
-            if file is not None:
-                import fcntl
-
-                # closing alone does not, where a forked child has it too
-                fcntl.flock(file, fcntl.LOCK_UN)
-                os.close(file)
-
-    def _turn(self) -> int | None:
-        """A file that is locked; None where it is somebody else's for too long, or no lock is to be had."""
-        import fcntl
-
-        try:
-            file = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return None
-        end = time.monotonic() + MAX_TURN_SECONDS
-        while time.monotonic() < end:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return file
-            except BlockingIOError:
-                time.sleep(TURN_CHECK_SECONDS)
-            except OSError:
-                break  # a file system without locks
-        os.close(file)
-        return None
-
-    def path(self, engine: Engine, wasm: bytes | memoryview, variant: str = "") -> Path:
-        """Where the compiled code of `wasm` is kept, for this engine's settings."""
-        digest = hashlib.sha256(wasm)
-        digest.update(f"{engine.fingerprint}{variant}".encode())
-        return self.folder / f"{digest.hexdigest()}.cwasm"
-
-    def load(self, engine: Engine, wasm: bytes | memoryview, variant: str = "") -> wasmtime.Module | None:
-        """The module, memory-mapped; None when it is not there or cannot be used."""
-        if not self.usable():
-            return None
-        path = self.path(engine, wasm, variant)
-        try:
-            reason = foreign(path)
-        except FileNotFoundError:
-            return None
-        if reason:
-            log.warning("compiled code %s is not used: %s", path, reason)
-            return None
-        try:
-            module = wasmtime.Module.deserialize_file(engine.wasmtime_engine, str(path))
-        except wasmtime.WasmtimeError as error:
-            log.warning("compiled code %s is not used and is made again: %s", path, error)
-            return None
-        with suppress(OSError):  # a cache that is read-only is not pruned either
-            _note_use(path)
-        return module
-
-    def store(
-        self, engine: Engine, wasm: bytes | memoryview, module: wasmtime.Module, variant: str = ""
-    ) -> None:
-        """Keep what was compiled; a failure is logged, since the module itself is good."""
-        if not self.usable():
-            return
-        path = self.path(engine, wasm, variant)
-        temporary = None
-        try:
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")  # mode 0600
-            with os.fdopen(handle, "wb") as file:
-                file.write(module.serialize())
-            os.replace(temporary, path)
-        except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            log.warning("compiled code could not be kept in %s: %s", path, error)
-            return
-        with suppress(OSError):
-            self.prune()
-
-    def prune(self) -> list[Path]:
-        """Remove what nobody has loaded for long, and what is too much; the files that are gone. OSError."""
-        now = time.time()
-        files: list[tuple[float, int, Path]] = []  # loaded when, size
-        removed = []
-        for path in self.folder.iterdir():
-            with suppress(FileNotFoundError):  # another process prunes too
-                status = path.lstat()
-                if path.suffix == ".cwasm":
-                    files.append((max(status.st_mtime, _used(path)), status.st_size, path))
-                elif path.suffix == ".part" and now - status.st_mtime > PART_SECONDS:
-                    removed.append(path)
-        size = 0
-        for number, (loaded, length, path) in enumerate(sorted(files, reverse=True), 1):
-            age, size = now - loaded, size + length
-            too_much = size > KEPT_BYTES or number > KEPT_FILES
-            if age > KEPT_SECONDS or (too_much and age > YOUNG_SECONDS):
-                removed.append(path)
-        for path in removed:
-            _removed(path.with_suffix(USED))
-        return [path for path in removed if _removed(path)]
-
-    def stale(self, engine: Engine, paths: Iterable[Path]) -> list[Path]:
-        """Those of `paths`, files of this cache, that another version of wasmtime has compiled."""
-        found = []
-        for path in paths:
-            try:
-                wasmtime.Module.deserialize_file(engine.wasmtime_engine, str(path))
-            except wasmtime.WasmtimeError as error:
-                if "incompatible version" in str(error):
-                    found.append(path)
-        return found
-
-
-# Beside compiled code that is older than a day: a file that says when it was loaded last, about. To touch the
-# code itself would copy all of it, where it lies in a lower layer of a container's file system.
-USED = ".used"
-
-
-def _note_use(path: Path) -> None:
-    """Compiled code has been loaded from `path`; OSError."""
-    if time.time() - max(path.stat().st_mtime, _used(path)) > YOUNG_SECONDS:
-        path.with_suffix(USED).touch(0o600)
-
-
-def _used(path: Path) -> float:
-    try:
-        return path.with_suffix(USED).stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _removed(path: Path) -> bool:
-    try:
-        path.unlink()
-    except OSError:
-        return False  # it is gone, or somebody else's, or in use (Windows)
-    return True
-
-
-def foreign(path: Path) -> str | None:
-    """Why `path` is not ours alone, None when it is."""
-    if not hasattr(os, "geteuid"):
-        return None  # Windows: the user's own cache folder is protected by its access list
-    status = path.lstat()
-    if status.st_uid != os.geteuid():
-        return f"it belongs to user {status.st_uid}"
-    if status.st_mode & 0o022:
-        return f"others may write to it (mode {status.st_mode & 0o777:o})"
-    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from typing import Any
 import wasmtime
 
 from . import capi
+from .compile_cache import CompileCache
 from .component.assemble import Assembly
 from .component.concurrency import Loop
 from .component.handles import HandleTable
@@ -35,7 +36,6 @@ from .engine import (
     INSTANCE,
     MEMORY,
     REALLOC,
-    CompileCache,
     CoreSignature,
     Engine,
     HostFunction,

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .assets import load_source, prepare_files
+from .compile_cache import CompileCache
 from .component.core import preamble
 from .component.names import canonical_name
-from .engine import CompileCache, Engine, wat2wasm
+from .engine import Engine, wat2wasm
 from .errors import ComponentError, LinkError, ManifestError, NotBuilt, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
 from .host import identity

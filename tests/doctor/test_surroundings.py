@@ -7,9 +7,10 @@ import pytest
 import wasmtime
 
 from wasm_gateway import capi
+from wasm_gateway.compile_cache import CompileCache
 from wasm_gateway.doctor import surroundings
 from wasm_gateway.doctor.findings import OPERATOR, YOU, Level
-from wasm_gateway.engine import CompileCache, Engine
+from wasm_gateway.engine import Engine
 from wasm_gateway.sites import Site
 
 POSIX = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes")

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..engine import CompileCache, Engine, foreign, has_address_space
+from ..compile_cache import CompileCache, foreign
+from ..engine import Engine, has_address_space
 from ..errors import GatewayError
 from ..loader import default_cache_dir
 from ..sites import Site, find_site, source_of

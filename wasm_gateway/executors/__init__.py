@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..compile_cache import CompileCache
 from ..component.core import preamble
 from ..component.names import canonical_name
 from ..component.rewrite import exports, rewrite
 from ..component.types import FuncType, ResultType, describe_mismatch
-from ..engine import CompileCache, Engine, Program
+from ..engine import Engine, Program
 from ..errors import LinkError, UnsupportedError
 from ..host.application import Hosts
 from ..host.base import Grants

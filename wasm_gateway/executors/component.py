@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..compile_cache import CompileCache
 from ..component.assemble import HostDefinition, assemble, simplify
 from ..component.builtins import task_return
 from ..component.canon import (
@@ -35,7 +36,7 @@ from ..component.resolve import Chain, resolve
 from ..component.shortcuts import builtin_import
 from ..component.syntax import ComponentDef
 from ..component.types import FuncType, InterfaceType
-from ..engine import CompileCache, Engine, HostFunction, current
+from ..engine import Engine, HostFunction, current
 from ..errors import DecodeError, UnsupportedError
 from ..host.application import Hosts, MissingDriver
 from ..host.base import Grants

@@ -13,7 +13,7 @@ from django.dispatch import Signal
 # component or a route, or begins with "guest:" (an order to reload or to roll back). Needs a LEDGER.
 dial_turned = Signal()
 
-# A guest has failed: `component`, `route`, `error`, `outcome` (observe.Outcome); `role` is what it was asked
+# A guest has failed: `component`, `route`, `error`, `outcome` (outcomes.Outcome); `role` is what it was asked
 # for (observe.Role): the answer, which the site may give in its place (FALLBACK), or one to compare (SHADOW).
 # Connect it in AppConfig.ready: guests are watched where somebody listens when the gateway is made.
 guest_failed = Signal()

@@ -25,7 +25,7 @@ signals = Namespace()
 # component or a route, or begins with "guest:" (an order to reload or to roll back). Needs a LEDGER.
 dial_turned = signals.signal("dial_turned")
 
-# A guest has failed: `component`, `route`, `error`, `outcome` (observe.Outcome); `role` is what it was asked
+# A guest has failed: `component`, `route`, `error`, `outcome` (outcomes.Outcome); `role` is what it was asked
 # for (observe.Role): the answer, which the app may give in its place (FALLBACK), or one to compare (SHADOW).
 # Connect it before `init_app`: guests are watched where somebody listens then.
 guest_failed = signals.signal("guest_failed")

@@ -302,9 +302,10 @@ def test_a_client_that_leaves_is_noticed(
     door: Door, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asgi, "WATCH_SECONDS", 0.001)
-    noticed = threading.Event()
+    began, noticed = threading.Event(), threading.Event()
 
     def waits(request: Request, begin: Begin) -> Response:
+        began.set()
         end = time.monotonic() + SECONDS
         assert request.gone is not None
         while not request.gone():
@@ -316,6 +317,7 @@ def test_a_client_that_leaves_is_noticed(
     _, make, take = door(waits)
     call = make("/guest")
     assert take(call)
+    assert began.wait(SECONDS)  # a guest whose client has left before is not run
     loop.call_soon_threadsafe(call.proto.leaves.set_result, None)
 
     assert noticed.wait(SECONDS)

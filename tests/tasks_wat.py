@@ -20,7 +20,7 @@ from wasm_gateway.engine import Engine, wat2wasm
 from wasm_gateway.executors.component import Linked, link_component
 from wasm_gateway.host.application import Hosts
 from wasm_gateway.host.base import Deadline, Grants
-from wasm_gateway.host.wasi_io import Timer
+from wasm_gateway.host.wasi.io import Timer
 from wasm_gateway.instance import Instance, Limits
 from wasm_gateway.runtime_config import RuntimeConfig
 

@@ -353,7 +353,7 @@ class Instance(HostContext):
 
     def wait_any(self, pollables: Sequence[Any]) -> None:
         """Return when one of them is ready; DeadlineExceeded."""
-        from .host.wasi_io import wait_any
+        from .host.wasi.io import wait_any
 
         wait_any(self, pollables)
 

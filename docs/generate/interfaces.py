@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 
 from wasm_gateway.component.types import FuncType
-from wasm_gateway.host import application, wasi_preview1
+from wasm_gateway.host import application
 from wasm_gateway.host.application import EXTRAS, FAMILIES, Hosts
+from wasm_gateway.host.wasi.preview1 import FUNCTIONS, MODULE
 from wasm_gateway.manifest import Component
 from wasm_gateway.runtime_config import RuntimeConfig
 
@@ -28,22 +29,22 @@ GRANTS = {
     "mysql": OUTBOUND,
     "mqtt": OUTBOUND,
     "llm": "ai_models",
-    "wasi_otel": FREE,
-    "wasi_io": FREE,
-    "wasi_clocks": FREE,
-    "wasi_cli": "environment",
-    "wasi_filesystem": "files",
-    "wasi_sockets": OUTBOUND,
-    "wasi_tcp": OUTBOUND,
-    "wasi_udp": OUTBOUND,
-    "wasi_http": FREE,
-    "wasi_outgoing": OUTBOUND,
-    "wasi_p3_clocks": FREE,
-    "wasi_p3_cli": "environment",
-    "wasi_p3_filesystem": "files",
-    "wasi_p3_sockets": OUTBOUND,
-    "wasi_p3_http": FREE,
-    "wasi_p3_client": OUTBOUND,
+    "wasi.otel": FREE,
+    "wasi.io": FREE,
+    "wasi.clocks": FREE,
+    "wasi.cli": "environment",
+    "wasi.filesystem": "files",
+    "wasi.sockets": OUTBOUND,
+    "wasi.tcp": OUTBOUND,
+    "wasi.udp": OUTBOUND,
+    "wasi.http": FREE,
+    "wasi.outgoing": OUTBOUND,
+    "wasi_p3.clocks": FREE,
+    "wasi_p3.cli": "environment",
+    "wasi_p3.filesystem": "files",
+    "wasi_p3.sockets": OUTBOUND,
+    "wasi_p3.http": FREE,
+    "wasi_p3.client": OUTBOUND,
 }
 # What a guest's dialect of Spin has, by the version in a name; the first that fits counts.
 SPIN_1, SPIN_2, SPIN_3, SPIN_4 = GENERATIONS = ("Spin 1", "Spin 2", "Spin 3", "Spin 4")
@@ -210,7 +211,7 @@ def short(name: str) -> str:
 
 def _granted(name: str) -> str:
     family = FAMILIES[name]
-    if family == "wasi_2023":
+    if family == "wasi.snapshots_2023":
         family = FAMILIES[re.sub(r"@0\.2\.0-rc-.*", "@0.2", name)]
     grant = GRANTS[family]
     extra = EXTRAS.get(family)
@@ -220,5 +221,5 @@ def _granted(name: str) -> str:
 
 
 def preview1() -> str:
-    names = wasi_preview1.FUNCTIONS
-    return f"`{wasi_preview1.MODULE}`: " + ", ".join(map(code, sorted(names))) + ".\n"
+    names = FUNCTIONS
+    return f"`{MODULE}`: " + ", ".join(map(code, sorted(names))) + ".\n"

@@ -17,7 +17,7 @@ from wasm_gateway.component.canon import raw_import
 from wasm_gateway.engine import Engine, HostFunction, Program, current
 from wasm_gateway.errors import GuestExit
 from wasm_gateway.host.base import Deadline, Grants
-from wasm_gateway.host.wasi_preview1 import FUNCTIONS, MODULE, Preview1, WasiTemplate
+from wasm_gateway.host.wasi.preview1 import FUNCTIONS, MODULE, Preview1, WasiTemplate
 from wasm_gateway.instance import Instance, Limits
 
 HERE = Path(__file__).parent

@@ -19,7 +19,7 @@ from wasm_gateway.executors.component import link_component
 from wasm_gateway.host.application import Hosts
 from wasm_gateway.host.base import Deadline, Grants
 from wasm_gateway.host.outbound import AllowedHosts
-from wasm_gateway.host.wasi_state import WasiTemplate
+from wasm_gateway.host.wasi.state import WasiTemplate
 from wasm_gateway.instance import Instance, Limits
 from wasm_gateway.runtime_config import RuntimeConfig
 

@@ -18,8 +18,8 @@ import wasm_gateway
 from wasm_gateway import errors, schema
 from wasm_gateway.cli import cli
 from wasm_gateway.executors import guest
-from wasm_gateway.host import wasi_preview1
 from wasm_gateway.host.application import FAMILIES
+from wasm_gateway.host.wasi import preview1 as wasi_preview1
 from wasm_gateway.integrations import django, options
 from wasm_gateway.integrations.django import conf
 from wasm_gateway.integrations.flask import extension

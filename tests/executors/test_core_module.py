@@ -10,7 +10,7 @@ from tests.component_wat import ECHO, ECHO_USES
 from wasm_gateway.errors import ComponentError, DecodeError, LinkError, UnsupportedError
 from wasm_gateway.executors import dialects, link
 from wasm_gateway.host.application import Hosts
-from wasm_gateway.host.wasi_preview1 import FUNCTIONS
+from wasm_gateway.host.wasi.preview1 import FUNCTIONS
 from wasm_gateway.runtime_config import RuntimeConfig
 
 DIALECTS = ["flat", "spin"]

@@ -19,7 +19,7 @@ from wasm_gateway.host.base import Deadline, Grants, HostContext
 from wasm_gateway.host.network import Network
 from wasm_gateway.host.offload import Elements
 from wasm_gateway.host.outbound import AllowedHosts
-from wasm_gateway.host.wasi_io import Timer, Waker, wait_any
+from wasm_gateway.host.wasi.io import Timer, Waker, wait_any
 from wasm_gateway.messages import Request, Response
 
 

@@ -18,7 +18,7 @@ from wasm_gateway.host.mqtt import Mqtt
 from wasm_gateway.host.network import Network
 from wasm_gateway.host.pools import Places
 from wasm_gateway.host.sqlite import FILES, Database, SqlError
-from wasm_gateway.host.wasi_filesystem import FileInput
+from wasm_gateway.host.wasi.filesystem import FileInput
 
 resource = pytest.importorskip("resource")
 

@@ -17,7 +17,7 @@ from wasm_gateway.host import limits
 from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.network import Breakable, Network
 from wasm_gateway.host.offload import MAX_OF_INSTANCE, Elements, Turns, Workers, share_of
-from wasm_gateway.host.wasi_io import Timer
+from wasm_gateway.host.wasi.io import Timer
 
 SOON = 20.0
 

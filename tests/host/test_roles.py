@@ -13,7 +13,7 @@ from wasm_gateway.component.types import U8Type
 from wasm_gateway.component.values import End
 from wasm_gateway.host.base import Grants
 from wasm_gateway.host.outbound import AllowedHosts, Both, SafeHosts
-from wasm_gateway.host.wasi_io import READY
+from wasm_gateway.host.wasi.io import READY
 
 ONE, OTHER = (Grants("one"), None), (Grants("other"), None)
 

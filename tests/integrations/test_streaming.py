@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.host.test_wasi_p3_client import SEND, USES, asking
+from tests.host.wasi_p3.test_client import SEND, USES, asking
 from tests.wasi_p3_wat import CLOCK, P3Toolkit
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")

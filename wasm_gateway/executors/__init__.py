@@ -15,7 +15,7 @@ from ..errors import LinkError, UnsupportedError
 from ..host.application import Hosts
 from ..host.base import Grants
 from ..host.files import MountPoint
-from ..host.wasi_state import WasiTemplate
+from ..host.wasi.state import WasiTemplate
 from ..instance import Limits, Services
 from ..linked import LinkedProgram
 from ..manifest import ComponentOptions

@@ -35,8 +35,8 @@ from ..errors import HostError, LinkError, UnsupportedError
 from ..host import identity
 from ..host.application import Hosts, MissingDriver, Offered
 from ..host.base import Grants, HostContext
-from ..host.wasi_preview1 import FUNCTIONS as WASI_FUNCTIONS
-from ..host.wasi_preview1 import Preview1
+from ..host.wasi.preview1 import FUNCTIONS as WASI_FUNCTIONS
+from ..host.wasi.preview1 import Preview1
 from . import legacy_flat
 from .guest import LiftedFunction
 

@@ -18,7 +18,7 @@ from ..component.types import FuncType
 from ..engine import CoreSignature, Program, current
 from ..errors import BodyTooLarge, GuestError, LimitExceeded, RequestError
 from ..host.base import Deadline, Grants, OutboundRules
-from ..host.wasi_state import WasiState, WasiTemplate
+from ..host.wasi.state import WasiState, WasiTemplate
 from ..instance import Instance, Limits, Services
 from ..linked import LinkedProgram
 from ..manifest import ComponentOptions

@@ -16,8 +16,8 @@ from ..component.values import Err
 from ..errors import BodyTooLarge, DeadlineExceeded, GuestError, GuestExit, LimitExceeded
 from ..guest_logs import printable
 from ..host.base import Deadline, HostContext, OutboundRules
-from ..host.wasi_http import IncomingRequest, OutgoingResponse, ResponseOutparam
-from ..host.wasi_io import BytesInput, InputStream, IteratorInput
+from ..host.wasi.http import IncomingRequest, OutgoingResponse, ResponseOutparam
+from ..host.wasi.io import BytesInput, InputStream, IteratorInput
 from ..messages import STREAMED, Begin, Headers, Request, Response, Trailers
 from ..router import RouteMatch
 from .guest import MAX_RESPONSE_HEADERS, Guest, KeepsNothing, LiftedFunction

@@ -16,10 +16,10 @@ from ..component.streams import Drain, HostStream, SharedStream
 from ..component.values import Err, Ok
 from ..errors import GuestError
 from ..host.base import HostContext, OutboundRules
-from ..host.wasi_http import OutgoingResponse
-from ..host.wasi_io import Pollable, StreamClosed, StreamFailed, waker
-from ..host.wasi_p3_http import Received, incoming
-from ..host.wasi_p3_http import Response as GuestResponse
+from ..host.wasi.http import OutgoingResponse
+from ..host.wasi.io import Pollable, StreamClosed, StreamFailed, waker
+from ..host.wasi_p3.http import Received, incoming
+from ..host.wasi_p3.http import Response as GuestResponse
 from ..instance import Instance
 from ..messages import Begin, Request, Response
 from ..router import RouteMatch

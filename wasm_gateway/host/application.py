@@ -61,76 +61,76 @@ FAMILIES = {
     "spin:mqtt/mqtt@3": "mqtt",
     "fermyon:spin/llm": "llm",
     "fermyon:spin/llm@2": "llm",
-    "wasi:otel/types@0.2.0-rc.2": "wasi_otel",
-    "wasi:otel/tracing@0.2.0-rc.2": "wasi_otel",
-    "wasi:otel/logs@0.2.0-rc.2": "wasi_otel",
-    "wasi:otel/metrics@0.2.0-rc.2": "wasi_otel",
-    "wasi:io/error@0.2": "wasi_io",
-    "wasi:io/poll@0.2": "wasi_io",
-    "wasi:io/streams@0.2": "wasi_io",
-    "wasi:clocks/monotonic-clock@0.2": "wasi_clocks",
-    "wasi:clocks/wall-clock@0.2": "wasi_clocks",
-    "wasi:clocks/timezone@0.2": "wasi_clocks",
-    "wasi:random/random@0.2": "wasi_clocks",
-    "wasi:random/insecure@0.2": "wasi_clocks",
-    "wasi:random/insecure-seed@0.2": "wasi_clocks",
-    "wasi:cli/environment@0.2": "wasi_cli",
-    "wasi:cli/exit@0.2": "wasi_cli",
-    "wasi:cli/stdin@0.2": "wasi_cli",
-    "wasi:cli/stdout@0.2": "wasi_cli",
-    "wasi:cli/stderr@0.2": "wasi_cli",
-    "wasi:cli/terminal-input@0.2": "wasi_cli",
-    "wasi:cli/terminal-output@0.2": "wasi_cli",
-    "wasi:cli/terminal-stdin@0.2": "wasi_cli",
-    "wasi:cli/terminal-stdout@0.2": "wasi_cli",
-    "wasi:cli/terminal-stderr@0.2": "wasi_cli",
-    "wasi:filesystem/types@0.2": "wasi_filesystem",
-    "wasi:filesystem/preopens@0.2": "wasi_filesystem",
-    "wasi:sockets/network@0.2": "wasi_sockets",
-    "wasi:sockets/instance-network@0.2": "wasi_sockets",
-    "wasi:sockets/ip-name-lookup@0.2": "wasi_sockets",
-    "wasi:sockets/tcp@0.2": "wasi_tcp",
-    "wasi:sockets/tcp-create-socket@0.2": "wasi_tcp",
-    "wasi:sockets/udp@0.2": "wasi_udp",
-    "wasi:sockets/udp-create-socket@0.2": "wasi_udp",
-    "wasi:http/types@0.2": "wasi_http",
-    "wasi:http/outgoing-handler@0.2": "wasi_outgoing",
-    "wasi:clocks/types@0.3": "wasi_p3_clocks",
-    "wasi:clocks/monotonic-clock@0.3": "wasi_p3_clocks",
-    "wasi:clocks/system-clock@0.3": "wasi_p3_clocks",
-    "wasi:clocks/timezone@0.3": "wasi_p3_clocks",
-    "wasi:random/random@0.3": "wasi_p3_clocks",
-    "wasi:random/insecure@0.3": "wasi_p3_clocks",
-    "wasi:random/insecure-seed@0.3": "wasi_p3_clocks",
-    "wasi:cli/environment@0.3": "wasi_p3_cli",
-    "wasi:cli/exit@0.3": "wasi_p3_cli",
-    "wasi:cli/types@0.3": "wasi_p3_cli",
-    "wasi:cli/stdin@0.3": "wasi_p3_cli",
-    "wasi:cli/stdout@0.3": "wasi_p3_cli",
-    "wasi:cli/stderr@0.3": "wasi_p3_cli",
-    "wasi:cli/terminal-input@0.3": "wasi_p3_cli",
-    "wasi:cli/terminal-output@0.3": "wasi_p3_cli",
-    "wasi:cli/terminal-stdin@0.3": "wasi_p3_cli",
-    "wasi:cli/terminal-stdout@0.3": "wasi_p3_cli",
-    "wasi:cli/terminal-stderr@0.3": "wasi_p3_cli",
-    "wasi:filesystem/types@0.3": "wasi_p3_filesystem",
-    "wasi:filesystem/preopens@0.3": "wasi_p3_filesystem",
-    "wasi:sockets/types@0.3": "wasi_p3_sockets",
-    "wasi:sockets/ip-name-lookup@0.3": "wasi_p3_sockets",
-    "wasi:http/types@0.3": "wasi_p3_http",
-    "wasi:http/client@0.3": "wasi_p3_client",
+    "wasi:otel/types@0.2.0-rc.2": "wasi.otel",
+    "wasi:otel/tracing@0.2.0-rc.2": "wasi.otel",
+    "wasi:otel/logs@0.2.0-rc.2": "wasi.otel",
+    "wasi:otel/metrics@0.2.0-rc.2": "wasi.otel",
+    "wasi:io/error@0.2": "wasi.io",
+    "wasi:io/poll@0.2": "wasi.io",
+    "wasi:io/streams@0.2": "wasi.io",
+    "wasi:clocks/monotonic-clock@0.2": "wasi.clocks",
+    "wasi:clocks/wall-clock@0.2": "wasi.clocks",
+    "wasi:clocks/timezone@0.2": "wasi.clocks",
+    "wasi:random/random@0.2": "wasi.clocks",
+    "wasi:random/insecure@0.2": "wasi.clocks",
+    "wasi:random/insecure-seed@0.2": "wasi.clocks",
+    "wasi:cli/environment@0.2": "wasi.cli",
+    "wasi:cli/exit@0.2": "wasi.cli",
+    "wasi:cli/stdin@0.2": "wasi.cli",
+    "wasi:cli/stdout@0.2": "wasi.cli",
+    "wasi:cli/stderr@0.2": "wasi.cli",
+    "wasi:cli/terminal-input@0.2": "wasi.cli",
+    "wasi:cli/terminal-output@0.2": "wasi.cli",
+    "wasi:cli/terminal-stdin@0.2": "wasi.cli",
+    "wasi:cli/terminal-stdout@0.2": "wasi.cli",
+    "wasi:cli/terminal-stderr@0.2": "wasi.cli",
+    "wasi:filesystem/types@0.2": "wasi.filesystem",
+    "wasi:filesystem/preopens@0.2": "wasi.filesystem",
+    "wasi:sockets/network@0.2": "wasi.sockets",
+    "wasi:sockets/instance-network@0.2": "wasi.sockets",
+    "wasi:sockets/ip-name-lookup@0.2": "wasi.sockets",
+    "wasi:sockets/tcp@0.2": "wasi.tcp",
+    "wasi:sockets/tcp-create-socket@0.2": "wasi.tcp",
+    "wasi:sockets/udp@0.2": "wasi.udp",
+    "wasi:sockets/udp-create-socket@0.2": "wasi.udp",
+    "wasi:http/types@0.2": "wasi.http",
+    "wasi:http/outgoing-handler@0.2": "wasi.outgoing",
+    "wasi:clocks/types@0.3": "wasi_p3.clocks",
+    "wasi:clocks/monotonic-clock@0.3": "wasi_p3.clocks",
+    "wasi:clocks/system-clock@0.3": "wasi_p3.clocks",
+    "wasi:clocks/timezone@0.3": "wasi_p3.clocks",
+    "wasi:random/random@0.3": "wasi_p3.clocks",
+    "wasi:random/insecure@0.3": "wasi_p3.clocks",
+    "wasi:random/insecure-seed@0.3": "wasi_p3.clocks",
+    "wasi:cli/environment@0.3": "wasi_p3.cli",
+    "wasi:cli/exit@0.3": "wasi_p3.cli",
+    "wasi:cli/types@0.3": "wasi_p3.cli",
+    "wasi:cli/stdin@0.3": "wasi_p3.cli",
+    "wasi:cli/stdout@0.3": "wasi_p3.cli",
+    "wasi:cli/stderr@0.3": "wasi_p3.cli",
+    "wasi:cli/terminal-input@0.3": "wasi_p3.cli",
+    "wasi:cli/terminal-output@0.3": "wasi_p3.cli",
+    "wasi:cli/terminal-stdin@0.3": "wasi_p3.cli",
+    "wasi:cli/terminal-stdout@0.3": "wasi_p3.cli",
+    "wasi:cli/terminal-stderr@0.3": "wasi_p3.cli",
+    "wasi:filesystem/types@0.3": "wasi_p3.filesystem",
+    "wasi:filesystem/preopens@0.3": "wasi_p3.filesystem",
+    "wasi:sockets/types@0.3": "wasi_p3.sockets",
+    "wasi:sockets/ip-name-lookup@0.3": "wasi_p3.sockets",
+    "wasi:http/types@0.3": "wasi_p3.http",
+    "wasi:http/client@0.3": "wasi_p3.client",
 }
 # Interfaces that guests export, and whose text is among a family's.
 EXPORTED = {
-    "wasi:http/incoming-handler@0.2": "wasi_http",
-    "wasi:http/handler@0.3": "wasi_p3_http",
+    "wasi:http/incoming-handler@0.2": "wasi.http",
+    "wasi:http/handler@0.3": "wasi_p3.http",
 }
 
 
 def _of_2023(table: Mapping[str, str]) -> dict[str, str]:
     """The same for the two snapshots of WASI 0.2 that Spin links; each has not one interface of 0.2."""
     return {
-        name.replace("@0.2", f"@{snapshot}"): "wasi_2023"
+        name.replace("@0.2", f"@{snapshot}"): "wasi.snapshots_2023"
         for snapshot, absent in (
             ("0.2.0-rc-2023-10-18", "wasi:io/error@0.2"),
             ("0.2.0-rc-2023-11-10", "wasi:clocks/timezone@0.2"),
@@ -307,7 +307,7 @@ class Hosts:
         module = self._module(name)
         family = self._families.get(name)
         if family is None:
-            family = self._families[name] = getattr(self, f"_make_{name}")(module)
+            family = self._families[name] = getattr(self, "_make_" + name.replace(".", "_"))(module)
         return module, family
 
     def start(self) -> None:
@@ -408,10 +408,10 @@ class Hosts:
         return module.WasiSockets(self._outbound(), limit)
 
     def _make_wasi_tcp(self, module: Any) -> Any:
-        return module.WasiTcp(self._family("wasi_sockets")[1])
+        return module.WasiTcp(self._family("wasi.sockets")[1])
 
     def _make_wasi_udp(self, module: Any) -> Any:
-        return module.WasiUdp(self._family("wasi_sockets")[1])
+        return module.WasiUdp(self._family("wasi.sockets")[1])
 
     def _make_wasi_http(self, module: Any) -> Any:
         return module.WasiHttp()
@@ -431,16 +431,16 @@ class Hosts:
 
     def _make_wasi_p3_sockets(self, module: Any) -> Any:
         return module.Sockets(
-            self._family("wasi_sockets")[1], self._family("wasi_tcp")[1], self._family("wasi_udp")[1]
+            self._family("wasi.sockets")[1], self._family("wasi.tcp")[1], self._family("wasi.udp")[1]
         )
 
     def _make_wasi_p3_http(self, module: Any) -> Any:
         return module.Http()
 
     def _make_wasi_p3_client(self, module: Any) -> Any:
-        return module.Client(self._family("wasi_outgoing")[1])
+        return module.Client(self._family("wasi.outgoing")[1])
 
-    def _make_wasi_2023(self, module: Any) -> Any:
+    def _make_wasi_snapshots_2023(self, module: Any) -> Any:
         def functions(name: str) -> Mapping[str, Callable[..., Any]]:
             offered = self.interface(name)
             assert offered is not None, name

@@ -110,7 +110,7 @@ class HostContext:
         self.deadline = deadline
         self.memories: list[Memory] = []
         self.state: dict[Any, Any] = {}
-        self.wasi: Any = None  # what a guest of WASI finds around itself (wasi_state.py)
+        self.wasi: Any = None  # what a guest of WASI finds around itself (wasi/state.py)
         self.request: Request | None = None  # the one that it answers, as far as it is one of HTTP
         # Called before a host function waits for somebody else, with nothing left to do for the guest.
         self.before_wait: Callable[[], object] | None = None

@@ -22,7 +22,7 @@ from ..component.values import End
 from .base import HostContext
 from .limits import VALUE_OVERHEAD, Share, kept
 from .network import Breakable
-from .wasi_io import READY, Pollable, wait_any, waker
+from .wasi.io import READY, Pollable, wait_any, waker
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

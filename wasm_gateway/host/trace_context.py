@@ -14,7 +14,7 @@ from .base import HostContext
 
 NAMES = ("traceparent", "tracestate")
 
-# Key in HostContext.state: the spans of the guest that go on, by id, the last one last (wasi_otel.py).
+# Key in HostContext.state: the spans of the guest that go on, by id, the last one last (wasi/otel.py).
 SPANS = "spans"
 
 

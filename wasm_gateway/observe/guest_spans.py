@@ -1,4 +1,4 @@
-# Spans that guests make themselves (host/wasi_otel.py) -> the SDK's processors.
+# Spans that guests make themselves (host/wasi/otel.py) -> the SDK's processors.
 #
 # The API of OpenTelemetry has no way to hand over a span that is over, with ids of its own: so
 # this is the one place that knows the SDK, and without one there are no such spans.

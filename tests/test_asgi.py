@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from asgiref.testing import ApplicationCommunicator
 
-from wasm_gateway import asgi, workers
-from wasm_gateway.asgi import AsgiGateway, Exchange, Inbox, raw_path, to_request
+from wasm_gateway import asgi, exchange, workers
+from wasm_gateway.asgi import AsgiGateway, raw_path, to_request
 from wasm_gateway.errors import ComponentError, Disconnected, GuestError, RequestError, Saturated
+from wasm_gateway.exchange import Exchange, Inbox
 from wasm_gateway.messages import Begin, Headers, Request, Response
 from wasm_gateway.router import RouteMatch, Router
 from wasm_gateway.workers import Workers
@@ -395,7 +396,7 @@ def test_the_body_is_bounded_on_its_way() -> None:
         assert go.wait(SECONDS)
         return text(first + b"".join(body))
 
-    data = bytes(asgi.INBOX_BYTES)
+    data = bytes(exchange.INBOX_BYTES)
 
     async def main() -> Server:
         server = Server(*[chunk(data, True) for _ in range(5)], chunk(b"end"))
@@ -424,7 +425,7 @@ def test_100_continue_is_the_guests_to_cause() -> None:
         server = Server()
         scope = upload(length=5, expect="100-continue")
         task = asyncio.ensure_future(door(guest)(scope, server.receive, server.send))
-        await asyncio.sleep(asgi.WATCH_SECONDS * 2)
+        await asyncio.sleep(exchange.WATCH_SECONDS * 2)
         assert server.asked == 0
         waiting.set()
         await task
@@ -481,7 +482,7 @@ def test_a_server_whose_receive_fails_is_a_client_that_left() -> None:
 
 
 def test_a_client_that_sends_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(exchange, "STALL_SECONDS", 0.05)
 
     async def main() -> Server:
         server = Server(chunk(b"hel", True))
@@ -532,7 +533,7 @@ def test_inline_a_content_length_that_is_no_number_is_a_400() -> None:
 # When the gateway declines
 
 
-@pytest.mark.parametrize("seconds", [0, asgi.WATCH_SECONDS * 2])
+@pytest.mark.parametrize("seconds", [0, exchange.WATCH_SECONDS * 2])
 def test_the_app_gets_the_request_from_its_start(seconds: float) -> None:
     """Also when the gateway took so long that the door has begun to watch the connection."""
     received: list[dict[str, Any]] = []
@@ -670,7 +671,7 @@ def test_a_slow_client_slows_the_guest() -> None:
 
 
 def test_a_client_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asgi, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(exchange, "STALL_SECONDS", 0.05)
     stream = Stream(iter([b"x"] * 100))
 
     def guest(request: Request) -> Response:

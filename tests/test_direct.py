@@ -14,8 +14,9 @@ import granian
 import pytest
 from granian import _futures
 
-from wasm_gateway import asgi, direct
-from wasm_gateway.asgi import AsgiGateway, Lookouts
+from wasm_gateway import direct, exchange
+from wasm_gateway.asgi import AsgiGateway
+from wasm_gateway.exchange import Lookouts
 from wasm_gateway.messages import STREAMED, Begin, Headers, Request, Response
 from wasm_gateway.router import RouteMatch, Router
 
@@ -301,7 +302,7 @@ def test_an_error_of_ours_is_granians_to_log(door: Door) -> None:
 def test_a_client_that_leaves_is_noticed(
     door: Door, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asgi, "WATCH_SECONDS", 0.001)
+    monkeypatch.setattr(exchange, "WATCH_SECONDS", 0.001)
     began, noticed = threading.Event(), threading.Event()
 
     def waits(request: Request, begin: Begin) -> Response:

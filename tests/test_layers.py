@@ -39,7 +39,13 @@ LEVELS: list[list[set[str]]] = [
     [{"instance"}],
     [{"executors"}],
     [{"gateway", "loader", "swap"}, {"inspection"}],
-    [{"wsgi", "asgi", "direct"}, {"redis_trigger"}, {"stopwatch", "bench"}, {"doctor"}, {"export"}],
+    [
+        {"wsgi", "exchange", "asgi", "direct"},
+        {"redis_trigger"},
+        {"stopwatch", "bench"},
+        {"doctor"},
+        {"export"},
+    ],
     [{"__init__"}],
     [{"integrations"}, {"cli", "__main__", "serve", "announce", "report"}],
 ]

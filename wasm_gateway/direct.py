@@ -21,10 +21,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .asgi import (
     LOOP_SECONDS,
-    AsyncAnswer,
-    Exchange,
-    Lookouts,
-    Receive,
     Scope,
     Send,
     has_body,
@@ -35,6 +31,7 @@ from .asgi import (
     whole,
 )
 from .errors import Disconnected, RequestError, Saturated
+from .exchange import AsyncAnswer, Exchange, Lookouts, Receive
 from .messages import Response, refusal
 from .wsgi import Outgoing, outgoing
 

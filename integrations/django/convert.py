@@ -20,6 +20,7 @@ from django.utils.encoding import repercent_broken_unicode
 
 from wasm_gateway import asgi, wsgi
 from wasm_gateway.errors import HostError, RequestError
+from wasm_gateway.exchange import AsyncAnswer
 from wasm_gateway.messages import Request
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _body(request: HttpRequest) -> Iterable[bytes]:
     return wsgi.InputBody(request.read, length) if length else ()
 
 
-def to_response(answer: wsgi.Outgoing | asgi.AsyncAnswer) -> HttpResponseBase:
+def to_response(answer: wsgi.Outgoing | AsyncAnswer) -> HttpResponseBase:
     """What goes to Django's own middleware and on to the client."""
     status, fields, body = answer
     content_type = next((value for name, value in fields if name == "content-type"), None)

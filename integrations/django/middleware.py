@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.http import HttpRequest, HttpResponseBase
 
-from wasm_gateway.asgi import Exchange
 from wasm_gateway.errors import GatewayError, RequestError, Saturated
+from wasm_gateway.exchange import Exchange
 from wasm_gateway.messages import Request, Response, refusal
 from wasm_gateway.policy import NOBODY
 from wasm_gateway.workers import relay

@@ -13,8 +13,8 @@ import pytest
 from tests.executors.test_wasi_http import Door
 from tests.wasi_p3_wat import CLOCK, HTTP, P3Toolkit
 from wasm_gateway import Gateway
-from wasm_gateway.asgi import Inbox
 from wasm_gateway.errors import DeadlineExceeded, Disconnected
+from wasm_gateway.exchange import Inbox
 from wasm_gateway.messages import STREAMED, Headers, Request, Response
 
 RC = "0.3.0-rc-2026-03-15"

@@ -162,6 +162,20 @@ def test_a_gateway_that_closes_meanwhile(several: Any, caplog: pytest.LogCapture
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+def test_a_gateway_that_is_closed_by_the_thread_which_follows(several: Any) -> None:
+    """As the garbage collector does it with one that nobody has any more."""
+    gateway = several()
+    gateway.follow()
+    ended = threading.Event()
+
+    def collecting() -> None:
+        gateway.close()
+        ended.set()
+
+    gateway.pilot.look = collecting
+    assert ended.wait(60)
+
+
 def test_who_cannot_be_told(several: Any, application: Any, wat: Any) -> None:
     gateway = several()
     for act in (gateway.reload, gateway.rollback):

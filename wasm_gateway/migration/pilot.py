@@ -349,7 +349,7 @@ class Pilot:
         """Follow the ledger no more."""
         self._ended.set()
         thread, self._thread = self._thread, None
-        if thread is not None and thread.is_alive():
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join()
 
     def close(self) -> None:

@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +20,7 @@ from pathlib import Path
 from wasm_gateway import Gateway
 from wasm_gateway.stopwatch import PHASES, Stopwatch
 
-from . import guests, measure, processes, wasi_http, wasi_http_p3
+from . import guests, measure, processes, sites, wasi_http, wasi_http_p3
 from .report import Cell, Table
 from .servers import compare
 from .wasmtime_serve import NO_PROGRAM, ours, program, theirs
@@ -41,11 +43,13 @@ store, and of what the guest had not dropped. rest: routing, headers, checks, co
 their own, where the stopwatch slows everything a little, so they come to somewhat more than the median.
 """
 SERVE_NOTES = """
-The same component behind `wasm-gateway up` and behind `wasmtime serve -W timeout=30s`, asked in turns: one
-connection, one request at a time, 10 headers of a browser. CPU is user and system time of all processes of
-the server. Both make a fresh instance for each request but where it says that they are reused, and set a
-deadline.
+The same component behind `wasm-gateway up`, behind uWSGI (`gateway.wsgi()`, in the thread that takes the
+request) and behind `wasmtime serve -W timeout=30s`, asked in turns: one connection, one request at a time, 10
+headers of a browser. CPU is user and system time of all processes of the server. All make a fresh instance
+for each request but where it says that they are reused, and set a deadline.
 """
+ORDER = ("up", "uWSGI", "wasmtime")
+NO_UWSGI = "\nuWSGI is measured too where it is installed (pip install uwsgi).\n"
 MORE = f"""
 More guests are measured when {FOLDER} names a folder with .wasm files of the three-request protocol
 (tests/conformance/README.md).
@@ -151,16 +155,38 @@ def in_process(found: list[Subject], quick: bool, notes: str) -> Table:
     return Table("Components, gateway.handle", columns, tuple(rows), NOTES + notes)
 
 
+def uwsgi() -> str | None:
+    """The program of this environment or the PATH, None when there is none."""
+    return shutil.which("uwsgi", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
+
+
+def behind_uwsgi(command: str) -> tuple[str, ...]:
+    """The command that serves what sites.application_wsgi makes at {port}."""
+    return (
+        *(command, "--http11-socket=127.0.0.1:{port}", "--so-keepalive", "--enable-threads", "--need-app"),
+        *(
+            "--disable-logging",
+            "--die-on-term",
+            f"--virtualenv={sys.prefix}",
+            f"--pythonpath={processes.ROOT}",
+        ),
+        "--module=benchmarks.sites:application_wsgi()",
+    )
+
+
 def beside(found: list[Subject], folder: Path, quick: bool, notes: str) -> Table:
     columns = (
-        *("guest", "wasm-gateway CPU us", "wasmtime CPU us", "CPU ours : theirs"),
-        *("wasm-gateway latency us", "p95 us", "wasmtime latency us", "p95 us"),
+        *("guest", "up CPU us", "uWSGI CPU us", "wasmtime CPU us", "up : wasmtime", "uWSGI : wasmtime"),
+        *("up latency us", "p95 us", "uWSGI latency us", "p95 us", "wasmtime latency us", "p95 us"),
     )
     title = "Components beside wasmtime serve, per request"
     command = program()
     if reason := processes.supported() or ("" if command else NO_PROGRAM):
         return Table(title, columns, (), skipped=reason)
     assert command is not None
+    server = uwsgi()
+    if server is None:
+        notes += NO_UWSGI
     rounds, count = (1, 3) if quick else (7, 200)
     rows: list[tuple[Cell, ...]] = []
     with processes.client() as client:
@@ -170,17 +196,22 @@ def beside(found: list[Subject], folder: Path, quick: bool, notes: str) -> Table
                 assert response is not None
                 body = b"".join(response.body)
             commands = {
-                "ours": ours(subject.manifest, subject.cache),
-                "theirs": theirs(command, subject.wasm, "-W", "timeout=30s", *subject.flags),
+                "up": ours(subject.manifest, subject.cache),
+                "wasmtime": theirs(command, subject.wasm, "-W", "timeout=30s", *subject.flags),
             }
+            if server is not None:
+                commands["uWSGI"] = behind_uwsgi(server)
+            environment = {sites.MANIFEST: str(subject.manifest), sites.CACHE: str(subject.cache)}
             targets = {}
             with ExitStack() as servers:
                 for what, parts in commands.items():
                     port = processes.free_port()
                     listening = [part.replace("{port}", str(port)) for part in parts]
-                    pid = servers.enter_context(processes.running(listening, port, seconds=COMPILE_SECONDS))
-                    targets[what] = (pid, port, TARGET)
+                    running = processes.running(listening, port, environment, COMPILE_SECONDS)
+                    targets[what] = (servers.enter_context(running), port, TARGET)
                 costs = compare(client, targets, rounds=rounds, count=count, body=body)
-            ours_, theirs_ = costs["ours"].row(), costs["theirs"].row()
-            rows.append((subject.what, ours_[0], theirs_[0], ours_[0] / theirs_[0], *ours_[1:], *theirs_[1:]))
+            nothing = None, None, None
+            up, wsgi, theirs_ = [costs[what].row() if what in costs else nothing for what in ORDER]
+            ratios = [row[0] and row[0] / costs["wasmtime"].row()[0] for row in (up, wsgi)]
+            rows.append((subject.what, up[0], wsgi[0], theirs_[0], *ratios, *up[1:], *wsgi[1:], *theirs_[1:]))
     return Table(title, columns, tuple(rows), SERVE_NOTES + notes)

@@ -22,6 +22,8 @@ WASM = "/wasm/spin"
 
 # The variable with the folder that `make` has filled.
 SITE = "BENCHMARK_SITE"
+# Those with the manifest of an application that is served alone, and with its cache.
+MANIFEST, CACHE = "BENCHMARK_MANIFEST", "BENCHMARK_CACHE"
 
 SECURITY = "django.middleware.security.SecurityMiddleware"
 GATEWAY = "wasm_gateway.integrations.django.WasmGatewayMiddleware"
@@ -78,6 +80,10 @@ def bare_asgi(*, inline: bool = False) -> Any:
 
 
 bare_asgi_inline = partial(bare_asgi, inline=True)
+
+
+def application_wsgi() -> Any:
+    return Gateway.from_manifest(os.environ[MANIFEST], cache_dir=os.environ[CACHE], state_dir="").wsgi()
 
 
 # Django

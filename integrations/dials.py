@@ -112,7 +112,8 @@ def listing(gateway: Gateway) -> list[str]:
     for row in rows(gateway):
         indent, turned = "  " if row.route else "", " (turned)" if row.dial else ""
         share = f" {row.share}%" if row.rule.mode in (Mode.CANARY, Mode.SHADOW) else ""
-        lines.append(f"{indent}{row.title}  {row.rule.mode}{share}{turned}")
+        methods = f" {', '.join(sorted(row.rule.methods))}" if row.rule.methods else ""
+        lines.append(f"{indent}{row.title}  {row.rule.mode}{share}{methods}{turned}")
     return lines
 
 

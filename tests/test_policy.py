@@ -27,8 +27,14 @@ class Asked:
     """Facts of a request that a test makes up."""
 
     def __init__(
-        self, visitor: Visitor = NOBODY, cookie: str | None = None, query: Any = None, **headers: str
+        self,
+        visitor: Visitor = NOBODY,
+        cookie: str | None = None,
+        query: Any = None,
+        method: str = "GET",
+        **headers: str,
     ) -> None:
+        self.method = method
         self._visitor = visitor
         self._cookie = cookie
         self._query = query or {}
@@ -67,6 +73,15 @@ STAFF = Asked(Visitor("7", frozenset({"editors"}), staff=True))
         ({}, Asked(), True, "wasm"),
         ({"mode": "native"}, Asked(), False, "native"),
         ({"mode": "native", "opt_in": "header:x-wasm", "staff": True}, TESTER, False, "native"),
+        ({"methods": "get"}, Asked(), True, "wasm"),
+        ({"methods": ["GET"]}, Asked(method="HEAD"), True, "wasm"),
+        ({"methods": ["GET", "PUT"]}, Asked(method="PUT"), True, "wasm"),
+        ({"methods": ["GET", "PUT"]}, Asked(method="POST"), False, "method"),
+        ({"methods": ["POST"], "mode": "canary", "opt_in": "header:x-wasm"}, TESTER, False, "method"),
+        ({"methods": ["POST"], "mode": "canary", "staff": True}, STAFF, False, "method"),
+        ({"methods": ["POST"], "mode": "shadow"}, Asked(), False, "method"),
+        ({"methods": ["POST"], "mode": "native"}, Asked(), False, "native"),
+        ({"methods": []}, Asked(method="POST"), True, "wasm"),
         ({"opt_out": "header:x-wasm"}, TESTER, False, "opt-out"),
         ({"opt_out": "header:x-wasm=2"}, TESTER, True, "wasm"),
         ({"opt_out": ["header:x-no", "query:wasm"]}, TESTER, False, "opt-out"),
@@ -158,6 +173,8 @@ def test_every_process_chooses_alike() -> None:
     ("values", "text"),
     [
         ({"mode": "sometimes"}, "'sometimes' is no mode"),
+        ({"methods": "GET POST"}, "'GET POST' is not a method"),
+        ({"methods": [1]}, "1 is not a method"),
         ({"percent": 101}, "from 0 to 100"),
         ({"percent": True}, "from 0 to 100"),
         ({"percent": "5"}, "from 0 to 100"),
@@ -193,3 +210,4 @@ def test_fields_as_they_stand_in_a_manifest() -> None:
     assert rule(fallback=True).fallback == frozenset(Failure)
     assert rule().plain
     assert not rule(fallback=True).plain
+    assert not rule(methods="GET").plain

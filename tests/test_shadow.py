@@ -330,7 +330,7 @@ def test_what_waits_is_bounded(gated: Gateway, gate: Gate, door: Door) -> None:
     # then a request costs no more than one of the site's own
     match = gated.match("/a")
     assert match is not None
-    turn = gated.choose(match, RequestFacts(""))
+    turn = gated.choose(match, RequestFacts("GET", ""))
     assert turn is not None
     assert (turn.choice.reason, turn.choice.shadow, turn.keeps_body) == ("shadow", False, False)
     assert outcomes(gated) == {"dropped": 8}

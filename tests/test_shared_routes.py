@@ -132,6 +132,12 @@ def test_a_kill_switch(made: Made, door: Door) -> None:
     assert ask(body=b"data") == (200, b"native data", [])
 
 
+def test_methods_that_stay_the_sites(made: Made, door: Door) -> None:
+    ask = door(made(methods="GET", fallback=True))
+    assert ask() == (*GUEST, [])
+    assert ask(body=b"data") == (200, b"native data", [])
+
+
 def test_testers_choose_a_side(made: Made, door: Door) -> None:
     ask = door(made(mode="canary", percent=0, opt_in=["header:x-wasm=1", "query:wasm"]))
     assert ask()[:2] == NATIVE

@@ -239,7 +239,7 @@ class _Facts(RequestFacts):
     def __init__(self, scope: Scope, visitor: Callable[[Scope], Visitor] | None) -> None:
         query = scope.get("query_string", b"")
         text = query.decode("latin-1") if isinstance(query, bytes) else query
-        super().__init__(text, partial(visitor, scope) if visitor else None)
+        super().__init__(scope["method"], text, partial(visitor, scope) if visitor else None)
         self._headers = scope["headers"]
 
     def header(self, name: str) -> str | None:

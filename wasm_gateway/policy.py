@@ -50,6 +50,9 @@ NOBODY = Visitor()
 class Facts(Protocol):
     """A request as far as a choice may depend on it. What is not there is None."""
 
+    @property
+    def method(self) -> str: ...
+
     def header(self, name: str) -> str | None: ...
 
     def query(self, name: str) -> str | None: ...
@@ -102,6 +105,7 @@ class BadValue(ValueError):
 class Rule:
     """How the requests of one route or component are shared out.
 
+    `methods` are those of requests that the guest answers, of the others the site does; none: all.
     `percent` is the share of visitors whom the guest answers (canary), or of requests that it answers
     beside the site (shadow). `sticky` says what keeps a visitor on one side: "cookie", "user" (the cookie
     for somebody unknown), "header:NAME", whose value is hashed, or "none". `opt_in` and `opt_out` are
@@ -112,6 +116,7 @@ class Rule:
     mode: Mode = Mode.WASM
     percent: float = 100.0
     sticky: str = "cookie"
+    methods: frozenset[str] = frozenset()
     opt_in: tuple[Switch, ...] = ()
     opt_out: tuple[Switch, ...] = ()
     staff: bool = False
@@ -122,7 +127,8 @@ class Rule:
     @property
     def plain(self) -> bool:
         """Whether the guest answers every request, whatever comes of it, as the site has it for all."""
-        return self.mode is Mode.WASM and not self.fallback and not self.opt_out and self.csrf is None
+        always = self.mode is Mode.WASM and not self.methods and not self.opt_out
+        return always and not self.fallback and self.csrf is None
 
     @property
     def names_people(self) -> bool:
@@ -167,6 +173,8 @@ def choose(rule: Rule, name: str, facts: Facts) -> Choice:
     """The choice of `rule`, which is that of the route or component `name`."""
     if rule.mode is Mode.NATIVE:
         return _KILLED
+    if rule.methods and facts.method not in rule.methods:
+        return _OTHER_METHOD
     if any(switch.is_set(facts) for switch in rule.opt_out):
         return _OPTED_OUT
     if rule.mode is Mode.WASM:
@@ -181,6 +189,7 @@ def choose(rule: Rule, name: str, facts: Facts) -> Choice:
 
 
 _KILLED = Choice(False, "native")
+_OTHER_METHOD = Choice(False, "method")
 _OPTED_OUT = Choice(False, "opt-out")
 _ALWAYS = Choice(True, "wasm")
 _OPTED_IN = Choice(True, "opt-in")
@@ -240,6 +249,17 @@ def _mode(value: object) -> Mode:
         raise ValueError(f"{value!r} is no mode, expected one of {', '.join(Mode)}") from None
 
 
+def _methods(value: object) -> frozenset[str]:
+    methods = set()
+    for name in _list(value):
+        if not isinstance(name, str) or not _NAME(name):
+            raise ValueError(f"{name!r} is not a method of HTTP")
+        methods.add(name.upper())
+    if "GET" in methods:
+        methods.add("HEAD")  # the same, without its body (RFC 9110, 9.3.2)
+    return frozenset(methods)
+
+
 def _percent(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         raise ValueError(f"{value!r} is not a number from 0 to 100")
@@ -294,6 +314,7 @@ def _failures(value: object) -> frozenset[Failure]:
 
 READERS: Mapping[str, Callable[[object], Any]] = {
     "mode": _mode,
+    "methods": _methods,
     "percent": _percent,
     "sticky": _sticky,
     "opt_in": _switches,

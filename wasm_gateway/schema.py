@@ -68,6 +68,7 @@ SHAPES: Final[Mapping[Callable[..., Any], Schema]] = {
     OPTION_READERS["compare_ignore"]: {"type": "array", "items": {"type": "string", "pattern": "^/"}},
     OPTION_READERS["routes"]: {"type": "object", "additionalProperties": {"$ref": "#/definitions/rule"}},
     policy.READERS["mode"]: {"enum": [str(mode) for mode in Mode]},
+    policy.READERS["methods"]: {"anyOf": _one_or_list({"type": "string", "pattern": rf"^{_TOKEN}$"})},
     policy.READERS["percent"]: {"type": "number", "minimum": 0, "maximum": 100},
     policy.READERS["sticky"]: {
         "anyOf": [
@@ -108,6 +109,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "idle_instance_timeout": "How long such an instance is kept without work.",
     "mode": "The guest answers (wasm), the site does (native), both by share (canary), or the site, with the "
     "guest beside it (shadow).",
+    "methods": "Methods of the requests that the guest answers, the site the others; none for all.",
     "percent": "The share of visitors the guest answers (canary), or of requests it answers too (shadow).",
     "sticky": "What keeps a visitor on one side: cookie, user, header:NAME or none.",
     "opt_in": "For testers, who get the guest: header:NAME or query:NAME, with or without =VALUE.",

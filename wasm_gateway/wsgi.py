@@ -209,7 +209,11 @@ class _Facts(RequestFacts):
     def __init__(
         self, environ: WSGIEnvironment, visitor: Callable[[WSGIEnvironment], Visitor] | None
     ) -> None:
-        super().__init__(environ.get("QUERY_STRING", ""), partial(visitor, environ) if visitor else None)
+        super().__init__(
+            environ["REQUEST_METHOD"],
+            environ.get("QUERY_STRING", ""),
+            partial(visitor, environ) if visitor else None,
+        )
         self._environ = environ
 
     def header(self, name: str) -> str | None:

@@ -167,6 +167,7 @@ VALUES: Mapping[Callable[..., Any], str] = {
     READERS["sticky"]: "`cookie`, `user`, `header:NAME`, `none`",
     READERS["opt_in"]: "list of `header:NAME`, `query:NAME`, either with `=VALUE`",
     READERS["staff"]: "boolean",
+    READERS["methods"]: "list of methods",
     READERS["groups"]: "list of names",
     READERS["fallback"]: f"list of {_one_of(Failure)}; or boolean",
 }

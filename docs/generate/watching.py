@@ -25,6 +25,7 @@ LABELS = {
 }
 REASONS = {
     "native": "The mode is `native`, the kill switch.",
+    "method": "`methods` does not name that of the request.",
     "opt-out": "The request has a switch of `opt_out`.",
     "canary": "The visitor is not among the share.",
     "no header": "`sticky` names a header that the request does not have.",

@@ -42,7 +42,7 @@ class SiteFacts(RequestFacts):
     """policy.Facts of a HttpRequest, for `rule`."""
 
     def __init__(self, request: HttpRequest, rule: Rule, visitor: Visitor | None = None) -> None:
-        super().__init__(request.META.get("QUERY_STRING", ""))
+        super().__init__(request.META["REQUEST_METHOD"], request.META.get("QUERY_STRING", ""))
         self._request = request
         self._rule = rule
         self._known = visitor

@@ -112,6 +112,14 @@ def test_a_kill_switch(ruled: Ruled, ask: Ask) -> None:
     assert not response.has_header("vary")
 
 
+def test_methods_that_stay_the_views(ruled: Ruled, ask: Ask) -> None:
+    ruled(hello={"methods": ["GET"]})
+    assert ask("get", "/wasm/hello").content == GUEST
+    assert ask("head", "/wasm/hello").headers["content-length"] == str(len(GUEST))
+    response = ask("post", "/wasm/hello", data=b" body", content_type="text/plain")
+    assert response.content == b"native body"
+
+
 def test_testers_choose_a_side(ruled: Ruled, ask: Ask) -> None:
     ruled(hello={"mode": "canary", "percent": 0, "opt_in": ["header:x-wasm=1", "query:wasm"]})
     assert ask("get", "/wasm/hello").content == NATIVE

@@ -159,9 +159,10 @@ def test_a_visitor_by_its_name(make: Make) -> None:
 
 
 def test_flask_wasm_mode(make: Make, tmp_path: Path) -> None:
-    app = make(LEDGER=tmp_path / "ledger.db")
+    app = make(LEDGER=tmp_path / "ledger.db", RULES={"cookie": {"methods": "GET"}})
     runner, client = app.test_cli_runner(), app.test_client()
     assert client.get("/wasm/hello").data == GUEST
+    assert "cookie  wasm GET, HEAD" in runner.invoke(wasm, ["mode"]).output.splitlines()
     result = runner.invoke(wasm, ["mode", "hello", "canary", "--percent", "0"])
     assert result.output == "hello: canary 0%\n"
     assert client.get("/wasm/hello").data == NATIVE

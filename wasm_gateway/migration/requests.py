@@ -14,7 +14,8 @@ MAX_PARAMETERS = 100
 class RequestFacts:
     """policy.Facts but for the headers; each is looked for when a rule asks for it."""
 
-    def __init__(self, query_string: str, visitor: Callable[[], Visitor] | None = None) -> None:
+    def __init__(self, method: str, query_string: str, visitor: Callable[[], Visitor] | None = None) -> None:
+        self.method = method
         self._query_string = query_string
         self._visitor = visitor
         self._query: Mapping[str, list[str]] | None = None

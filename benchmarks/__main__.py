@@ -23,6 +23,7 @@ BENCHMARKS = {
     "router": "router",
     "doors": "doors",
     "servers": "servers",
+    "shadow": "shadow",
     "start": "start",
     "wasmtime-serve": "wasmtime_serve",
     "memory": "memory",

@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from wasm_gateway import Gateway
@@ -22,6 +23,8 @@ WASM = "/wasm/spin"
 
 # The variable with the folder that `make` has filled.
 SITE = "BENCHMARK_SITE"
+# The variable with the mode of the Wasm route, where a site has a native view at the same address.
+MODE = "BENCHMARK_MODE"
 # Those with the manifest of an application that is served alone, and with its cache.
 MANIFEST, CACHE = "BENCHMARK_MANIFEST", "BENCHMARK_CACHE"
 
@@ -47,8 +50,8 @@ def make(folder: Path) -> None:
         pass
 
 
-def gateway(folder: Path) -> Gateway:
-    return Gateway.from_manifest(folder / "spin.toml", cache_dir=folder / "cache", state_dir="")
+def gateway(folder: Path, **options: Any) -> Gateway:
+    return Gateway.from_manifest(folder / "spin.toml", cache_dir=folder / "cache", state_dir="", **options)
 
 
 def served() -> Path:
@@ -86,10 +89,34 @@ def application_wsgi() -> Any:
     return Gateway.from_manifest(os.environ[MANIFEST], cache_dir=os.environ[CACHE], state_dir="").wsgi()
 
 
+# A route that is about to move
+
+
+def moving() -> dict[str, Any]:
+    """Options of a gateway whose Wasm route has the mode that MODE says."""
+    return {
+        "rules": {WASM: {"mode": os.environ[MODE]}},
+        "ledger": served() / f"{os.environ[MODE]}.db",
+    }
+
+
+def moving_wsgi() -> Any:
+    return gateway(served(), **moving()).wsgi(native_wsgi)
+
+
+def moving_asgi() -> Any:
+    return gateway(served(), **moving()).asgi(native_asgi)
+
+
+def moving_django() -> Any:
+    set_up_django(served(), moving())
+    return django_handler()
+
+
 # Django
 
 
-def set_up_django(folder: Path) -> None:
+def set_up_django(folder: Path, options: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Once in a process; handlers are made after that."""
     import django
     from django.conf import settings
@@ -103,7 +130,7 @@ def set_up_django(folder: Path) -> None:
         return HttpResponse(guests.ANSWER, content_type=guests.CONTENT_TYPE)
 
     class Urls:
-        urlpatterns = [path("native", native), path("native-async", native_async)]
+        urlpatterns = [path("native", native), path("native-async", native_async), path(WASM[1:], native)]
 
     settings.configure(
         ALLOWED_HOSTS=["127.0.0.1"],
@@ -117,7 +144,12 @@ def set_up_django(folder: Path) -> None:
             "django.contrib.messages",
             "wasm_gateway.integrations.django",
         ],
-        WASM_GATEWAY={"MANIFEST": folder / "spin.toml", "CACHE_DIR": folder / "cache", "STATE_DIR": ""},
+        WASM_GATEWAY={
+            "MANIFEST": folder / "spin.toml",
+            "CACHE_DIR": folder / "cache",
+            "STATE_DIR": "",
+            **{name.upper(): value for name, value in options.items()},
+        },
     )
     django.setup()
 

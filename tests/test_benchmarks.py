@@ -71,6 +71,7 @@ ROWS = {
         "ASGI door before Django, inline, uvicorn",
         "ASGI door, no framework, inline, uvicorn",
     ],
+    "shadow": ["WSGI door, gunicorn gthread", "Django, gunicorn gthread", "ASGI door, uvicorn"],
     "start": [
         "1 small guest",
         "10 small guests",
@@ -80,6 +81,10 @@ ROWS = {
     ],
     "memory": ["4 small guests, all dialects", "7 guests of the example"],
 }
+
+
+# Those that start servers of their own, or read /proc.
+PROCESSES = ("servers", "shadow", "memory")
 
 
 def run(folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
@@ -93,7 +98,7 @@ def run(folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=LINUX if name in ("servers", "memory") else ()) for name in ROWS]
+    "name", [pytest.param(name, marks=LINUX if name in PROCESSES else ()) for name in ROWS]
 )
 def test_table(name: str, tmp_path: Path) -> None:
     found, printed = run(tmp_path, name)

@@ -103,7 +103,7 @@ def order(gateway: Gateway, act: Act, component: str | None, by: str) -> str:
         return f"{component or 'all components'}: each process loads the guest again within a second or so"
     assert component is not None
     gateway.rollback(component, by=by)
-    return f"{component}: each process goes back to the guest before, where it has one; its log says so"
+    return f"{component}: each process goes back to the guest before, and so do those that start later"
 
 
 def listing(gateway: Gateway) -> list[str]:

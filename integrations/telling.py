@@ -30,7 +30,7 @@ class TellingLedger:
     def __init__(self, inner: Ledger, tell: Tell) -> None:
         self._inner = inner
         self._tell = tell
-        self.stamp, self.dials, self.changes = inner.stamp, inner.dials, inner.changes
+        self.stamp, self.dials, self.changes, self.note = inner.stamp, inner.dials, inner.changes, inner.note
         self.mismatches, self.add, self.counters = inner.mismatches, inner.add, inner.counters
         self.forget, self.close = inner.forget, inner.close
 

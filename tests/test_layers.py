@@ -28,7 +28,7 @@ LEVELS: list[list[set[str]]] = [
         {"runtime_config", "variables", "assets"},
         {"guest_logs"},
         {"watch"},
-        {"compile_cache"},
+        {"compile_cache", "kept"},
         {"migration"},
         {"schema"},
         {"sites"},

@@ -334,10 +334,10 @@ class Gateway:
             self._order(Act.RELOAD, component_id, by)
 
     def rollback(self, component_id: str, *, by: str | None = None) -> None:
-        """Have the guest answer again that was replaced last, until a file comes that is newer still.
+        """Have the guest answer again that was replaced last, until a file comes that is another one still.
 
-        HostError when there is none: one is kept in each process, and none across a changed manifest. `by` is
-        as for `reload`.
+        HostError for none: one is kept, and none across a changed manifest. `by` is as for `reload`;
+        then it holds for processes that start later too, as long as the machine's cache has that guest.
         """
         if by is None:
             self.swaps.rollback(component_id)

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -17,9 +16,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from .host import identity
 from .host.application import Hosts
 from .host.base import Grants
 from .host.outbound import AllowedHosts, Both, SafeHosts, validate
+from .kept import Binaries, KeptGuests
 from .manifest import (
     INHERITABLE,
     Component,
@@ -253,26 +253,6 @@ class Entry:
         return Statistics(self.id, dialect, *counted, self.swaps, self.refused)
 
 
-@dataclass(frozen=True)
-class Binaries:
-    """The Wasm of what is served: the component's, then that of its dependencies and its middleware."""
-
-    wasm: bytes
-    dependencies: Mapping[str, bytes]
-    chain: Mapping[str, bytes]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter((self.wasm, *self.dependencies.values(), *self.chain.values()))
-
-    @cached_property
-    def digest(self) -> str:
-        """Tells them apart from all others."""
-        digest = hashlib.sha256()
-        for wasm in self:
-            digest.update(hashlib.sha256(wasm).digest())
-        return digest.hexdigest()
-
-
 class Loader:
     """Makes entries out of components; what they share (engine, cache, hosts, variables) is made once."""
 
@@ -288,6 +268,8 @@ class Loader:
         self.engine = Engine.shared(options.engine)
         cache_dir = Path(options.cache_dir) if options.cache_dir else default_cache_dir()
         self.cache = None if options.disable_cache else CompileCache(cache_dir / "compiled")
+        # where all processes may be told to go back
+        self.kept = None if self.cache is None or options.ledger is None else KeptGuests(cache_dir / "guests")
         self.cache_dir = cache_dir
         self.engine.test()
         self.variables = Variables.from_manifest(manifest, gateway.runtime_config, options.variables)
@@ -373,6 +355,14 @@ class Loader:
             error.component = component.id
             raise
 
+    def find(self, served: Served, digest: str) -> Binaries:
+        """What has that digest, as this machine has loaded it before; LinkError where it has not."""
+        found = None if self.kept is None else self.kept.find(digest)
+        others = list(served.component.dependencies), [name for name, _ in _named(served.http)]
+        if found is None or (list(found.dependencies), list(found.chain)) != others:
+            raise LinkError(f"{digest[:12]} is not in the cache of this machine, or not any more")
+        return found
+
     def _load(self, served: Served, limits: ComponentOptions, binaries: Binaries | None) -> Entry:
         gateway, options = self.gateway, self.gateway.options
         component, trigger = served.component, served.http
@@ -415,8 +405,10 @@ class Loader:
         if limits.identity_headers:
             entry.identity = self._identity(component, limits)
         entry.outside = Both(outbound, self._safe_hosts(component, limits))
-        if options.watch:
+        if options.watch or options.ledger is not None:
             entry.digest = binaries.digest
+        if self.kept is not None:
+            self.kept.keep(binaries)
         return entry
 
     def _identity(self, component: Component, limits: ComponentOptions) -> Callable[[], str] | None:

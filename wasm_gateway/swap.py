@@ -4,7 +4,8 @@
 # dict of entries is replaced, never changed. What is under way ends where it began.
 # Rule 2: what cannot be loaded changes nothing: the log says so once for each change, and
 # `refused` as long as it lies there.
-# Rule 3: the last good guest is kept for a rollback, and none before it.
+# Rule 3: the last good guest is kept for a rollback, and none before it; with a ledger as bytes too
+# (kept.py), for processes that start later. What was rolled back does not come by itself again.
 # Rule 4: what is ordered of all processes (migration/orders.py) each does in a thread, one after the other:
 # who asks the ledger has other things to do than to compile.
 
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import forks
-from .errors import GatewayError, HostError, ManifestError, Saturated
+from .errors import GatewayError, HostError, LinkError, ManifestError, Saturated
 from .guest_logs import printable
 from .loader import Entry, Loader, Served, served, sources
 from .manifest import Manifest
 from .migration.counters import FAILED_ORDER, OBEYED
-from .migration.orders import Act, Order
-from .watch import Files, Watcher, changed_since, prints_of
+from .migration.orders import Act, Back, Order
+from .policy import Failure
+from .watch import Files, Watcher, prints_of
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -135,6 +137,7 @@ class Swaps:
                 return
             with _compiling(loader):
                 loaded = loader.load_guest(one, binaries)
+            loaded.rejected = entry.rejected
             self._install(self._gateway.manifest, {one.id: loaded})
         except Exception as error:
             entry.refused = str(error)
@@ -165,24 +168,29 @@ class Swaps:
 
     def rollback(self, component_id: str) -> None:
         """Gateway.rollback."""
-        gateway = self._gateway
-        with self.lock, gateway._lock:
-            entries = gateway._entries or {}
-            left = [each for each in entries.values() if each.component.id == component_id]
-            back = {}
-            for entry in left:
-                before, entry.before = entry.before, None
-                if before is not None:
-                    before.succeed(entry)
-                    before.rejected, before.refused = entry.digest, None
-                    before.reopen()
-                    back[entry.id] = before
+        with self.lock:
+            entries = (self._gateway._entries or {}).values()
+            of_it = [entry for entry in entries if entry.component.id == component_id]
+            back = {entry.id: entry.before for entry in of_it if entry.before is not None}
             if not back:
                 raise HostError(f"component {component_id!r} has no earlier guest in this process")
+            self._bring_back(component_id, back)
+
+    def _bring_back(self, component_id: str, back: Mapping[str, Entry]) -> None:
+        gateway = self._gateway
+        with forks.postponed(), gateway._lock:
+            entries = gateway._entries
+            assert entries is not None
+            for id, before in back.items():
+                entry = entries[id]
+                entry.before = None
+                before.succeed(entry)
+                before.rejected, before.refused = entry.digest, None
+                before.reopen()
             gateway._entries = {**entries, **back}
             gateway._govern([component_id])
-            for id in back:
-                entries[id].close()
+        for id in back:
+            entries[id].close()
         gateway._tell(back.values(), "rollback")
         log.warning("component %s: the guest before the last one answers again", component_id)
 
@@ -211,10 +219,13 @@ class Swaps:
                 log.warning("%s: loaded again", _named(order))
             else:
                 assert order.component is not None
-                self.rollback(order.component)
+                if order.back:
+                    self._go_back(order.component, order.back)
+                else:  # as an earlier version of this code has ordered it
+                    self.rollback(order.component)
             outcome = OBEYED
         except Exception as error:
-            _say(error, f"{_named(order)} failed, the guest before goes on")
+            _say(error, f"{_named(order)} failed" + ", the guest before goes on" * (order.act is Act.RELOAD))
         finally:
             done.set()
         pilot = self._gateway.pilot
@@ -224,17 +235,61 @@ class Swaps:
                 if order.component in (None, component):
                     pilot.count(component, outcome)
 
-    def missed(self, order: Order) -> None:
-        """Say it where a guest was rolled back that is this process's only one."""
-        if order.act is not Act.ROLLBACK:
-            return
-        for one in served(self._gateway.manifest):
-            if one.component.id == order.component and not changed_since(sources(one), order.generation):
-                log.error(
-                    "component %s was rolled back, and this process, which has started since, has no guest "
-                    "but that one: put the old file back, or turn the component to native",
-                    order.component,
-                )
+    def missed(self, order: Order) -> threading.Event | None:
+        """Obey a rollback all the same where a guest lies there that it is about."""
+        entries = (self._gateway._entries or {}).values()
+        if any(entry.id in order.back and entry.digest == order.back[entry.id].rejected for entry in entries):
+            return self.obey(order)
+        return None
+
+    def _go_back(self, component_id: str, back: Mapping[str, Back]) -> None:
+        """Have no rejected guest answer; HostError for one that is neither that nor the good one."""
+        gateway = self._gateway
+        with self.lock:
+            brought: dict[str, Entry] = {}
+            problems: list[str] = []
+            for one in served(gateway.manifest):
+                entry, wanted = (gateway._entries or {}).get(one.id), back.get(one.id)
+                if entry is None or wanted is None or entry.problem is not None:
+                    continue
+                entry.rejected = wanted.rejected
+                if entry.digest == wanted.rejected:
+                    try:
+                        brought[one.id] = self._before(one, entry, wanted.good)
+                    except GatewayError as error:
+                        problems.append(self._do_without(one, entry, str(error.args[0])))
+                elif entry.digest != wanted.good:
+                    problems.append(f"{one.id} has another guest than the one that was rolled back")
+            if brought:
+                self._bring_back(component_id, brought)
+        if problems:
+            raise HostError("; ".join(problems))
+
+    def _before(self, one: Served, entry: Entry, digest: str) -> Entry:
+        """The guest `digest`: the one before that of `entry`, or as it is kept; GatewayError."""
+        if entry.before is not None and entry.before.digest == digest:
+            return entry.before
+        loader = Loader(self._gateway, apart=True)
+        binaries = loader.find(one, digest)
+        with _compiling(loader):
+            return loader.load_guest(one, binaries)
+
+    def _do_without(self, one: Served, entry: Entry, why: str) -> str:
+        """There is none to go back to: the site answers if it may, else the guest that was rejected."""
+        gateway = self._gateway
+        why = f"the guest of {one.id} was rolled back, and the one before it cannot be had: {why}"
+        if Failure.LINK not in entry.options.rule.fallback:
+            entry.refused = why
+            return f"{why}; THE ONE THAT WAS ROLLED BACK ANSWERS: put the old file back, or turn it to native"
+        instead = Entry(one.id, one.component, entry.options)
+        instead.problem = LinkError(why)
+        instead.problem.component = one.component.id
+        instead.succeed(entry)
+        instead.rejected = entry.digest
+        with gateway._lock:
+            gateway._entries = {**(gateway._entries or {}), one.id: instead}
+        entry.close()
+        return f"{why}; the site answers instead"
 
     # The swap
 
@@ -253,15 +308,29 @@ class Swaps:
             for one in served(manifest):
                 if one.id in ids or known.get(one.id) != _inside(one, manifest, rules):
                     prints[one.id] = prints_of(sources(one))
-                    # what nobody serves yet has no last good guest to keep
-                    load = loader.load_guest if one.id in known else loader.load
-                    loaded[one.id] = load(one)
+                    if one.id in known and one.id not in ids:
+                        loaded[one.id] = self._load_again(loader, one)
+                    else:
+                        # what nobody serves yet has no last good guest to keep
+                        load = loader.load_guest if one.id in known else loader.load
+                        loaded[one.id] = load(one)
         self._install(manifest, loaded)
         for id in loaded:
             self._files.take(id, prints[id])
 
+    def _load_again(self, loader: Loader, one: Served) -> Entry:
+        """As another manifest has it; with the guest of now where the one that lies there is rejected."""
+        entry = (self._gateway._entries or {})[one.id]
+        binaries = loader.read(one)
+        if binaries.digest == entry.rejected and loader.kept is not None and entry.digest is not None:
+            binaries = loader.find(one, entry.digest)
+        loaded = loader.load_guest(one, binaries)
+        loaded.rejected = None if loaded.digest == entry.rejected else entry.rejected
+        return loaded
+
     def _install(self, manifest: Manifest, loaded: Mapping[str, Entry]) -> None:
         gateway = self._gateway
+        self._note(loaded, way_back=manifest == gateway.manifest)
         with forks.postponed(), gateway._lock:
             entries, other = gateway._entries, manifest != gateway.manifest
             assert entries is not None  # close() waits for the lock of swaps
@@ -283,6 +352,15 @@ class Swaps:
         for entry in replaced:
             entry.close()
         gateway._tell(loaded.values(), "swap")
+
+    def _note(self, loaded: Mapping[str, Entry], *, way_back: bool) -> None:
+        """Tell the ledger which guests are about to take the place of which."""
+        pilot = self._gateway.pilot
+        for entry in loaded.values():
+            before = (self._gateway._entries or {}).get(entry.id)
+            if pilot is not None and entry.digest is not None and before is not None:
+                digest = before.digest if way_back else None
+                pilot.note(entry.component.id, entry.id, entry.digest, digest)
 
 
 @contextmanager

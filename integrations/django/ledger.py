@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial, wraps
@@ -69,6 +69,7 @@ class DjangoLedger:
 
     def __init__(self) -> None:
         self._seen: object = None
+        self._dials: ledger.Dials = {}
         self._name: object = None  # of the database
         self._waiting: deque[Callable[[], None]] = deque(maxlen=MOST_WAITING)
 
@@ -99,7 +100,9 @@ class DjangoLedger:
 
     @_in_its_thread
     def dials(self) -> ledger.Dials:
-        return dict(models.Dial.objects.values_list("name", "fields"))
+        if not (_is_own_thread() and _is_in_memory()):
+            self._dials = dict(models.Dial.objects.values_list("name", "fields"))
+        return self._dials
 
     @_in_its_thread
     def turn(self, change: ledger.Change) -> None:
@@ -119,6 +122,19 @@ class DjangoLedger:
             changes = models.Change.objects.using(using)
             made = changes.create(name=change.name, fields=fields, by=change.by[:255], at=change.at)
             changes.filter(pk__lte=made.pk - MAX_CHANGES).delete()
+
+    def note(self, name: str, values: Mapping[str, object]) -> None:
+        if _is_own_thread() and _is_in_memory():
+            self._waiting.append(partial(self._note, name, values))
+        else:
+            self._note(name, values)
+
+    @_in_its_thread
+    def _note(self, name: str, values: Mapping[str, object]) -> None:
+        dials = models.Dial.objects.using(router.db_for_write(models.Dial))
+        # written before anything is read, as in `_add`
+        if not dials.filter(name=name).update(fields=dict(values)):
+            dials.get_or_create(name=name, defaults={"fields": dict(values)})
 
     @_in_its_thread
     def changes(self, limit: int = 50) -> list[ledger.Change]:

@@ -183,7 +183,10 @@ def reload(component: str | None) -> None:
 @click.argument("component")
 @with_appcontext
 def rollback(component: str) -> None:
-    """Have the guest before the last one answer again, in all processes that have one."""
+    """Have the guest before the last one answer again, in all processes, those that start later too.
+
+    Until a file comes that is another one still, or a reload is ordered.
+    """
     _order(Act.ROLLBACK, component)
 
 

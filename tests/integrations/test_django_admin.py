@@ -437,6 +437,9 @@ def test_a_route_is_turned_though_its_guest_cannot_be_loaded(
         guest.write_bytes(b"garbage")
     for module in (wasm_mode, wasm_rollback, wasm_report):
         assert not module.Command.requires_system_checks
+    with pytest.raises(CommandError, match="'hello' has no earlier guest"):
+        run("wasm_rollback", "hello")
+    DjangoLedger().note("served:hello", {"component": "hello", "digest": "2" * 64, "before": "1" * 64})
     assert run("wasm_rollback", "hello")
     assert run("wasm_mode", "hello", "native") == ["hello: native"]
     assert run("wasm_mode")[0] == "hello  native (turned)"

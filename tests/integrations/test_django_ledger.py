@@ -73,6 +73,14 @@ assert [(c.name, c.values, c.by) for c in ledger.changes(3)] == [
 ]
 assert ledger.changes()[-1] == Change("a", {"mode": "canary", "percent": 5.0}, "me", 1.5)
 
+# what nobody has turned
+before = ledger.stamp(), ledger.changes()
+for values in ({"digest": "x"}, {"digest": "y", "before": None}):
+    ledger.note("served:a", values)
+    assert ledger.dials() == {"a": {"mode": "wasm"}, "served:a": values}
+assert (ledger.stamp(), ledger.changes()) == before
+ledger.turn(Change("served:a", None, "me"))
+
 # many at once: each has a stamp of its own, none is lost, and the oldest changes go
 failures = []
 def turn(number):

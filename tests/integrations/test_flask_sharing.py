@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from wasm_gateway.host.identity import Identity
 from wasm_gateway.integrations.flask import WasmGateway, signals
 from wasm_gateway.integrations.flask.commands import wasm
 from wasm_gateway.integrations.flask.identity import FlaskSite
-from wasm_gateway.migration.ledger import Mismatch
+from wasm_gateway.migration.ledger import Mismatch, SqliteLedger
 
 Make = Callable[..., Flask]
 NATIVE, GUEST = b"native ", b"hello from wasm"
@@ -283,6 +284,10 @@ def test_a_route_is_turned_though_its_guest_cannot_be_loaded(
     monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
     (asking.parent / "hello.wasm").write_bytes(b"garbage")
     runner = make(LEDGER=tmp_path / "ledger.db").test_cli_runner()
+    result = runner.invoke(wasm, ["rollback", "hello"])
+    assert (result.exit_code, "'hello' has no earlier guest" in result.output) == (1, True)
+    with closing(SqliteLedger(tmp_path / "ledger.db")) as ledger:
+        ledger.note("served:hello", {"component": "hello", "digest": "2" * 64, "before": "1" * 64})
     for command in (["mode", "hello", "native"], ["rollback", "hello"], ["report"], ["mode"]):
         assert runner.invoke(wasm, command).exit_code == 0
     assert runner.invoke(wasm, ["reload", "hello"]).exit_code == 1

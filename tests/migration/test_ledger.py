@@ -85,6 +85,16 @@ def test_dials(ledger: Ledger, opened: Opened) -> None:
     assert other.changes(2) == [third, second]
 
 
+def test_notes(ledger: Ledger, opened: Opened) -> None:
+    change = Change("a", {"mode": "wasm"}, "ada")
+    ledger.turn(change)
+    other, stamp = opened(), ledger.stamp()
+    for values in ({"digest": "x"}, {"digest": "y", "before": None}):
+        ledger.note("served:a", values)
+        assert other.dials() == {"a": {"mode": "wasm"}, "served:a": values}
+    assert (other.stamp(), other.changes()) == (stamp, [change])
+
+
 def test_mismatches(ledger: Ledger, opened: Opened) -> None:
     all_ = [mismatch(number, "ab"[number % 2]) for number in range(6)]
     for each in all_:

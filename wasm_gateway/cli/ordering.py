@@ -34,7 +34,10 @@ def reload(source: str | None, profile: str | None, ledger: str, component: str 
 @options(FROM, PROFILE, LEDGER)
 @click.argument("component")
 def rollback(source: str | None, profile: str | None, ledger: str, component: str) -> None:
-    """Have the guest before the last one of COMPONENT answer again, in all processes that have one."""
+    """Have the guest before the last one of COMPONENT answer again, in all processes.
+
+    In those that start later too, until a file comes that is another one still, or a reload is ordered.
+    """
     from ..migration.orders import Act
 
     _order(Act.ROLLBACK, source, profile, ledger, component)
@@ -43,7 +46,7 @@ def rollback(source: str | None, profile: str | None, ledger: str, component: st
 def _order(act: Act, source: str | None, profile: str | None, ledger: str, component: str | None) -> None:
     from ..manifest import find_manifest, load_manifest
     from ..migration.ledger import operator
-    from ..migration.orders import Order
+    from ..migration.orders import Act, Order, rollback
 
     if component is not None:
         components = load_manifest(find_manifest(source), profile=profile).components
@@ -51,5 +54,9 @@ def _order(act: Act, source: str | None, profile: str | None, ledger: str, compo
             there = ", ".join(components) or "none"
             raise click.ClickException(f"there is no component {component!r} (there are: {there})")
     with closing(opened_ledger(ledger)) as opened:
-        opened.turn(Order(act, component).change(operator(f"wasm-gateway {act}")))
+        order = Order(act, component)
+        if act is Act.ROLLBACK:
+            assert component is not None
+            order = rollback(opened.dials(), component)
+        opened.turn(order.change(operator(f"wasm-gateway {act}")))
     print_text(f"Ordered to {act} {component or 'all guests'}; each process obeys within a second or so.")

@@ -91,6 +91,10 @@ class Ledger(Protocol):
         """Set a dial to these values, which are whole, or give it back."""
         ...
 
+    def note(self, name: str, values: Mapping[str, object]) -> None:
+        """The same where nobody has turned it: no stamp and no change tells of it."""
+        ...
+
     def changes(self, limit: int = 50) -> list[Change]:
         """The last changes, the newest first."""
         ...
@@ -203,6 +207,11 @@ class SqliteLedger:
             text = json.dumps(plain(change))
             last = connection.execute("INSERT INTO changes (change) VALUES (?)", (text,)).lastrowid or 0
             connection.execute("DELETE FROM changes WHERE id <= ?", (last - MAX_CHANGES,))
+
+    def note(self, name: str, values: Mapping[str, object]) -> None:
+        with self._opened() as connection:
+            row = name, json.dumps(dict(values))
+            connection.execute("INSERT OR REPLACE INTO dials VALUES (?, ?)", row)
 
     def changes(self, limit: int = 50) -> list[Change]:
         query = "SELECT change FROM changes ORDER BY id DESC LIMIT ?"

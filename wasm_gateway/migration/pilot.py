@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 from .. import forks
@@ -24,7 +25,7 @@ from .breaker import Breaker
 from .compare import Answer, Comparison, Function
 from .counters import DROPPED, FALLBACK, GUEST, NATIVE, UNCOMPARED, Counters, Unseen, is_time, uncompared
 from .ledger import Change, Dials, Ledger, Mismatch
-from .orders import Act, Guests, Order, Waiter, orders
+from .orders import NOTE, Act, Guests, Order, Waiter, note, orders, rollback
 from .shadow import Shadows
 
 log = logging.getLogger("wasm_gateway")
@@ -37,6 +38,8 @@ LOOKS_PER_FLUSH = 4
 THREAD = "wasm-dials"
 # Seconds that the first request of a process waits for orders that were given before.
 FIRST_LOOK_SECONDS = 2.0
+# And for a guest to be gone that was rolled back, which may have to be compiled.
+FIRST_ROLLBACK_SECONDS = 60.0
 
 
 class Turn:
@@ -151,6 +154,7 @@ class Pilot:
         self._stamp: object = None
         self._failing = False
         self._unflushed = False
+        self._unnoted: dict[str, tuple[str, str, str | None]] = {}
         self._start_over()
         forks.watch(self)
 
@@ -240,6 +244,8 @@ class Pilot:
             if not self._unflushed:
                 log.error("counts cannot be added to the ledger, they are kept for later: %s", error)
             self._unflushed = True
+        with suppress(Exception):  # the first time it was logged
+            self._write_notes(self.ledger)
 
     # Dials
 
@@ -259,16 +265,38 @@ class Pilot:
         """Give an order about the guest of a component, or of all, to all processes; BadValue, HostError."""
         if self.ledger is None:
             raise BadValue("there is no ledger to give orders in", component or "")
-        self.ledger.turn(Order(act, component).change(by))
+        if act is Act.ROLLBACK:
+            assert component is not None
+            order = rollback(self.ledger.dials(), component)
+        else:
+            order = Order(act, component)
+        self.ledger.turn(order.change(by))
         if self._thread is not None:
             self.look()  # else this process serves nobody yet: it obeys when it does
+
+    def note(self, component: str, id: str, digest: str, before: str | None) -> None:
+        """In the entry `id` the guest `digest` takes the place of `before`: so an order can name both."""
+        if self.ledger is None:
+            return
+        self._unnoted[id] = component, digest, before
+        try:
+            self._write_notes(self.ledger)
+        except Exception as error:
+            log.error("component %s cannot be rolled back to the guest before, for now: %s", component, error)
+
+    def _write_notes(self, ledger: Ledger) -> None:
+        for id, (component, digest, before) in list(self._unnoted.items()):
+            values = note(ledger.dials(), component, id, digest, before)
+            if values is not None:
+                ledger.note(NOTE + id, values)
+            self._unnoted.pop(id, None)
 
     def look(self) -> None:
         """Take over what the dials say now, and have guests begin to obey."""
         self._look()
 
-    def _look(self) -> list[Waiter]:
-        """The same; ends of what is obeyed."""
+    def _look(self) -> list[tuple[Waiter, float]]:
+        """The same; ends of what is obeyed, and for how many seconds that may be waited for."""
         ledger = self.ledger
         if ledger is None:
             return []
@@ -290,19 +318,20 @@ class Pilot:
             self._failing = True
         return obeyed
 
-    def _obey(self, dials: Dials) -> list[Waiter]:
-        """Have guests obey the orders that are new."""
+    def _obey(self, dials: Dials) -> list[tuple[Waiter, float]]:
+        """Have guests obey the orders that are new, and rollbacks that still hold."""
         with self._lock:
             known, given = self._given, {order.name: order for order in orders(dials)}
             self._given = {name: order.generation for name, order in given.items()}
-        obeyed = []
+        obeyed: list[tuple[Waiter, float]] = []
         for name, order in given.items():
             if self._guests is None or (known is not None and known.get(name) == order.generation):
                 continue
-            if known is None and order.generation < self._since:
-                self._guests.missed(order)
-            else:
-                obeyed.append(self._guests.obey(order))
+            missed = known is None and order.generation < self._since
+            waiter = self._guests.missed(order) if missed else self._guests.obey(order)
+            if waiter is not None:
+                is_back = order.act is Act.ROLLBACK
+                obeyed.append((waiter, FIRST_ROLLBACK_SECONDS if is_back else FIRST_LOOK_SECONDS))
         return obeyed
 
     @property
@@ -316,9 +345,9 @@ class Pilot:
             if self._thread is not None:
                 return
             obeyed = self._look()  # no request is to be answered before
-            end = time.monotonic() + FIRST_LOOK_SECONDS
-            for waiter in obeyed:
-                waiter.wait(max(0.0, end - time.monotonic()))
+            begin = time.monotonic()
+            for waiter, seconds in obeyed:
+                waiter.wait(max(0.0, begin + seconds - time.monotonic()))
             thread = threading.Thread(
                 target=_look_on, args=(weakref.ref(self), self._ended), name=THREAD, daemon=True
             )

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -94,6 +94,10 @@ class RedisLedger:
             lambda pipeline: pipeline.ltrim(changes, 0, MAX_CHANGES - 1),
             lambda pipeline: pipeline.incr(self._key("stamp")),
         )
+
+    def note(self, name: str, values: Mapping[str, object]) -> None:
+        with self._asked() as client:
+            client.hset(self._key("dials"), name, json.dumps(dict(values)))
 
     def changes(self, limit: int = 50) -> list[Change]:
         with self._asked() as client:

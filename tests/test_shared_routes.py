@@ -6,15 +6,18 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from wsgiref.util import FileWrapper
 
 import pytest
-from werkzeug.test import Client
+from werkzeug.test import Client, EnvironBuilder
 
 from wasm_gateway import Gateway
 from wasm_gateway.migration.ledger import SqliteLedger
+from wasm_gateway.migration.report import read
 from wasm_gateway.policy import COOKIE, BadValue, Visitor
 
 Answer = tuple[int, bytes, list[str]]  # status, body, cookies that were set
@@ -286,3 +289,121 @@ def test_nothing_is_left_running(made: Made, tmp_path: Path) -> None:
     assert any(thread.name == "wasm-dials" for thread in threading.enumerate())
     gateway.close()
     assert not any(thread.name == "wasm-dials" for thread in threading.enumerate())
+
+
+# What a canary tells of both sides
+
+
+def wsgi_site(environ: Any, start_response: Any) -> Any:
+    status = environ["QUERY_STRING"]
+    if status == "raise":
+        raise ZeroDivisionError
+    start_response(f"{status} X", [("content-type", "text/plain")])
+
+    def body() -> Iterator[bytes]:
+        time.sleep(0.02)
+        yield b"slow"
+
+    return body()
+
+
+async def asgi_site(scope: Any, receive: Any, send: Any) -> None:
+    status = scope["query_string"].decode()
+    if status == "raise":
+        raise ZeroDivisionError
+    await send({"type": "http.response.start", "status": int(status), "headers": []})
+    await send({"type": "http.response.body", "body": b"sl", "more_body": True})
+    await asyncio.sleep(0.02)
+    await send({"type": "http.response.body", "body": b"ow"})
+
+
+SITES = {over_wsgi: wsgi_site, over_asgi: asgi_site}
+
+
+def sides(gateway: Gateway, ledger: Any) -> Any:
+    """What a report says of them."""
+    assert gateway.pilot is not None
+    gateway.pilot.flush()
+    (one,) = read(ledger, ["a"]).components
+    return {side: {end: n for end, n in arm.ends.items() if n} for side, arm in one.canary.items()}, one
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[SqliteLedger]:
+    with closing(SqliteLedger(tmp_path / "ledger.db")) as ledger:
+        yield ledger
+
+
+def test_what_the_site_answers(made: Made, door: Any, ledger: SqliteLedger, tmp_path: Path) -> None:
+    tool = {"mode": "canary", "percent": 0, "opt_in": "header:x-wasm", "opt_out": "header:x-native"}
+    gateway = made(options={"ledger": tmp_path / "ledger.db"}, **tool)
+    ask = door(gateway, SITES[door])
+    for status in (200, 204, 302, 404, 503):
+        assert ask(f"/a?{status}")[:2] == (status, b"slow")
+    with pytest.raises(ZeroDivisionError):
+        ask("/a?raise")
+    for chosen in ({"x_wasm": "1"}, {"x_native": "1"}):  # who is a tester says nothing
+        ask("/a?200", **chosen)
+    gateway.pilot.turn("a", {"mode": "native"}, "ada")
+    ask("/a?200")
+    found, one = sides(gateway, ledger)
+    native = {"2xx": 2, "3xx": 1, "4xx": 1, "5xx": 1, "failed": 1}
+    assert found == {"native": native, "guest": {}}
+    assert one.canary["native"].errors == 2 / 6
+    assert one.canary["native"].latency.number == 5
+    assert one.canary["native"].latency.p50 > 0.014
+    assert one.reasons == {"canary": 6, "opt-in": 1, "opt-out": 1, "native": 1}
+
+
+def test_what_the_guest_answers(made: Made, door: Door, ledger: SqliteLedger, tmp_path: Path) -> None:
+    options, limits = {"ledger": tmp_path / "ledger.db"}, {"timeout": "20ms", "breaker_failures": 100}
+    for kind, tool, end in (
+        ("answers", {}, "2xx"),
+        ("traps", {}, "5xx"),
+        ("loops", {}, "5xx"),
+        ("loops", {"fallback": ["deadline"]}, "failed"),
+        ("answers", {"max_request_body": 3}, "4xx"),
+    ):
+        ledger.forget()
+        gateway = made(kind, options, mode="canary", percent=100, **tool, **limits)
+        ask = door(gateway)
+        for _ in range(3):
+            ask(body=b"body")
+        found, one = sides(gateway, ledger)
+        assert found == {"native": {}, "guest": {end: 3}}
+        arm = one.canary["guest"]
+        assert (arm.errors, arm.latency.number) == ((end in ("5xx", "failed")) * 1.0, (end != "failed") * 3)
+        assert kind != "loops" or end == "failed" or arm.latency.p50 > 0.014
+        gateway.close()
+
+
+def test_a_guest_that_streams(
+    application: Any, components: Any, door: Door, ledger: SqliteLedger, tmp_path: Path
+) -> None:
+    wasm = components.http("(call $answer (local.get $out) (i32.const 404) (i32.const 0) (i32.const 200000))")
+    part = application.part(wasm, tool={"mode": "canary"})
+    gateway = application(options={"ledger": tmp_path / "ledger.db"}, a=part)
+    status, body, _ = door(gateway)()
+    assert (status, len(body)) == (404, 200000)
+    assert sides(gateway, ledger)[0] == {"native": {}, "guest": {"4xx": 1}}
+
+
+def test_a_site_that_hands_a_file_to_the_server(made: Made, ledger: SqliteLedger, tmp_path: Path) -> None:
+    """Nobody sees it go out here; it counts all the same."""
+    gateway = made(options={"ledger": tmp_path / "ledger.db"}, mode="canary", percent=0)
+    (tmp_path / "file").write_bytes(b"file")
+
+    def wsgi(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"]((tmp_path / "file").open("rb"))
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.pathsend", "path": str(tmp_path / "file")})
+
+    environ = EnvironBuilder("/a").get_environ() | {"wsgi.file_wrapper": FileWrapper}
+    body = gateway.wsgi(wsgi)(environ, lambda *_: None)
+    assert isinstance(body, FileWrapper)
+    body.close()
+    assert over_asgi(gateway, asgi)()[0] == 200
+    assert sides(gateway, ledger)[0] == {"native": {"2xx": 2}, "guest": {}}

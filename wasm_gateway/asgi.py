@@ -152,7 +152,23 @@ class AsgiGateway:
                 return
         elif turn.choice.shadow:
             turn.unseen(Unseen.REQUEST)
+        elif turn.times_native:
+            await self._timed(scope, receive, send, turn)
+            return
         await self.app(scope, receive, send)
+
+    async def _timed(self, scope: Scope, receive: Receive, send: Send, turn: Turn) -> None:
+        """What the app answers, as one side of a canary."""
+        assert self.app is not None
+        overheard = Overheard(send, 0)
+        try:
+            await self.app(scope, receive, overheard.send)
+        except Exception:
+            turn.native(0, 0.0)
+            raise
+        native = overheard.answer()
+        if native.seconds:  # else the client has left
+            turn.native(native.status, native.seconds)
 
     async def _overheard(self, scope: Scope, receive: Receive, send: Send, path: str, turn: Turn) -> None:
         """What the app answers; once it has gone out, the guest gets the same request."""
@@ -281,14 +297,18 @@ class Overheard:
             self._tee.see(message.get("body", b""))
             if not message.get("more_body", False):
                 self._ended = True
-                self._tee.seconds = perf_counter() - self._begin - self._waited
+                self._stop()
         elif kind == "http.response.start":
             self._status, self._headers = message["status"], message.get("headers", ())
         elif kind in ELSEWHERE:
             self._tee.lose(Unseen.FILE)
+            self._stop()
         begin = perf_counter()
         await self._send(message)
         self._waited += perf_counter() - begin
+
+    def _stop(self) -> None:
+        self._tee.seconds = perf_counter() - self._begin - self._waited
 
     def answer(self) -> Answer:
         if not self._ended:

@@ -664,7 +664,8 @@ class Gateway:
             if not entry.options.cookies and "set-cookie" in response.headers:
                 response = replace(response, headers=response.headers.without("set-cookie"))
             if turn is not None:
-                turn.succeeded()
+                gone_out = noted if isinstance(noted, _Noted) and response is STREAMED else response
+                turn.succeeded(gone_out.status)
             return response
         except GatewayError as error:
             instead = turn is not None and turn.failed(error)
@@ -899,9 +900,10 @@ class _Noted:
     def __init__(self, begin: Begin) -> None:
         self._begin = begin
         self.begun = False
+        self.status = 200
 
     def __call__(self, head: Response) -> Callable[[bytes | None], object]:
-        self.begun = True
+        self.begun, self.status = True, head.status
         return self._begin(head)
 
 

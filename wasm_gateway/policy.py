@@ -194,8 +194,9 @@ _OPTED_OUT = Choice(False, "opt-out")
 _ALWAYS = Choice(True, "wasm")
 _OPTED_IN = Choice(True, "opt-in")
 _CHOSEN = Choice(True, "visitor")
-_ALL = Choice(True, "canary")
-_NONE = Choice(False, "canary")
+CANARY = "canary"  # why a side was chosen for which nothing but the share speaks
+_ALL = Choice(True, CANARY)
+_NONE = Choice(False, CANARY)
 _NO_HEADER = Choice(False, "no header")
 
 
@@ -208,7 +209,7 @@ def _canary(rule: Rule, name: str, facts: Facts) -> Choice:
         return _ALL if rule.percent else _NONE  # nobody has to be known again
     kind, _, header = rule.sticky.partition(":")
     if kind == "none":
-        return Choice(_by_chance(rule.percent), "canary")
+        return Choice(_by_chance(rule.percent), CANARY)
     key: str | None = None
     if kind == "header":
         key = facts.header(header)
@@ -222,7 +223,7 @@ def _canary(rule: Rule, name: str, facts: Facts) -> Choice:
         key = facts.cookie(COOKIE)
         if key is None or _COOKIE_VALUE(key) is None:
             key = cookie = os.urandom(8).hex()
-    return Choice(share(name, key) * 100 < rule.percent, "canary", cookie=cookie)
+    return Choice(share(name, key) * 100 < rule.percent, CANARY, cookie=cookie)
 
 
 def _by_chance(percent: float) -> bool:

@@ -133,6 +133,8 @@ class WsgiGateway:
                 turn.unseen(Unseen.REQUEST)
             else:
                 return self._overheard(app, environ, start_response, path, turn)
+        elif turn.times_native:
+            return _timed(app, environ, start_response, turn)
         return app(environ, start_response)
 
     def _overheard(
@@ -230,6 +232,18 @@ def _with_cookie(environ: WSGIEnvironment, start_response: StartResponse, value:
         return start_response(status, [*headers, field], exc_info)
 
     return start
+
+
+def _timed(
+    app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse, turn: Turn
+) -> Iterable[bytes]:
+    """What the app answers, as one side of a canary."""
+    overheard = Overheard(start_response, 0, lambda native: turn.native(native.status, native.seconds))
+    try:
+        return overheard.body(app(environ, overheard.start), environ.get("wsgi.file_wrapper"))
+    except Exception:
+        turn.native(0, 0.0)
+        raise
 
 
 class Overheard:

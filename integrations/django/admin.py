@@ -23,7 +23,7 @@ from django.utils.safestring import SafeString
 
 from wasm_gateway.errors import GatewayError
 from wasm_gateway.migration import report
-from wasm_gateway.migration.counters import FALLBACK
+from wasm_gateway.migration.counters import FALLBACK, End
 from wasm_gateway.migration.ledger import mismatch_of
 from wasm_gateway.migration.orders import Act
 from wasm_gateway.policy import BadValue, Mode
@@ -109,6 +109,11 @@ class DialAdmin(DialModelAdmin):
                             (side, latency.number, report.duration(latency.p50), report.duration(latency.p95))
                             for side, latency in (("view", one.native), ("guest", one.guest))
                             if latency.number
+                        ],
+                        "ends": list(End),
+                        "canary": [
+                            ("view" if side == "native" else side, report.arm_cells(arm))
+                            for side, arm in one.canary.items()
                         ],
                         "breaker": pilot.breaker(row.component).state,
                         "mismatches": [(_when(each.at), each) for each in last],

@@ -19,7 +19,7 @@ from wasm_gateway.wsgi import OutputBody, outgoing
 
 from .convert import raw_path, to_request, to_response
 from .identity import current
-from .sharing import Passage, SiteFacts, finish, keep_body, keep_for_shadow, shadow, visitor_of
+from .sharing import Passage, SiteFacts, finish, keep_body, keep_for_shadow, shadow, timed, visitor_of
 
 if TYPE_CHECKING:
     from wasm_gateway.migration.pilot import Turn
@@ -95,6 +95,8 @@ class WasmGatewayMiddleware:
             response = self.get_response(request)
             if kept:
                 shadow(turn, request, path, response, time.perf_counter() - begin)
+            elif turn.times_native:
+                timed(turn, request, response, time.perf_counter() - begin)
         finish(turn, request, response)
         return response
 
@@ -155,6 +157,8 @@ class WasmGatewayMiddleware:
             if kept:
                 assert turn is not None
                 shadow(turn, request, path, response, time.perf_counter() - begin)
+            elif turn is not None and turn.times_native:
+                timed(turn, request, response, time.perf_counter() - begin)
         if turn is not None:
             finish(turn, request, response)
         return response

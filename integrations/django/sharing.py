@@ -158,22 +158,43 @@ def shadow(turn: Turn, request: HttpRequest, path: str, response: HttpResponseBa
         run(current.set, request)
         turn.answer = lambda message: run(answer, message)
 
-    close = request.close
-
     def gone_out() -> None:
-        del request.close
         if finished is not None:
             finished()
         try:
             turn.shadowed(to_request(request, path), tee.answer(status, headers))
         except (GatewayError, DisallowedHost):
             turn.unseen(Unseen.REFUSED)
+
+    _at_close(request, gone_out)
+
+
+def timed(turn: Turn, request: HttpRequest, response: HttpResponseBase, seconds: float) -> None:
+    """The view has answered, in so many seconds, as one side of a canary."""
+    status = response.status_code
+    if not response.streaming or _is_sent_by_server(request, response):
+        turn.native(status, seconds)
+        return
+    tee = Tee(0)
+    tee.seconds = seconds
+    overhear(response, tee)
+    _at_close(request, lambda: turn.native(status, tee.seconds))
+
+
+def _at_close(request: HttpRequest, function: Callable[[], object]) -> None:
+    """Call `function` when all is over."""
+    close = request.close
+
+    def closing() -> None:
+        del request.close
+        try:
+            function()
         finally:
             close()
 
     # Django closes a request with its last response; the view's own may be another one, of which nobody
     # hears any more (ConditionalGetMiddleware)
-    request.close = gone_out  # type: ignore[method-assign]
+    request.close = closing  # type: ignore[method-assign]
 
 
 def _fields(response: HttpResponseBase) -> Headers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from wasm_gateway.integrations.django.signals import (
     guest_failed,
     shadow_mismatch,
 )
+from wasm_gateway.migration.counters import CANARY_GUEST, End
 from wasm_gateway.migration.ledger import Change, Mismatch
 
 django.setup()
@@ -191,11 +193,19 @@ def test_what_the_page_shows(manifest: Path) -> None:
         pilot.ledger.record(mismatch(f"/<{number}>"))
     pilot.count("hello", "shadow different")
     pilot.took("hello", 0.01, 0.001)
+    for number in range(8):
+        pilot.ended("hello", CANARY_GUEST, End.ERROR if number else End.OK, 0.001)
     page = user("view_dial").get(PAGE).content.decode()
     hello = page.partition('id="component-hello"')[2].partition('id="component-cookie"')[0]
     assert "&lt;Hi&gt;" in hello
     assert "wasm: 1" in hello
     assert "view: median" in hello
+    cells = [re.findall("<td>(.*?)</td>", row) for row in hello.partition('class="canary"')[2].split("<tr")]
+    assert [row[:7] for row in cells if row] == [
+        ["0", "-", "0", "0", "0", "0", "0"],
+        ["8", "87.50%", "1", "0", "0", "7", "0"],
+    ]
+    assert "canary guest" not in hello
     assert "different: 1" in hello
     assert "closed" in hello
     assert "/&lt;7&gt;" in hello

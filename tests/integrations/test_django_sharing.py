@@ -27,7 +27,8 @@ from django.urls import re_path
 
 from wasm_gateway.integrations.django import WasmGatewayMiddleware, get_wsgi_application
 from wasm_gateway.integrations.django.conf import owner
-from wasm_gateway.migration.counters import OUTCOMES
+from wasm_gateway.migration import counters
+from wasm_gateway.migration.counters import CANARY_NATIVE, OUTCOMES, SIDES, End, ended
 from wasm_gateway.policy import COOKIE
 
 django.setup()
@@ -387,6 +388,66 @@ def test_the_guest_answers_beside_the_view(ruled: Ruled, ask: Ask) -> None:
         outcomes = {k: word for k, v in counts.items() for word in v if word.startswith("shadow ")}
         time.sleep(0.01)
     assert outcomes == {"hello": "shadow different", "trap": "shadow failed", "echo": "shadow uncompared"}
+
+
+# The two sides of a canary
+
+
+def answering(request: HttpRequest) -> HttpResponse:
+    if "raises" in request.GET:
+        raise ZeroDivisionError
+    time.sleep(0.02)
+    return HttpResponse(status=int(request.GET["status"]))
+
+
+class AnsweringUrls:
+    urlpatterns = [re_path("", answering)]
+
+
+def sides() -> Any:
+    """How requests have ended, by side; and the number of times that were taken."""
+    pilot = owner.gateway().pilot
+    assert pilot is not None
+    counts = pilot._counters.all()["hello"]
+    found = {side: {end: counts.get(ended(side, end), 0) for end in End} for side in SIDES}
+    return (
+        found,
+        [counters.number(counts, side) for side in SIDES],
+        counters.quantile(counts, CANARY_NATIVE, 0.5),
+    )
+
+
+@pytest.mark.django_db  # a request's end closes old connections
+def test_both_sides_are_counted(ruled: Ruled, ask: Ask) -> None:
+    none = dict.fromkeys(End, 0)
+    ruled(hello={"mode": "canary", "percent": 0})
+    owner.gateway().open()
+    with override_settings(ROOT_URLCONF=AnsweringUrls):
+        for status in (200, 302, 404, 404):
+            assert ask("get", f"/wasm/hello?status={status}").status_code == status
+        client = Client(raise_request_exception=False)
+        assert client.get("/wasm/hello?raises").status_code == 500
+    found, times, median = sides()
+    native = none | {End.OK: 1, End.REDIRECTED: 1, End.REFUSED: 2, End.ERROR: 1}
+    assert (found, times) == ({"canary native": native, "canary guest": none}, [5, 0])
+    assert median > 0.014
+    ruled(hello={"mode": "canary"})
+    assert ask("get", "/wasm/hello").content == GUEST
+    assert sides()[:2] == ({"canary native": none, "canary guest": none | {End.OK: 1}}, [0, 1])
+
+
+@pytest.mark.django_db  # a request's end closes old connections
+def test_views_that_stream_are_counted_at_their_end(ruled: Ruled) -> None:
+    ruled(hello={"mode": "canary", "percent": 0})
+    owner.gateway().open()
+    with override_settings(ROOT_URLCONF=StreamingUrls):
+        response: Any = Client().get("/wasm/hello")
+        assert sides()[1] == [0, 0]
+        assert b"".join(response.streaming_content) == GUEST
+        response.close()
+        assert sides()[1] == [1, 0]
+        assert asgi_exchange("async") == STREAM
+        assert sides()[1] == [2, 0]
 
 
 # Views that stream, beside which a guest answers

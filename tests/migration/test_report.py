@@ -13,13 +13,17 @@ from click.testing import CliRunner
 from wasm_gateway.cli import cli
 from wasm_gateway.migration.counters import (
     BOUNDS,
+    CANARY_NATIVE,
     DIFFERENT,
     EQUAL,
     GUEST,
     NATIVE,
     UNCOMPARED,
     Counters,
+    End,
     Unseen,
+    end_of,
+    ended,
     number,
     quantile,
     uncompared,
@@ -71,6 +75,14 @@ def test_any_time_has_a_class(seconds: float) -> None:
     assert 0 < found <= BOUNDS[-1]
 
 
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [(200, "2xx"), (299, "2xx"), (304, "3xx"), (404, "4xx"), (504, "5xx"), (0, "failed"), (20, "failed")],
+)
+def test_ends(status: int, end: str) -> None:
+    assert end_of(status) == end
+
+
 # Reports
 
 
@@ -84,6 +96,10 @@ def ledger(tmp_path: Path) -> Iterator[SqliteLedger]:
     for _ in range(6):
         counters.took("tally", NATIVE, 0.010)
         counters.took("tally", GUEST, 0.001)
+    for end, times in ((End.OK, 195), (End.ERROR, 4), (End.FAILED, 1)):
+        counters.add("tally", ended(CANARY_NATIVE, end), times)
+    counters.took("tally", CANARY_NATIVE, 0.5)
+    counters.add("tally", "canary", 200)
     ledger.add(counters.take())
     ledger.turn(Change("tally", {"mode": "shadow"}, "me"))
     ledger.turn(Change("/tally/new", {"mode": "wasm"}, "me"))
@@ -111,8 +127,13 @@ def test_what_is_read(ledger: SqliteLedger) -> None:
     report = read(ledger, ["other", "tally"], limit=1)
     other, tally = report.components
     assert (other.component, other.since, other.requests, other.native.p50) == ("other", None, 0, None)
-    assert tally.reasons == {"shadow": 7, "wasm": 1}
-    assert (tally.requests, tally.fallbacks) == (8, 1)
+    assert tally.reasons == {"canary": 200, "shadow": 7, "wasm": 1}
+    assert (tally.requests, tally.fallbacks) == (208, 1)
+    native, guest = tally.canary["native"], tally.canary["guest"]
+    assert native.ends == {"2xx": 195, "3xx": 0, "4xx": 0, "5xx": 4, "failed": 1}
+    assert (native.answers, native.errors, native.latency.number) == (200, 0.025, 1)
+    assert (guest.answers, guest.errors, guest.latency.p50) == (0, None, None)
+    assert other.canary == {}
     assert tally.shadow == {"equal": 4, "different": 2, "failed": 0, "dropped": 0, "uncompared": 2}
     assert tally.uncompared == {"answer too long": 1, "file": 1}
     assert tally.native.number == tally.guest.number == 6
@@ -130,7 +151,11 @@ def test_as_text(ledger: SqliteLedger) -> None:
     head, row = lines[0].split(), lines[1].split()
     assert head[:3] == ["component", "requests", "fallbacks"]
     assert head[3:8] == ["equal", "different", "failed", "dropped", "uncompared"]
-    assert row[:8] == ["tally", "8", "1", "4", "2", "0", "0", "2"]
+    assert row[:8] == ["tally", "208", "1", "4", "2", "0", "0", "2"]
+    head, *rows = (line.split() for line in lines[3:6])
+    assert head == ["canary", "side", "answers", "errors", "2xx", "3xx", "4xx", "5xx", "failed", "p50", "p95"]
+    assert rows[0][:9] == ["tally", "native", "200", "2.50%", "195", "0", "0", "4", "1"]
+    assert rows[1] == ["tally", "guest", "0", "-", *"00000", "-", "-"]
     assert "tally uncompared: answer too long 1, file 1" in lines
     assert "tally is turned to mode = shadow" in lines
     assert "/tally/new is turned to mode = wasm" in lines
@@ -184,6 +209,7 @@ def test_the_command(ledger: SqliteLedger, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, [*options, "--format", "json", "--limit", "1", "--forget"])
     found = json.loads(done.output)
     assert found["components"][0]["shadow"]["equal"] == 4
+    assert found["components"][0]["canary"]["native"]["ends"]["2xx"] == 195
     assert [mismatch["target"] for mismatch in found["mismatches"]] == ["/tally/1"]
     assert ledger.counters() == {}
     assert ledger.mismatches() == []

@@ -49,6 +49,32 @@ def uncompared(why: Unseen) -> str:
 
 # Whose answer took that time.
 NATIVE, GUEST = "native", "guest"
+# The same of the requests of a canary, which either the one answers or the other.
+CANARY_NATIVE, CANARY_GUEST = SIDES = "canary native", "canary guest"
+
+
+class End(StrEnum):
+    """What became of a request of a canary; for each side it is counted as `ended` names it."""
+
+    OK = "2xx"
+    REDIRECTED = "3xx"
+    REFUSED = "4xx"
+    ERROR = "5xx"
+    FAILED = "failed"  # an exception without an answer; of the guest: the site answered instead
+
+
+_ENDS = {"2": End.OK, "3": End.REDIRECTED, "4": End.REFUSED, "5": End.ERROR}
+
+
+def end_of(status: int) -> End:
+    """What an answer with that status is; a status that is none is a failure."""
+    return _ENDS.get(f"{status:03}"[:1], End.FAILED)
+
+
+def ended(side: str, end: End) -> str:
+    return f"{side} {end}"
+
+
 _TIME = "time of "
 
 Counts = Mapping[str, Mapping[str, int]]  # by component and name

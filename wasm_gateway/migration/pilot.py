@@ -20,10 +20,25 @@ from ..errors import GatewayError
 from ..manifest import ComponentOptions
 from ..messages import Request, Response
 from ..outcomes import Outcome, outcome_of
-from ..policy import PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
+from ..policy import CANARY, PLAIN, BadValue, Choice, Facts, Failure, Rule, choose
 from .breaker import Breaker
 from .compare import Answer, Comparison, Function
-from .counters import DROPPED, FALLBACK, GUEST, NATIVE, UNCOMPARED, Counters, Unseen, is_time, uncompared
+from .counters import (
+    CANARY_GUEST,
+    CANARY_NATIVE,
+    DROPPED,
+    FALLBACK,
+    GUEST,
+    NATIVE,
+    UNCOMPARED,
+    Counters,
+    End,
+    Unseen,
+    end_of,
+    ended,
+    is_time,
+    uncompared,
+)
 from .ledger import Change, Dials, Ledger, Mismatch
 from .orders import NOTE, Act, Guests, Order, Waiter, note, orders, rollback
 from .shadow import Shadows
@@ -45,7 +60,7 @@ FIRST_ROLLBACK_SECONDS = 60.0
 class Turn:
     """One request that is shared out: who answers it, and what becomes of it."""
 
-    __slots__ = ("_pilot", "answer", "choice", "component", "kept", "limit", "route", "rule")
+    __slots__ = ("_begin", "_pilot", "answer", "choice", "component", "kept", "limit", "route", "rule")
 
     def __init__(
         self, pilot: Pilot, component: str, route: str, rule: Rule, choice: Choice, limit: int
@@ -59,26 +74,47 @@ class Turn:
         self.kept: bytes | None = None  # the request's body, where the door has kept it
         # what the guest answers beside the site: whole, or a GatewayError
         self.answer: Callable[[Request], Response] | None = None
+        self._begin = time.perf_counter() if choice.reason == CANARY else 0.0
 
     @property
     def keeps_body(self) -> bool:
         """Whether the request's body may be wanted a second time."""
         return self.choice.shadow or (self.choice.guest and bool(self.rule.fallback))
 
-    def succeeded(self) -> None:
-        """The guest has answered."""
+    @property
+    def times_native(self) -> bool:
+        """Whether a door is to call `native` when the site has answered: it is one side of a canary."""
+        return self._begin > 0 and not self.choice.guest
+
+    def native(self, status: int, seconds: float) -> None:
+        """The site has answered so, and making it took so long; status 0 for an exception."""
+        self._pilot.ended(self.component, CANARY_NATIVE, end_of(status), seconds)
+
+    def _guest_ended(self, end: End) -> None:
+        if self._begin > 0:
+            seconds, self._begin = time.perf_counter() - self._begin, 0.0
+            self._pilot.ended(self.component, CANARY_GUEST, end, seconds)
+
+    def succeeded(self, status: int) -> None:
+        """The guest has answered, with that status."""
+        self._guest_ended(end_of(status))
         if self.rule.fallback:
             self._pilot.breaker(self.component).succeeded()
 
     def failed(self, error: GatewayError) -> bool:
         """The guest has failed; whether the site answers instead."""
-        failure = _FAILURES.get(outcome_of(error))
+        outcome = outcome_of(error)
+        failure = _FAILURES.get(outcome)
         if failure is None:
+            if outcome is not Outcome.DISCONNECTED:
+                self._guest_ended(end_of(error.status))
             return False
         if self.rule.fallback:
             self._pilot.breaker(self.component).failed()
         if failure not in self.rule.fallback or self.kept is None:
+            self._guest_ended(end_of(error.status))
             return False
+        self._guest_ended(End.FAILED)
         self._pilot.count(self.component, FALLBACK)
         return True
 
@@ -223,6 +259,12 @@ class Pilot:
         """The seconds of two answers to the same request."""
         self._counters.took(component, NATIVE, native)
         self._counters.took(component, GUEST, guest)
+
+    def ended(self, component: str, side: str, end: End, seconds: float) -> None:
+        """A request of a canary has ended so; what has failed has no time that says anything."""
+        self._counters.add(component, ended(side, end))
+        if end is not End.FAILED:
+            self._counters.took(component, side, seconds)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many requests of this process went which way, by component; the ledger has those of all."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .counters import (
+    CANARY_GUEST,
+    CANARY_NATIVE,
     FAILED_ORDER,
     FALLBACK,
     GUEST,
@@ -19,7 +21,10 @@ from .counters import (
     OBEYED,
     OUTCOMES,
     SHADOW,
+    SIDES,
+    End,
     Unseen,
+    ended,
     is_time,
     number,
     quantile,
@@ -42,11 +47,30 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class Arm:
+    """One side of a canary: how its answers ended (counters.End), and how long they took."""
+
+    ends: Mapping[str, int]
+    latency: Latency
+
+    @property
+    def answers(self) -> int:
+        return sum(self.ends.values())
+
+    @property
+    def errors(self) -> float | None:
+        """The share of those that are the server's errors, from 0 to 1; None where there are none."""
+        wrong = self.ends[End.ERROR] + self.ends[End.FAILED]
+        return wrong / self.answers if self.answers else None
+
+
+@dataclass(frozen=True, slots=True)
 class ComponentReport:
     """What all processes have counted of a component since `since` (None: nothing yet).
 
     `reasons` says who answered and why (policy.Choice), `shadow` what became of guests beside the site:
     "equal", "different", "failed", "dropped", "uncompared", and `uncompared` why not (counters.Unseen).
+    `canary` has the two sides of a canary: "native" and "guest"; it is empty where there was none.
     `orders` says how often a process has obeyed one about its guest. `dial` is what is turned for it now.
     """
 
@@ -60,6 +84,7 @@ class ComponentReport:
     uncompared: Mapping[str, int] = field(default_factory=dict)
     orders: Mapping[str, int] = field(default_factory=dict)
     dial: Mapping[str, object] = field(default_factory=dict)
+    canary: Mapping[str, Arm] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -96,7 +121,9 @@ def forget(ledger: Ledger, components: Collection[str]) -> None:
 def _component(name: str, counts: Mapping[str, int], dial: Mapping[str, object]) -> ComponentReport:
     unseen = {str(why): counts.get(uncompared(why), 0) for why in Unseen}
     given = {"obeyed": counts.get(OBEYED, 0), "failed": counts.get(FAILED_ORDER, 0)}
-    others = {SINCE, FALLBACK, OBEYED, FAILED_ORDER, *OUTCOMES, *map(uncompared, Unseen)}
+    ends = {ended(side, end) for side in SIDES for end in End}
+    others = {SINCE, FALLBACK, OBEYED, FAILED_ORDER, *OUTCOMES, *map(uncompared, Unseen), *ends}
+    arms = {"native": _arm(counts, CANARY_NATIVE), "guest": _arm(counts, CANARY_GUEST)}
     return ComponentReport(
         component=name,
         since=counts.get(SINCE),
@@ -108,7 +135,12 @@ def _component(name: str, counts: Mapping[str, int], dial: Mapping[str, object])
         uncompared={why: n for why, n in unseen.items() if n},
         orders=given if any(given.values()) else {},
         dial=dial,
+        canary=arms if any(arm.answers for arm in arms.values()) else {},
     )
+
+
+def _arm(counts: Mapping[str, int], side: str) -> Arm:
+    return Arm({str(end): counts.get(ended(side, end), 0) for end in End}, _latency(counts, side))
 
 
 def _latency(counts: Mapping[str, int], side: str) -> Latency:
@@ -119,6 +151,7 @@ def _latency(counts: Mapping[str, int], side: str) -> Latency:
 
 _COLUMNS = ("component", "requests", "fallbacks", *(name.removeprefix(SHADOW) for name in OUTCOMES))
 _TIMES = ("native p50", "p95", "guest p50", "p95")
+_CANARY = ("canary", "side", "answers", "errors", *End, "p50", "p95")
 
 
 def text(report: Report) -> str:
@@ -129,6 +162,12 @@ def text(report: Report) -> str:
         times = (one.native.p50, one.native.p95, one.guest.p50, one.guest.p95)
         rows.append((one.component, *map(str, numbers), *map(duration, times)))
     lines = [*_table(rows), ""]
+    canaries: list[Sequence[str]] = [_CANARY]
+    for one in report.components:
+        for side, arm in one.canary.items():
+            canaries.append((one.component, side, *arm_cells(arm)))
+    if len(canaries) > 1:
+        lines += [*_table(canaries), ""]
     for one in report.components:
         if one.reasons:
             since = "" if one.since is None else f" since {_when(one.since)}"
@@ -145,6 +184,13 @@ def text(report: Report) -> str:
     for mismatch in report.mismatches:
         lines += ["", *mismatch_lines(mismatch)]
     return "\n".join(printable(line) for line in lines)
+
+
+def arm_cells(arm: Arm) -> list[str]:
+    """Answers, the share of errors, how often each end, median and 95 percent of the time."""
+    errors = "-" if arm.errors is None else f"{arm.errors:.2%}"
+    times = duration(arm.latency.p50), duration(arm.latency.p95)
+    return [str(arm.answers), errors, *map(str, arm.ends.values()), *times]
 
 
 def _numbers(counts: Mapping[str, int]) -> str:

@@ -28,14 +28,20 @@
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
 
 class GatewayError(Exception):
     """Base of all errors of the gateway; `status` is the HTTP status a client would see."""
 
     status = 500
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is: the arguments of `__init__` are not those that Exception would give it again."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ManifestError(GatewayError):

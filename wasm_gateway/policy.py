@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import os
 import re
@@ -99,6 +100,10 @@ class BadValue(ValueError):
     def __init__(self, message: str, key: str) -> None:
         super().__init__(message)
         self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As for errors.GatewayError."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1060,6 +1060,42 @@ def test_a_guest_that_opens_files_without_end_leaves_some_to_others(
     always(fails, gateway, 300, b"337")  # mfile
 
 
+def test_a_guest_that_fills_the_disk(fails: Expectation, wat: Any) -> None:
+    """It writes to one file, and makes others, until an errno ends that; so do those that come after it."""
+    made = """(call $path_open (i32.const 3) (i32.const 0) (i32.const 512) (i32.const 1)
+          (i32.const 1) (i64.const 64) (i64.const 64) (i32.const 0) (i32.const 16))"""
+    body = f"""
+      (local $fd i32) (local $errno i32)
+      (i32.store8 (i32.const 512) (i32.const 65))
+      (drop {made})
+      (local.set $fd (i32.load (i32.const 16)))
+      (i32.store (i32.const 524) (i32.const 60000))
+      (loop $l
+        (local.set $errno
+          (call $fd_write (local.get $fd) (i32.const 520) (i32.const 1) (i32.const 16)))
+        (br_if $l (i32.eqz (local.get $errno))))
+      (call $print (str "content-type: a/b\\n\\n"))
+      (call $out_number (local.get $errno))
+      (loop $l
+        (i32.store8 (i32.const 512) (i32.add (i32.load8_u (i32.const 512)) (i32.const 1)))
+        (local.set $errno {made})
+        (br_if $l (i32.eqz (local.get $errno))))
+      (call $out_number (local.get $errno))
+      (call $print (i32.const 0x10000) (i32.const 4))"""
+    (fails.application.folder / "page.txt").write_text("a page")
+    gateway = fails.open(
+        wat.command(body),
+        wagi=True,
+        files=["page.txt"],
+        tool={"max_disk": "1MiB"},
+        options={"allow_transient_write": True},
+    )
+    always(fails, gateway, 20, b"5151")  # nospc
+    files = [path for path in (gateway.work_dir / "assets" / "bad").iterdir() if path.name != "page.txt"]
+    assert sum(4096 + path.stat().st_size for path in files) <= 1 << 20
+    assert len(files) == 6  # 17 writes and 6 names
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
 def test_a_thousand_requests_of_all_kinds_leave_nothing_behind(fails: Expectation, wat: Any) -> None:
     application = fails.application

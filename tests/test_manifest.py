@@ -961,6 +961,7 @@ max_memory = "32MiB"
 max_table_elements = 7
 max_request_body = 5
 max_response_body = "1kB"
+max_disk = "1MiB"
 stream = false
 inline = true
 mode = "wasm"
@@ -977,6 +978,7 @@ source = "2"
         max_request_body=5,
         max_response_body=1000,
         max_concurrency=3,
+        max_disk=2**20,
         stream=False,
         inline=True,
     )
@@ -994,6 +996,7 @@ source = "2"
         ("max_response_body", "1.5"),
         ("max_concurrency", "0"),
         ("max_concurrency", "true"),
+        ("max_disk", "0"),
         ("stream", "1"),
         ("inline", "1"),
         ("mode", '"turbo"'),

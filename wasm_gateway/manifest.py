@@ -142,6 +142,7 @@ class ComponentOptions:
     max_request_body: int = 10 * 1024 * 1024
     max_response_body: int = 64 * 1024 * 1024
     max_concurrency: int = 64
+    max_disk: int = 64 * 1024 * 1024  # that guests of a process add to the folders that they may write to
     stream: bool = True
     inline: bool = False
     rule: Rule = PLAIN  # who answers: its fields are options of their own
@@ -559,6 +560,7 @@ OPTION_READERS: Final = {
     "max_request_body": parse_size,
     "max_response_body": parse_size,
     "max_concurrency": _count,
+    "max_disk": parse_size,
     "stream": _flag,
     "inline": _flag,
     "routes": _routes,

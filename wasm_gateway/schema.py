@@ -90,6 +90,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
     "max_request_body": "Longest request body; past it a client gets 413.",
     "max_response_body": "Longest response body; past it a client gets 500.",
     "max_concurrency": "Instances of the component at once, in each process; past it a client gets 503.",
+    "max_disk": "What guests add to folders that they may write to, in each process; past it a disk is full.",
     "stream": "Whether a response may begin before the guest has finished.",
     "inline": "Whether the guest runs on the event loop: for one that answers at once and waits for nobody.",
     "routes": "Who answers, by the pattern of a route.",

@@ -122,7 +122,7 @@ def load_guest(
         options=options,
         limits=Limits(options.max_memory, options.max_table_elements),
         program=program,
-        wasi=WasiTemplate(grants.environment, mounts),
+        wasi=WasiTemplate(grants.environment, mounts, max_disk=options.max_disk),
         services=services,
     )
     http = _http_executor(guest, find, hosts, wagi_argv) if wants_http else None

@@ -10,7 +10,9 @@
 # Rule 4: only regular files and directories are given out. A FIFO, device or socket
 # is EACCES, and cannot block: all is opened with O_NONBLOCK, looked at, and closed.
 # Rule 5: what guests have open is counted (descriptors.py); EMFILE beyond that.
-# Rule 6: whatever goes wrong is an OSError with an errno; each dialect of WASI
+# Rule 6: whatever changes what is on the disk is counted (disk.py), and is done here only;
+# ENOSPC beyond what the component may add.
+# Rule 7: whatever goes wrong is an OSError with an errno; each dialect of WASI
 # translates from there. Paths are bytes as the guest gave them, in UTF-8.
 #
 # Where the platform has no openat (Windows), PathDirectory does the same with whole
@@ -25,10 +27,12 @@ import stat
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
 from . import descriptors
+from .disk import ENTRY, Disk
 
 fcntl: ModuleType | None
 try:
@@ -102,20 +106,32 @@ class Root:
 
     Opened at the first use, and closed when nothing refers to it any more: its descriptor is in use by
     requests under way, so that closing it at a given moment would hand its number to another file.
+    `disk` counts what is changed below it, None where it is not writable.
     """
 
-    __slots__ = ("__weakref__", "_fd", "_lock", "guest_path", "host_path", "writable")
+    __slots__ = ("__weakref__", "_fd", "_lock", "disk", "guest_path", "host_path", "writable")
 
-    def __init__(self, guest_path: str, host_path: str | os.PathLike[str], writable: bool = False) -> None:
+    def __init__(
+        self,
+        guest_path: str,
+        host_path: str | os.PathLike[str],
+        writable: bool = False,
+        disk: Disk | None = None,
+    ) -> None:
         self.guest_path = guest_path.encode()
         self.host_path = os.fsencode(host_path)
         self.writable = writable
+        self.disk = (disk or Disk(None)) if writable else None
         self._fd: int | None = None
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, mounts: Iterable[MountPoint]) -> tuple[Root, ...]:
-        return tuple(cls(mount.guest_path, mount.host_path, mount.writable) for mount in mounts)
+    def of(cls, mounts: Iterable[MountPoint], max_disk: int | None = None) -> tuple[Root, ...]:
+        """One for each mount; to all of them together guests may add `max_disk` bytes."""
+        mounts = tuple(mounts)
+        writable = [os.fsencode(mount.host_path) for mount in mounts if mount.writable]
+        disk = Disk(max_disk, writable) if writable else None
+        return tuple(cls(mount.guest_path, mount.host_path, mount.writable, disk) for mount in mounts)
 
     def read_only(self) -> Root:
         """The same folder, below which nothing can be changed."""
@@ -137,14 +153,35 @@ class Root:
 
 
 class File:
-    """An open regular file; a reader and a writer of bytes at its own offset or at a given one."""
+    """An open regular file; a reader and a writer of bytes at its own offset or at a given one.
 
-    __slots__ = ("fd", "mutable", "writable")
+    `flags` are those that it was opened with; `disk` is that of its root. Where there is one, its lock is
+    held while this is made.
+    """
 
-    def __init__(self, fd: int, writable: bool, mutable: bool) -> None:
+    __slots__ = ("_append", "_disk", "_key", "fd", "mutable", "writable")
+
+    def __init__(self, fd: int, flags: int, disk: Disk | None, status: os.stat_result) -> None:
         self.fd = fd
-        self.writable = writable  # opened for writing
-        self.mutable = mutable  # its root is writable
+        self.writable = bool(flags & (os.O_WRONLY | os.O_RDWR))  # opened for writing
+        self.mutable = disk is not None  # its root is writable
+        self._append = bool(flags & os.O_APPEND)
+        self._disk = disk
+        self._key = status.st_dev, status.st_ino
+        if disk is not None:
+            disk.opened(self._key, self)
+
+    def duplicate(self) -> File:
+        """The same file at the same offset, to be closed on its own."""
+        flags = (os.O_RDWR if self.writable else 0) | (os.O_APPEND if self._append else 0)
+        descriptors.files.take()
+        try:
+            fd = os.dup(self.fd)
+        except BaseException:
+            descriptors.files.give()
+            raise
+        with _lock_of(self._disk):
+            return File(fd, flags, self._disk, os.fstat(fd))
 
     def read(self, buffers: Sequence[memoryview]) -> int:
         """Fill `buffers` from the current offset; the number of bytes, 0 at the end."""
@@ -154,10 +191,25 @@ class File:
         return read_into_at(self.fd, buffers, offset)
 
     def write(self, buffers: Sequence[memoryview]) -> int:
-        return write_from(self.fd, buffers)
+        """Write `buffers` at the current offset, or the end; the number of bytes."""
+        return self._write(buffers, None, lambda: write_from(self.fd, buffers))
 
     def write_at(self, buffers: Sequence[memoryview], offset: int) -> int:
-        return write_from_at(self.fd, buffers, offset)
+        return self._write(buffers, offset, lambda: write_from_at(self.fd, buffers, offset))
+
+    def append(self, buffers: Sequence[memoryview]) -> int:
+        return self._write(buffers, -1, lambda: write_from_at(self.fd, buffers, self.stat().st_size))
+
+    def _write(self, buffers: Sequence[memoryview], offset: int | None, write: Callable[[], int]) -> int:
+        disk, size = self._disk, sum(map(len, buffers))
+        if disk is None or not self.writable or not size:
+            return write()  # the system knows what is wrong
+        with disk.changing(self.fd) as end:
+            if offset is None:
+                offset = os.lseek(self.fd, 0, os.SEEK_CUR)
+            # Linux: who has it opened to append does so whatever the offset is
+            disk.want(size if self._append or offset == -1 else offset + size - end)
+            return write()
 
     def seek(self, offset: int, whence: int) -> int:
         """Move the offset as lseek does; the new one."""
@@ -173,11 +225,14 @@ class File:
         flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
         flags = flags | os.O_APPEND if append else flags & ~os.O_APPEND
         fcntl.fcntl(self.fd, fcntl.F_SETFL, flags)
+        self._append = append
 
     def set_size(self, size: int) -> None:
-        if not self.mutable:
+        if self._disk is None:
             raise _failure(errno.EPERM)
-        os.ftruncate(self.fd, size)
+        with self._disk.changing(self.fd) as before:
+            self._disk.want(size - before)
+            os.ftruncate(self.fd, size)
 
     def set_times(self, accessed: int | None, modified: int | None) -> None:
         """Set the times (ns since 1970); None leaves one as it is."""
@@ -196,6 +251,9 @@ class File:
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
+            if self._disk is not None:
+                with self._disk.lock:
+                    self._disk.closing(self._key, self, fd)
             descriptors.files.give()
             os.close(fd)
 
@@ -224,6 +282,13 @@ class _Place:
 
     def stat(self) -> os.stat_result:
         return os.stat(self.name, dir_fd=self.at, follow_symlinks=False)
+
+    def look(self) -> os.stat_result | None:
+        """The status, None where there is nothing."""
+        try:
+            return self.stat()
+        except FileNotFoundError:
+            return None
 
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.stat().st_mode)
@@ -272,9 +337,11 @@ class Directory:
                 descriptors.files.give()
                 os.close(fd)
 
-    def _may_write(self) -> None:
-        if not self.writable:
+    def _may_write(self) -> Disk:
+        disk = self.root.disk
+        if disk is None:
             raise _failure(errno.EPERM)
+        return disk
 
     def _find(self, path: bytes, follow: bool = False) -> _Place:
         check_path(path)
@@ -353,7 +420,7 @@ class Directory:
             follow = False  # POSIX, open: the last name is no link then, it is there
         try:
             if b"/" not in path and path not in _DOTS:
-                return self._opened(os.open(path, flags | _SAFE, 0o666, dir_fd=self.fd), flags)
+                return self._open_at(_Place(self.fd, path), flags)
             with self._walk(path, False) as place:
                 follow = follow or place.slash
                 return self._open_at(place, flags)
@@ -368,11 +435,25 @@ class Directory:
             if flags & os.O_CREAT:
                 raise _failure(errno.EISDIR)
             flags |= _DIRECTORY
-        return self._opened(os.open(place.name, flags | _SAFE, 0o666, dir_fd=place.at), flags)
+        disk = self.root.disk
+        if disk is None:
+            return self._opened(os.open(place.name, flags | _SAFE, 0o666, dir_fd=place.at), flags)
+        with disk.lock:
+            before = place.look() if flags & (os.O_CREAT | os.O_TRUNC) else None
+            made = before is None and flags & os.O_CREAT
+            if made:
+                disk.want(ENTRY)
+            fd = os.open(place.name, flags | _SAFE, 0o666, dir_fd=place.at)
+            if made:
+                disk.count(ENTRY)
+            elif before is not None and flags & os.O_TRUNC:
+                disk.count(-before.st_size)
+            return self._opened(fd, flags)
 
     def _opened(self, fd: int, flags: int) -> File | Directory:
         try:
-            mode = os.fstat(fd).st_mode
+            status = os.fstat(fd)
+            mode = status.st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise _failure(errno.EACCES)
             descriptors.files.take()
@@ -381,7 +462,7 @@ class Directory:
             raise
         if stat.S_ISDIR(mode):
             return Directory(self.root, fd)
-        return File(fd, bool(flags & (os.O_WRONLY | os.O_RDWR)), self.writable)
+        return File(fd, flags, self.root.disk, status)
 
     # Looking
 
@@ -433,53 +514,64 @@ class Directory:
     # Changing
 
     def create_directory(self, path: bytes) -> None:
-        self._may_write()
-        with self._find(path) as place:
+        disk = self._may_write()
+        with self._find(path) as place, disk.adding(ENTRY):
             os.mkdir(place.name, dir_fd=place.at)
 
     def remove_directory(self, path: bytes) -> None:
-        self._may_write()
+        disk = self._may_write()
         with self._find(path) as place:
             if place.slash and not place.is_directory():
                 with self._find(path, True) as target:  # EPERM for a link that leads out
                     target.must_be_directory()
-            os.rmdir(place.name, dir_fd=place.at)
+            with disk.adding(-ENTRY):
+                os.rmdir(place.name, dir_fd=place.at)
 
     def unlink(self, path: bytes) -> None:
-        self._may_write()
+        disk = self._may_write()
         with self._find(path) as place:
             if place.slash:
                 raise _failure(errno.EISDIR if place.is_directory() else errno.ENOTDIR)
-            os.unlink(place.name, dir_fd=place.at)
+            with disk.removing(place.stat):
+                os.unlink(place.name, dir_fd=place.at)
 
     def rename(self, path: bytes, other: Directory, new_path: bytes) -> None:
         """Move what is at `path` to `new_path` in `other`, over what is there."""
-        self._may_write()
+        disk = self._may_write()
         other._may_write()
         with self._find(path) as old, other._find(new_path) as new:
             old.slash = old.slash or new.slash
             old.must_be_directory()
-            os.replace(old.name, new.name, src_dir_fd=old.at, dst_dir_fd=new.at)
+
+            def replaced() -> os.stat_result | None:
+                moved, there = old.stat(), new.look()
+                # of two names of one file none goes (POSIX)
+                return there if there is None or not os.path.samestat(moved, there) else None
+
+            with disk.removing(replaced):
+                os.replace(old.name, new.name, src_dir_fd=old.at, dst_dir_fd=new.at)
 
     def link(self, path: bytes, other: Directory, new_path: bytes) -> None:
         """Another name for the file at `path`: `new_path` in `other`."""
-        self._may_write()
+        disk = self._may_write()
         other._may_write()
         with self._find(path) as old, other._find(new_path) as new:
             old.must_be_directory()
             new.must_not_have_slash()
-            self._link(old, new)
+            with disk.adding(ENTRY):
+                self._link(old, new)
 
     def _link(self, old: _Place, new: _Place) -> None:
         os.link(old.name, new.name, src_dir_fd=old.at, dst_dir_fd=new.at, follow_symlinks=False)
 
     def symlink(self, target: bytes, path: bytes) -> None:
         """Make a symbolic link; EPERM for an absolute target, which some other program might follow."""
-        self._may_write()
+        disk = self._may_write()
         check_path(target)
         with self._find(path) as place:
             place.must_not_have_slash()
-            os.symlink(target, place.name, dir_fd=place.at)
+            with disk.adding(ENTRY):
+                os.symlink(target, place.name, dir_fd=place.at)
 
     def set_times(self, path: bytes, accessed: int | None, modified: int | None, follow: bool) -> None:
         """Set the times (ns since 1970) of what `path` leads to; None leaves one as it is."""
@@ -593,7 +685,7 @@ class PathDirectory(Directory):
             raise _failure(errno.EISDIR)
         if mode and (directory or place.slash):
             raise _failure(errno.ENOTDIR)
-        return self._opened(os.open(place.name, flags | _SAFE, 0o666), flags)
+        return self._open_at(place, flags)
 
     def stat(self, path: bytes, follow: bool = True) -> os.stat_result:
         place = self._find(path, _is_followed(path, follow))
@@ -615,6 +707,10 @@ class PathDirectory(Directory):
         if stat.S_ISLNK(place.stat().st_mode):
             raise _failure(errno.ENOTSUP)
         os.utime(place.name, ns=times)
+
+
+def _lock_of(disk: Disk | None) -> AbstractContextManager[object]:
+    return nullcontext() if disk is None else disk.lock
 
 
 HAS_OPENAT = {os.open, os.stat, os.mkdir, os.rmdir, os.unlink, os.readlink, os.rename} <= os.supports_dir_fd

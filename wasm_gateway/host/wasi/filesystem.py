@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 from ...component.values import Err
 from ...errors import Trap
-from .. import descriptors
 from ..base import HostContext
 from ..files import MAX_ENTRIES, Directory, Entry, File
 from .io import MAX_READ, InputStream, IoError, OutputStream, StreamClosed, StreamFailed
@@ -324,28 +323,18 @@ def get_directories(ctx: HostContext) -> list[tuple[Descriptor, str]]:
 # Streams.
 
 
-def _duplicate(file: File) -> int:
-    """A descriptor of its own for a stream."""
-    descriptors.files.take()
-    try:
-        return os.dup(file.fd)
-    except OSError:
-        descriptors.files.give()
-        raise
-
-
 class FileInput(InputStream):
     """A file from an offset on; its descriptor of its own outlives the guest's."""
 
     def __init__(self, file: File, offset: int) -> None:
-        self._fd: int | None = _duplicate(file)
+        self._file = file.duplicate()
         self._offset = offset
 
     def read(self, ctx: HostContext, length: int) -> bytes:
-        if self._fd is None:
+        if self._file.fd < 0:
             raise StreamClosed
         try:
-            data = os.pread(self._fd, length, self._offset)
+            data = os.pread(self._file.fd, length, self._offset)
         except OSError as error:
             raise StreamFailed(FileError(error_code(error))) from None
         except OverflowError:  # what the system would say of an offset below 0
@@ -360,29 +349,28 @@ class FileInput(InputStream):
         self.release()
 
     def release(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            descriptors.files.give()
-            os.close(fd)
+        self._file.close()
 
 
 class FileOutput(OutputStream):
     """A file from an offset on, or its end (None)."""
 
     def __init__(self, file: File, offset: int | None) -> None:
-        self._fd: int | None = _duplicate(file)
+        self._file = file.duplicate()
         self._offset = offset
 
     def write(self, ctx: HostContext, data: bytes) -> None:
-        if self._fd is None:
+        file, left = self._file, memoryview(data)
+        if file.fd < 0:
             raise StreamClosed
         try:
-            while data:
-                at = os.fstat(self._fd).st_size if self._offset is None else self._offset
-                written = os.pwrite(self._fd, data, at)
-                if self._offset is not None:
+            while left:
+                if self._offset is None:
+                    written = file.append([left])
+                else:
+                    written = file.write_at([left], self._offset)
                     self._offset += written
-                data = data[written:]
+                left = left[written:]
         except OSError as error:
             raise StreamFailed(FileError(error_code(error))) from None
         except OverflowError:  # what the system would say of an offset below 0
@@ -393,10 +381,7 @@ class FileOutput(OutputStream):
         self.release()
 
     def release(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            descriptors.files.give()
-            os.close(fd)
+        self._file.close()
 
 
 @fallible
@@ -480,7 +465,7 @@ def read(ctx: HostContext, descriptor: Descriptor, length: int, offset: int) -> 
 
 @fallible
 def write(ctx: HostContext, descriptor: Descriptor, data: bytes, offset: int) -> Any:
-    return os.pwrite(descriptor.writable().fd, data, offset)
+    return descriptor.writable().write_at([memoryview(data)], offset)
 
 
 class EntryStream:

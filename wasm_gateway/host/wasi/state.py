@@ -97,7 +97,8 @@ class Input:
 class WasiTemplate:
     """What every instance of one component finds; made when the component is loaded.
 
-    `mounts` become the preopened directories, in that order.
+    `mounts` become the preopened directories, in that order; to the writable ones guests may add `max_disk`
+    bytes.
     """
 
     __slots__ = ("arguments", "environment", "roots", "strings")
@@ -107,11 +108,12 @@ class WasiTemplate:
         environment: Mapping[str, str] | None = None,
         mounts: Iterable[MountPoint] = (),
         arguments: Sequence[str] = (),
+        max_disk: int | None = None,
     ) -> None:
         self.environment = dict(environment or {})
         self.strings = Strings(_assignments(self.environment))
         self.arguments = tuple(arguments)
-        self.roots = Root.of(mounts)
+        self.roots = Root.of(mounts, max_disk)
 
     def read_only(self) -> WasiTemplate:
         """The same, where nothing can be written to."""

@@ -111,12 +111,12 @@ RUNTIME = """
 state_dir = "s"
 log_dir = "l"
 max_instance_memory = 1
-key_value_store.a = { type = "spin", path = "p" }
+key_value_store.a = { type = "spin", path = "p", max_size = 1 }
 key_value_store.b = { type = "redis", url = "u" }
 key_value_store.c = { type = "django_cache", alias = "a" }
 key_value_store.d = { type = "azure_cosmos", account = "a", database = "d", container = "c", key = "k" }
 key_value_store.e = { type = "aws_dynamo", region = "r", table = "t", consistent_read = true, token = "t" }
-sqlite_database.a = { type = "spin", path = "p", allow_attach_file = true }
+sqlite_database.a = { type = "spin", path = "p", allow_attach_file = true, max_size = "1GiB" }
 sqlite_database.b = { type = "libsql", url = "http://u", token = "t" }
 llm_compute = { type = "remote_http", url = "u", auth_token = "t", api_type = "default" }
 variables_provider = [

@@ -76,6 +76,7 @@ consistent_read = true
 type = "spin"
 path = "db/app.db"
 allow_attach_file = true
+max_size = "2GiB"
 [sqlite_database.memory]
 type = "spin"
 [sqlite_database.remote]
@@ -152,7 +153,9 @@ client_private_key_file = "/keys/key.pem"
         },
         sqlite_databases={
             # this one path is relative to the working directory
-            "default": DatabaseConfig("spin", {"path": tmp_path / "db/app.db", "allow_attach_file": True}),
+            "default": DatabaseConfig(
+                "spin", {"path": tmp_path / "db/app.db", "allow_attach_file": True, "max_size": 2 << 30}
+            ),
             "memory": DatabaseConfig("spin", {"allow_attach_file": False}),
             "remote": DatabaseConfig("libsql", {"url": "https://db.example", "token": "t"}),
         },
@@ -267,6 +270,8 @@ def test_unused_keys(text: str, names: str, line: int) -> None:
         ("[key_value_store.a]\ntype = 'django_cache'\nalias = 1", "expected a string"),
         ("[sqlite_database.a]\ntype = 'postgres'", "unknown type `postgres`"),
         ("[sqlite_database.a]\ntype = 'spin'\nallow_attach_file = 1", "expected a boolean"),
+        ("[sqlite_database.a]\ntype = 'spin'\nmax_size = 'much'", "'much' is not a size"),
+        ("[key_value_store.a]\ntype = 'spin'\nmax_size = 0", "0 is not a possible size"),
         ("[sqlite_database.a]\ntype = 'libsql'\nurl = 'http://x'", "missing field `token`"),
         (
             "[sqlite_database.a]\ntype = 'libsql'\nurl = 'libsql://x'\ntoken = ''",

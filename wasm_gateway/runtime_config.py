@@ -6,7 +6,8 @@
 # Rule 3: nothing is opened here.
 #
 # Spin: host interfaces, sections 4.3, 5 and 8. Besides, a key-value store may be
-# `type = "django_cache"`: a cache of the site that the gateway runs in.
+# `type = "django_cache"`: a cache of the site that the gateway runs in; and SQLite files
+# have a `max_size`, which Spin has not.
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from .errors import ManifestError
-from .manifest import Manifest, error_in, frozen, nothing
+from .manifest import Manifest, error_in, frozen, nothing, parse_size
 from .toml import Document, Table
 
 DEFAULT_LABEL: Final = "default"
@@ -278,7 +279,7 @@ class _Reader:
         type, options = self.typed(
             table,
             {
-                "spin": lambda t: {"path": self.file(t, "path")},
+                "spin": lambda t: {"path": self.file(t, "path"), "max_size": self.size(t, "max_size")},
                 "redis": lambda t: {"url": t.text("url")},
                 "django_cache": lambda t: {"alias": t.text_or("alias", "default")},
                 "azure_cosmos": lambda t: {
@@ -302,6 +303,7 @@ class _Reader:
                     # unlike all other paths of the file, Spin has this one relative to the working directory
                     "path": self.file(t, "path", Path.cwd()),
                     "allow_attach_file": t.boolean("allow_attach_file", False),
+                    "max_size": self.size(t, "max_size"),
                 },
                 "libsql": lambda t: {"url": t.text("url"), "token": t.text("token")},
             },
@@ -313,6 +315,13 @@ class _Reader:
     def file(self, table: Table, name: str, folder: Path | None = None) -> Path | None:
         text = table.text_or(name, None)
         return None if text is None else (folder or self.path.parent) / text
+
+    def size(self, table: Table, name: str) -> int | None:
+        value = table.take(name)
+        try:
+            return None if value is None else parse_size(value)
+        except ValueError as error:
+            raise table.error(str(error), name) from None
 
     def llm(self, table: Table) -> LlmConfig:
         type, options = self.typed(

@@ -319,6 +319,25 @@ def test_sqlite_stores_share_a_file(tmp_path: Path) -> None:
     file.close()
 
 
+def test_sqlite_stores_grow_to_a_size(tmp_path: Path) -> None:
+    file = SqliteFile(tmp_path / "kv.db", max_size=1 << 20)
+    store, other = SqliteStore(file, "a"), SqliteStore(file, "b")
+    store.set("kept", b"kept")
+    with pytest.raises(StoreError, match="full"):
+        other.set("large", bytes(2 << 20))
+    with pytest.raises(StoreError, match="full"):
+        store.set_many([(f"{number}", bytes(1000)) for number in range(2000)])
+    for number in range(10):
+        other.set(f"{number}", bytes(100_000))
+    with pytest.raises(StoreError, match="full"):
+        other.set("10", bytes(100_000))
+    assert store.get("kept") == b"kept"
+    other.delete("0")
+    other.set("again", bytes(100_000))
+    store.close()
+    assert (tmp_path / "kv.db").stat().st_size <= 1 << 20
+
+
 def test_sqlite_store_reads_text_of_others(tmp_path: Path) -> None:
     path = tmp_path / "kv.db"
     store = SqliteStore(path)

@@ -869,3 +869,83 @@ def test_a_connection_serves_a_later_request(
     ctx.deadline = Deadline(20)
     answer = ctx.settle(call[f"[method]connection.execute{suffix}"](ctx, db, "SELECT 1 AS a", []))
     assert answer == (["a"], [([integer(1)],)])
+
+
+# Size
+
+
+def test_files_are_bounded(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db", max_size=1 << 20)
+    for _ in range(2):  # also for who comes later
+        connection = database.connect()
+        connection.execute("CREATE TABLE IF NOT EXISTS t (a)", [])
+        connection.execute("PRAGMA max_page_count = 1000000", [])
+        for statement in (
+            "INSERT INTO t VALUES (zeroblob(1000000)), (zeroblob(1000000))",
+            "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+        ):
+            with pytest.raises(SqlError, match="full"):
+                connection.execute(statement, [])
+        connection.execute("INSERT INTO t VALUES (zeroblob(300000))", [])
+        database.release(connection)
+    database.close()
+    assert (tmp_path / "a.db").stat().st_size <= 1 << 20
+
+
+def test_a_file_that_is_larger_already_only_shrinks(tmp_path: Path) -> None:
+    file = tmp_path / "a.db"
+    large = sqlite3.connect(file)
+    large.executescript("CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(3000000)), (zeroblob(100000))")
+    large.close()
+    size = file.stat().st_size
+    database = Database(file, max_size=1 << 20)
+    connection = database.connect()
+    with pytest.raises(SqlError, match="full"):
+        connection.execute("INSERT INTO t VALUES (zeroblob(100000))", [])
+    connection.execute("DELETE FROM t", [])
+    connection.execute("INSERT INTO t VALUES (zeroblob(100000))", [])
+    database.release(connection)
+    database.close()
+    assert file.stat().st_size <= size
+
+
+def test_files_that_are_attached_are_bounded(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db", allow_attach_file=True, max_size=1 << 20)
+    connection = database.connect()
+    connection.execute("ATTACH ? AS other", [("text", str(tmp_path / "b.db"))])
+    connection.execute("CREATE TABLE other.t (a)", [])
+    with pytest.raises(SqlError, match="full"):
+        connection.execute("INSERT INTO t VALUES (zeroblob(2000000))", [])
+    database.release(connection)
+    database.close()
+
+
+def test_a_log_that_readers_hold_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    database = Database(tmp_path / "a.db", max_size=1 << 20)
+    writer, reader, other = (database.connect(Deadline(60)) for _ in range(3))
+    writer.execute("CREATE TABLE t (a)", [])
+    writer.execute("INSERT INTO t VALUES (zeroblob(200000))", [])
+    reader.execute("BEGIN", [])
+    reader.execute("SELECT count(*) FROM t", [])
+    log = tmp_path / "a.db-wal"
+
+    def write() -> None:
+        writer.execute("UPDATE t SET a = randomblob(200000)", [])
+
+    while log.stat().st_size <= 1 << 20:
+        write()
+    with pytest.raises(SqlError, match="full"):
+        write()
+    assert log.stat().st_size < 2 << 20
+    other.start(Deadline(0.05))
+    with pytest.raises((SqlError, DeadlineExceeded)):
+        other.execute("SELECT count(*) FROM t", [])
+    reader.execute("SELECT count(*) FROM t", [])  # who has begun goes on
+    reader.execute("COMMIT", [])
+    writer.start(Deadline(60))
+    write()
+    assert log.stat().st_size < 1 << 20
+    for connection in (writer, reader, other):
+        database.release(connection)
+    database.close()

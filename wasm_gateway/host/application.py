@@ -359,7 +359,9 @@ class Hosts:
                 if path is None:
                     stores[label] = module.MemoryStore()
                 else:
-                    file = files.setdefault(Path(path), module.SqliteFile(path))
+                    file = files.get(Path(path))
+                    if file is None:
+                        file = files[Path(path)] = module.SqliteFile(path, **_max_size(config.options))
                     stores[label] = module.SqliteStore(file, label)
             elif config.type == "redis":
                 self._module("redis")
@@ -384,7 +386,9 @@ class Hosts:
             if config.type == "spin":
                 options = config.options
                 databases[label] = module.Database(
-                    options.get("path"), allow_attach_file=options.get("allow_attach_file", False)
+                    options.get("path"),
+                    allow_attach_file=options.get("allow_attach_file", False),
+                    **_max_size(options),
                 )
         return module.Sqlite(databases, self._offload())
 
@@ -507,3 +511,8 @@ def _script(statement: str) -> tuple[str, str]:
         return Path(name).read_text(encoding="utf-8"), label or DEFAULT
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"the SQL script of --sqlite @{name} cannot be read: {error}") from None
+
+
+def _max_size(options: Mapping[str, Any]) -> dict[str, int]:
+    """What an operator says of a SQLite file, as an argument."""
+    return {"max_size": options["max_size"]} if "max_size" in options else {}

@@ -25,7 +25,7 @@ from .. import forks
 from ..component.values import Err
 from ..errors import HostError, Trap
 from .base import Deadline, HostContext
-from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget, Handles
+from .limits import MAX_FILE_BYTES, MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Budget, Handles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -258,11 +258,12 @@ _TABLE = (
 class SqliteFile:
     """The file of one or more SqliteStores: a pool of connections to it, a connection to a thread at a time.
 
-    It is opened at the first use; StoreError then, when it cannot be.
+    It is opened at the first use; StoreError then, when it cannot be. It grows to `max_size` bytes.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, max_size: int = MAX_FILE_BYTES) -> None:
         self.path = Path(path)
+        self._max_size = max_size
         self._begin()
         forks.watch(self)
 
@@ -293,8 +294,7 @@ class SqliteFile:
         self._all.append(connection)
         return cursor
 
-    @staticmethod
-    def _set_up(cursor: sqlite3.Cursor) -> None:
+    def _set_up(self, cursor: sqlite3.Cursor) -> None:
         # A write-ahead log lets readers and a writer work side by side, and stays readable for Spin. It
         # cannot be had while others are busy with the file (the next connection will ask again), nor
         # where there is no shared memory (network file systems): slower then, but as good.
@@ -304,6 +304,8 @@ class SqliteFile:
             pass
         # With a log: a crash of the machine may lose the last writes, but never damages the file.
         cursor.execute("PRAGMA synchronous=NORMAL")
+        (page,) = cursor.execute("PRAGMA page_size").fetchone()
+        cursor.execute(f"PRAGMA max_page_count={max(self._max_size // page, 1)}").fetchall()
         cursor.execute(_TABLE)
 
     def run(self, work: Callable[[sqlite3.Cursor], Any], deadline: Deadline | None) -> Any:

@@ -28,6 +28,10 @@ TOO_MANY_CONNECTIONS = "too many connections"
 # What is kept behind all handles of one instance: fields, bodies that are not sent, answers not yet read.
 MAX_KEPT_BYTES = 256 << 20
 
+# What a SQLite file may grow to, that of a database or of key-value stores, where the operator does not say
+# (runtime config: max_size). SQLite itself has no limit below 281 TB.
+MAX_FILE_BYTES = 1 << 30
+
 T = TypeVar("T")
 
 

@@ -21,6 +21,9 @@
 # a lock (busy timeout); results are bounded while they come. SQLite asks between the
 # instructions of its machine, so that what may take long in one is made anew
 # (sqlite_functions.py), or gets no large values (_SLOW).
+# Rule 5: a file grows to a given size, and so does its log: where readers keep that from
+# being emptied, nobody begins anything until they are done. (What one transaction writes
+# there is no more than the file.)
 #
 # Spin opens a new connection for each `open`, so nothing is shared between handles
 # there either, except the file.
@@ -41,7 +44,7 @@ from ..component.values import Err, Ok
 from ..errors import HostError, Trap
 from . import descriptors, sqlite_functions
 from .base import Deadline, HostContext
-from .limits import MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
+from .limits import MAX_FILE_BYTES, MAX_HOST_BUFFERED_BYTES, RESULT_TOO_LARGE, VALUE_OVERHEAD, Handles
 from .offload import Elements, Turns, Workers, share_of
 
 _TYPES = """
@@ -206,12 +209,19 @@ class Connection:
     """One connection to a database, for the SQL of one guest at a time.
 
     `file` is None for a database in memory, which is this connection's own. With `read_only` SQLite itself
-    writes to no file.
+    writes to no file. A file grows to `max_size` bytes.
     """
 
     def __init__(
-        self, file: Path | None, *, allow_attach_file: bool = False, read_only: bool = False
+        self,
+        file: Path | None,
+        *,
+        allow_attach_file: bool = False,
+        read_only: bool = False,
+        max_size: int = MAX_FILE_BYTES,
     ) -> None:
+        self._log = None if file is None else f"{file}-wal"
+        self._max_size = max_size
         self._allow_attach_file = allow_attach_file and not read_only
         self._kept = file is not None and not read_only
         self.clean = True
@@ -238,8 +248,7 @@ class Connection:
             if new:
                 # readers and a writer side by side; a file that is there already stays as it is
                 sql.execute("PRAGMA journal_mode=WAL").fetchall()
-            elif file is None:
-                self._limit_pages("main", MAX_MEMORY_BYTES)
+            self._limit_pages("main", MAX_MEMORY_BYTES if file is None else max_size)
             sql.execute(f"CREATE TEMP TABLE {_OWN} (id INTEGER PRIMARY KEY)")
             self._limit_pages("temp", MAX_TEMP_BYTES)
             sql.create_function("total_changes", 0, self._total_changes)
@@ -293,6 +302,8 @@ class Connection:
             self.clean = False
         values = [value for _, value in parameters]
         try:
+            if not self._sql.in_transaction:
+                self._empty_log()
             if self._sql.in_transaction:
                 # SQLite may leave there what a statement did before it met a value that was too large
                 result = self._execute_with_large_values(statement, values)
@@ -311,6 +322,15 @@ class Connection:
         if self._attached:
             self._limit_attached()
         return result
+
+    def _empty_log(self) -> None:
+        """SqlError while the log is too long and others read from it."""
+        if self._log is None or not os.path.exists(self._log) or os.stat(self._log).st_size <= self._max_size:
+            return
+        if self._own("PRAGMA wal_checkpoint(TRUNCATE)"):
+            if self._deadline is not None:
+                self._deadline.remaining()
+            raise SqlError("database or disk is full")
 
     def _execute(self, statement: str, values: list[Any]) -> QueryResult:
         cursor = self._sql.cursor()
@@ -440,10 +460,10 @@ class Connection:
                 return self._authorize_pragma((first or "").lower(), second)
             case sqlite3.SQLITE_ATTACH:
                 # None is an expression, which can become any name. VACUUM attaches "".
-                if first in ("", ":memory:"):
-                    self._attached = True
-                    return OK
-                return OK if self._allow_attach_file else DENY
+                if first not in ("", ":memory:") and not self._allow_attach_file:
+                    return DENY
+                self._attached = True
+                return OK
             case _:
                 return DENY if first == _OWN or second == _OWN else OK
 
@@ -455,20 +475,20 @@ class Connection:
         return DENY
 
     def _limit_attached(self) -> None:
-        """Bound what was attached just now; a file, if that is allowed, is bounded by its file system."""
+        """Bound what was attached just now."""
         self._attached = False
         self._ours = True
         try:
             for _, name, file in self._sql.execute("PRAGMA database_list").fetchall():
-                if not file and name not in ("main", "temp"):
-                    self._limit_pages(name, MAX_MEMORY_BYTES)
+                if name not in ("main", "temp"):
+                    self._limit_pages(name, self._max_size if file else MAX_MEMORY_BYTES)
         finally:
             self._ours = False
 
     def _limit_pages(self, database: str, size: int) -> None:
         name = '"' + database.replace('"', '""') + '"'
         (page,) = self._sql.execute(f"PRAGMA {name}.page_size").fetchone()
-        self._sql.execute(f"PRAGMA {name}.max_page_count={size // page}").fetchall()
+        self._sql.execute(f"PRAGMA {name}.max_page_count={max(size // page, 1)}").fetchall()
 
 
 class _InOrder(dict[str, Any]):
@@ -510,11 +530,17 @@ def _rows(cursor: sqlite3.Cursor) -> list[tuple[list[tuple[str, Any]]]]:
 
 
 class Database:
-    """What a label stands for: a file, or None for a new database in memory at each `open`."""
+    """What a label stands for: a file, or None for a new database in memory at each `open`.
 
-    def __init__(self, file: str | Path | None, *, allow_attach_file: bool = False) -> None:
+    A file grows to `max_size` bytes; one that is larger already only shrinks.
+    """
+
+    def __init__(
+        self, file: str | Path | None, *, allow_attach_file: bool = False, max_size: int = MAX_FILE_BYTES
+    ) -> None:
         self.file = None if file is None else Path(file)
         self._allow_attach_file = allow_attach_file
+        self._max_size = max_size
         self._begin()
         forks.watch(self)
 
@@ -562,7 +588,7 @@ class Database:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SqlError(f"cannot open the database: {error.strerror}") from error
-        connection = Connection(file, allow_attach_file=self._allow_attach_file)
+        connection = Connection(file, allow_attach_file=self._allow_attach_file, max_size=self._max_size)
         self._identity = _identity(file)
         return connection
 

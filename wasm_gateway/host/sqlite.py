@@ -17,10 +17,11 @@
 # statements. SQLite checks that the schema is still that of the compiled statement when
 # it runs it, and explaining is not running: it would read the names of tables from memory
 # that is free (after DROP TABLE, VACUUM, or another connection's change of the schema).
-# Rule 4: statements end at the deadline (progress handler), also while they wait for
-# a lock (busy timeout); results are bounded while they come. SQLite asks between the
-# instructions of its machine, so that what may take long in one is made anew
-# (sqlite_functions.py), or gets no large values (_SLOW).
+# Rule 4: statements end at the deadline (progress handler, Watch), also while they wait for
+# a lock (busy timeout); results are bounded while they come. SQLite looks where the program
+# of its machine jumps, so that functions that may take long are made anew
+# (sqlite_functions.py), and the others get the smaller values the more of them a statement
+# has, and the longer they take (_WEIGHTS).
 # Rule 5: a file grows to a given size, and so does its log: where readers keep that from
 # being emptied, nobody begins anything until they are done. (What one transaction writes
 # there is no more than the file.)
@@ -31,9 +32,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -113,8 +117,15 @@ MAX_STATEMENT_BYTES = 1 << 30
 MAX_KEPT_SQL = 64 << 10
 # Files behind a connection: the database, its log, and the index of that.
 FILES = 3
-# SQLite's machine asks for the deadline after so many instructions, 0.1 to 1 ms.
+# What the functions of a statement may go through from one jump of its program to the next, at the worst:
+# bytes, times what they weigh. A byte takes some 10 ns for a function that weighs 1.
+MAX_WEIGHED_BYTES = 128 << 20
+# What weighs no more than that may have small values, without a look at it.
+SMALL_WEIGHT = MAX_WEIGHED_BYTES // SMALL_VALUE_BYTES
+# SQLite's machine asks for the deadline after so many instructions, 0.1 to 1 ms; what takes longer is
+# interrupted by one who looks every so many seconds.
 _PROGRESS_STEPS = 10_000
+WATCH_SECONDS = 0.05
 
 # A guest that writes to the tables behind a full-text index itself could damage it, and the code of SQLite
 # that reads it has had bugs there (Python 3.12 and later).
@@ -179,10 +190,10 @@ _PRAGMAS_READ_ONLY = frozenset(
 _FUNCTIONS_DENIED = frozenset({"fts3_tokenizer", "fts5", "load_extension", "sqlite_log"})
 
 # LIKE and GLOB take the product of text and pattern; SQLite itself allows patterns of 50,000 bytes.
-MAX_PATTERN = 500
-# Functions that take time with the square of their arguments, and the largest value where there is one:
-# some 10 s for the worst that can be made of it.
-_SLOW = {"like": 8 << 20, "glob": 8 << 20, "json_patch": SMALL_VALUE_BYTES}
+MAX_PATTERN = 200
+# How many times as long as others functions take for a byte. With json_patch it is the more the larger the
+# values are, so that it gets none that are large.
+_WEIGHTS = {"like": 32, "glob": 32, "json_patch": 1024}
 
 # Tables that some builds of SQLite offer: the statements of the connection, raw pages of the file.
 _TABLES_DENIED = frozenset({"sqlite_stmt", "bytecode", "tables_used", "sqlite_dbpage", "sqlite_dbdata"})
@@ -228,8 +239,9 @@ class Connection:
         self._ours = True  # whether the SQL being compiled is ours
         self._deadline: Deadline | None = None
         self._attached = False
-        self._largest = MAX_HOST_BUFFERED_BYTES  # that the functions of the statement allow
-        self._explained = itertools.count()
+        self._weight = 0  # of the functions of the statement, as far as it was compiled just now
+        self._allowed: float = SMALL_WEIGHT
+        self._made = itertools.count()
         try:
             new = self._kept and not (file is not None and file.exists() and file.stat().st_size)
             self._sql = sqlite3.connect(
@@ -257,7 +269,7 @@ class Connection:
                 configure: Any = getattr(sql, "setconfig")  # noqa: B009  # not in the types of Python 3.11
                 configure(_DEFENSIVE, True)
             sql.set_authorizer(self._authorize)
-            sql.set_progress_handler(self._is_late, _PROGRESS_STEPS)
+            sql.set_progress_handler(self.is_late, _PROGRESS_STEPS)
         except sqlite3.Error as error:
             sql.close()
             raise SqlError(str(error)) from error
@@ -301,6 +313,7 @@ class Connection:
         if len(statement) > MAX_KEPT_SQL:
             self.clean = False
         values = [value for _, value in parameters]
+        _watch.begin(self)
         try:
             if not self._sql.in_transaction:
                 self._empty_log()
@@ -310,8 +323,9 @@ class Connection:
             else:
                 try:
                     result = self._execute(statement, values)
-                except sqlite3.DataError as error:
-                    if error.sqlite_errorcode != sqlite3.SQLITE_TOOBIG:
+                except sqlite3.DatabaseError as error:
+                    too_big = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG
+                    if not too_big and not self._is_heavy:
                         raise
                     # all that the statement did is undone, so that it may be run again
                     result = self._execute_with_large_values(statement, values)
@@ -319,6 +333,8 @@ class Connection:
             if deadline is not None:
                 deadline.remaining()
             raise SqlError(str(error)) from error
+        finally:
+            _watch.end(self)
         if self._attached:
             self._limit_attached()
         return result
@@ -334,6 +350,7 @@ class Connection:
 
     def _execute(self, statement: str, values: list[Any]) -> QueryResult:
         cursor = self._sql.cursor()
+        self._weight = 0
         try:
             self._begin(cursor, statement, values)
             rows = _rows(cursor)
@@ -342,18 +359,33 @@ class Connection:
             cursor.close()
 
     def _execute_with_large_values(self, statement: str, values: list[Any]) -> QueryResult:
-        self._largest = MAX_HOST_BUFFERED_BYTES
         share = MAX_STATEMENT_BYTES // max(self._values_of(statement, len(values)), 1)
-        self._sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(max(share, SMALL_VALUE_BYTES), self._largest))
+        weight = max(self._weight, 1)
+        largest = min(max(share, SMALL_VALUE_BYTES), MAX_HOST_BUFFERED_BYTES, MAX_WEIGHED_BYTES // weight)
+        self._sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
+        if weight > SMALL_WEIGHT:
+            self._allowed = weight
+            statement = self._unlike_others(statement)
         try:
             return self._execute(statement, values)
         finally:
+            self._allowed = SMALL_WEIGHT
             self._sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, SMALL_VALUE_BYTES)
+
+    @property
+    def _is_heavy(self) -> bool:
+        """Whether the authorizer refused the statement for its weight."""
+        return self._weight > self._allowed
+
+    def _unlike_others(self, statement: str) -> str:
+        """The same, and yet unlike all in the cache of the sqlite3 module."""
+        return f"/*{next(self._made)}*/{statement}"
 
     def _values_of(self, statement: str, parameters: int) -> int:
         """How many values the statement may hold at once, judged by its program."""
         cursor = self._sql.cursor()
         self._sql.text_factory = bytes  # some of what EXPLAIN says is no text
+        self._weight, self._allowed = 0, math.inf
         try:
             self._begin(cursor, f"EXPLAIN {statement}", [None] * parameters)
             return sum(row[1] in _VALUE_INSTRUCTIONS for row in cursor)
@@ -361,11 +393,12 @@ class Connection:
             return _UNKNOWN_VALUES  # if it is a mistake, the statement itself will say so
         finally:
             self._sql.text_factory = str
+            self._allowed = SMALL_WEIGHT
             cursor.close()
 
     def _begin(self, cursor: sqlite3.Cursor, statement: str, values: list[Any]) -> None:
         if "explain" in statement.lower():
-            statement = f"/*{next(self._explained)}*/{statement}"  # Rule 3: unlike all in the cache
+            statement = self._unlike_others(statement)  # Rule 3
         if values and _NAMED_PARAMETER.search(statement):
             self._execute_named(cursor, statement, values)
         else:
@@ -419,7 +452,11 @@ class Connection:
     def _total_changes(self) -> int:
         return self._sql.total_changes - self._changes_before
 
-    def _is_late(self) -> bool:
+    def interrupt(self) -> None:
+        """End the statement that is running, from another thread."""
+        self._sql.interrupt()
+
+    def is_late(self) -> bool:
         deadline = self._deadline
         if deadline is None:
             return False
@@ -446,8 +483,8 @@ class Connection:
         if action in KEEPS_STATE_OUT:
             if action == sqlite3.SQLITE_FUNCTION:
                 name = (second or "").lower()
-                self._largest = min(self._largest, _SLOW.get(name, self._largest))
-                return DENY if name in _FUNCTIONS_DENIED else OK
+                self._weight += _WEIGHTS.get(name, 1)
+                return DENY if name in _FUNCTIONS_DENIED or self._is_heavy else OK
             if action == sqlite3.SQLITE_READ and first is not None and first.lower() in _TABLES_DENIED:
                 return DENY
             # of what is in the temp schema, only reading leaves it as it was
@@ -489,6 +526,62 @@ class Connection:
         name = '"' + database.replace('"', '""') + '"'
         (page,) = self._sql.execute(f"PRAGMA {name}.page_size").fetchone()
         self._sql.execute(f"PRAGMA {name}.max_page_count={max(size // page, 1)}").fetchall()
+
+
+class Watch:
+    """Interrupts statements at their deadline, by a thread of its own.
+
+    Few are slow, so that one that begins and ends costs no lock but at its end: then nobody interrupts what
+    runs on that connection next.
+    """
+
+    def __init__(self) -> None:
+        self.after_fork()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()  # guards `_running` against what is interrupted, and the thread
+        self._running: dict[Connection, None] = {}
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, connection: Connection) -> None:
+        self._running[connection] = None
+        if not self._wake.is_set():
+            self._start()
+
+    def end(self, connection: Connection) -> None:
+        with self._lock:
+            self._running.pop(connection, None)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="watch SQL", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # there are too many; the progress handler is left
+                    return
+                self._thread = thread
+            self._wake.set()
+
+    def _run(self) -> None:
+        quiet = 0
+        while True:
+            self._wake.wait()
+            time.sleep(WATCH_SECONDS)
+            with self._lock:
+                quiet = 0 if self._running else quiet + 1
+                if quiet > 20:
+                    self._wake.clear()
+                    if self._running:  # by now
+                        self._wake.set()
+                for connection in list(self._running):
+                    if connection.is_late():
+                        connection.interrupt()
+
+
+_watch = Watch()
 
 
 class _InOrder(dict[str, Any]):

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from wasm_gateway.errors import DeadlineExceeded, Trap
 from wasm_gateway.host import postgres
 from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.limits import RESULT_TOO_LARGE, Budget
-from wasm_gateway.host.network import Network, wait_ready
+from wasm_gateway.host.network import Breakable, Network, wait_ready
 from wasm_gateway.host.postgres import INTERFACES, MAX_BUILDERS, PgClient, Postgres, parse
 from wasm_gateway.host.rdbms import DatabaseFailure
 
@@ -634,6 +637,70 @@ def test_a_server_that_has_a_password_hashed_for_long_holds_nobody(
         with peer:
             readable, _ = wait_ready(peer.fileno(), 0)
             assert not readable, "it has hashed to the end"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs more than one loopback address")
+def test_few_hash_at_once_and_fewer_for_one_server(
+    family: Postgres, context: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are left behind give way to everybody else."""
+    ctx = context(allowed=["postgres://*:*"])
+    monkeypatch.setattr(postgres, "MAX_HASHING", 3)
+    used = postgres._hashing._used
+
+    def left_behind() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "log in to PostgreSQL"]
+
+    for thread in left_behind():  # by other tests
+        thread.join()
+
+    def log_in(host: str, deadline: Breakable, then: Callable[[], object] = lambda: None) -> None:
+        def serve() -> None:
+            with suppress(OSError, struct.error):
+                _ask_for_a_hash(listener, peers, 8_000_000)
+                then()
+
+        peers: list[socket.socket] = []
+        ctx.deadline = deadline
+        with socket.create_server((host, 0)) as listener:
+            server = threading.Thread(target=serve)
+            server.start()
+            address = f"postgres://u:p@{host}:{listener.getsockname()[1]}/?sslmode=disable"
+            with pytest.raises(DeadlineExceeded):
+                family.query(ctx, address, "SELECT 1", [])
+            server.join()
+        for peer in peers:
+            peer.close()
+
+    def hashes(host: str) -> None:
+        """One more login that is left behind when it has been hashing for a while."""
+        deadline, count = Breakable(Deadline(60)), used[host] + 1
+
+        def leave() -> None:
+            seen = 0
+            while seen < 5:
+                time.sleep(0.02)
+                seen = seen + 1 if used[host] == count else 0
+            deadline.cut()
+
+        log_in(host, deadline, leave)
+
+    def waits(host: str) -> None:
+        """One that is not asked to hash, since nobody takes what the server says."""
+        asked: list[str] = []
+        log_in(host, Breakable(Deadline(0.2)), lambda: asked.append(host))
+        assert not asked
+
+    hashes("127.0.0.3")
+    hashes("127.0.0.3")
+    waits("127.0.0.3")
+    hashes("127.0.0.4")
+    waits("127.0.0.4")
+    assert used == {"127.0.0.3": 2, "127.0.0.4": 1}
+    for thread in (left := left_behind()):
+        assert thread.native_id is not None
+        assert os.getpriority(os.PRIO_PROCESS, thread.native_id) == postgres.LEAST_PRIORITY
+    assert len(left) == 3
 
 
 def _ask_for_a_hash(listener: socket.socket, peers: list[socket.socket], times: int) -> None:

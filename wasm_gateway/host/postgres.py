@@ -12,7 +12,8 @@
 # they end at the deadline, and the server is then told to stop (cancel).
 # Rule 5: how long a login takes is the server's to say: it names how often a password is
 # hashed (SCRAM, RFC 5802), and libpq does that, for an hour if asked to. So it happens in
-# a thread that is left behind at the deadline, without the GIL, and few do so at once.
+# a thread that is left behind at the deadline, without the GIL; few do so at once, fewer for
+# one server, and who is left behind gives way to everybody else.
 #
 # The driver is libpq, through psycopg's wrapper of it (psycopg.pq).
 
@@ -26,7 +27,9 @@ import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -89,6 +92,11 @@ BREAK_SECONDS = 0.25
 MAX_CANCELS = 8
 # Logins that are under way or left behind.
 MAX_LOGINS = 16
+# Of these, those that may be hashing, and those for one address: what others wait for then is a processor.
+MAX_HASHING = 4
+MAX_HASHING_FOR_ONE = 2
+# The niceness of a thread that is left behind.
+LEAST_PRIORITY = 19
 
 # What builders of one instance hold: so many of them, each with an address and certificates of this length
 # (a chain is some 10 KB).
@@ -372,7 +380,38 @@ class _Slots:
         self.free = threading.Semaphore(self._count)
 
 
-_cancels, _logins = _Slots(MAX_CANCELS), _Slots(MAX_LOGINS)
+class _Hashing:
+    """Places for the steps of logins, any of which may be the one that hashes."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        self._free = threading.Condition()  # guards the numbers
+        self._used: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, address: str, deadline: Deadline) -> Iterator[None]:
+        """One for the server at `address`, until this is left; DeadlineExceeded, DatabaseFailure."""
+        used = self._used
+        with self._free:
+            while used.total() >= MAX_HASHING or used[address] >= MAX_HASHING_FOR_ONE:
+                if not self._free.wait(deadline.remaining()):
+                    deadline.remaining()
+                    raise DatabaseFailure("connection-failed", "too many connections are being made")
+            used[address] += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                used[address] -= 1
+                if not used[address]:
+                    del used[address]
+                self._free.notify_all()
+
+
+_cancels, _logins, _hashing = _Slots(MAX_CANCELS), _Slots(MAX_LOGINS), _Hashing()
 
 
 def _open(target: Target, server: Server, address: str, deadline: Deadline) -> Any:
@@ -391,13 +430,18 @@ def _open(target: Target, server: Server, address: str, deadline: Deadline) -> A
         finally:
             slots.release()
 
+    thread = threading.Thread(target=log_in, name="log in to PostgreSQL", daemon=True)
     try:
-        threading.Thread(target=log_in, name="log in to PostgreSQL", daemon=True).start()
+        thread.start()
     except RuntimeError as error:  # there are too many
         slots.release()
         raise DatabaseFailure("connection-failed", str(error)) from error
     while True:
-        left = deadline.remaining()
+        try:
+            left = deadline.remaining()
+        except BaseException:
+            _give_way(thread)
+            raise
         try:
             answer = answers.get(
                 timeout=min(left, BREAK_SECONDS) if isinstance(deadline, Breakable) else left
@@ -407,6 +451,15 @@ def _open(target: Target, server: Server, address: str, deadline: Deadline) -> A
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+
+def _give_way(thread: threading.Thread) -> None:
+    """Let `thread` have what nobody else wants of the processors. (Linux: threads have priorities.)"""
+    if sys.platform == "linux" and thread.is_alive() and thread.native_id is not None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread.native_id, LEAST_PRIORITY)
+        except OSError:
+            pass  # it has ended
 
 
 def _connect(target: Target, server: Server, address: str, deadline: Deadline) -> Any:
@@ -445,7 +498,8 @@ def _start(options: dict[str, str], server: Server, address: str, deadline: Dead
     pg = pq.PGconn.connect_start(info.encode())
     try:
         while True:
-            status = _poll(pg) if pg.status != pq.ConnStatus.BAD else pq.PollingStatus.FAILED
+            with _hashing.place(address, deadline):
+                status = _poll(pg) if pg.status != pq.ConnStatus.BAD else pq.PollingStatus.FAILED
             match status:
                 case pq.PollingStatus.OK:
                     break

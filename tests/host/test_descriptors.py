@@ -14,9 +14,13 @@ from wasm_gateway.host import descriptors, network
 from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.descriptors import Descriptors, share
 from wasm_gateway.host.files import Directory, File, Root
+from wasm_gateway.host.limits import TOO_MANY_CONNECTIONS
 from wasm_gateway.host.mqtt import Mqtt
+from wasm_gateway.host.mysql import MySql
 from wasm_gateway.host.network import Network
 from wasm_gateway.host.pools import Places
+from wasm_gateway.host.postgres import Postgres
+from wasm_gateway.host.rdbms import DatabaseFailure
 from wasm_gateway.host.sqlite import FILES, Database, SqlError
 from wasm_gateway.host.wasi.filesystem import FileInput
 
@@ -123,3 +127,25 @@ def test_connections_to_brokers_count_among_all(context: Callable[..., Any]) -> 
         assert way_out.places.take() is None
         family._held.drop(ctx, handle)
     assert way_out.places.take() is not None
+
+
+@pytest.mark.parametrize("family", [MySql, Postgres])
+def test_connections_to_databases_count_among_all(
+    family: type[MySql | Postgres], context: Callable[..., Any]
+) -> None:
+    way_out = Network(max_connections=1)
+    databases: Any = family(way_out)
+    client = databases.client
+    client._pool._wait = 0.0
+    ctx = context(allowed=["*://127.0.0.1:*"])
+    where = databases.permitted(ctx, f"{family.__name__.lower()}://u@127.0.0.1:1/")
+    other = way_out.places.take()
+    assert other is not None
+    with pytest.raises(DatabaseFailure, match=TOO_MANY_CONNECTIONS):
+        client.take(where, Deadline(60))
+    other()
+    with pytest.raises(DatabaseFailure) as failed:  # nobody is there
+        client.take(where, Deadline(60))
+    assert TOO_MANY_CONNECTIONS not in str(failed.value)
+    assert way_out.places.take() is not None
+    client.close()

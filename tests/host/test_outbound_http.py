@@ -18,7 +18,7 @@ import pytest
 from wasm_gateway.component.values import Err
 from wasm_gateway.component.wit import parse_interface
 from wasm_gateway.errors import DeadlineExceeded, Saturated
-from wasm_gateway.host import outbound_http
+from wasm_gateway.host import descriptors, outbound_http
 from wasm_gateway.host.addresses import MAX_ADDRESS
 from wasm_gateway.host.limits import Budget
 from wasm_gateway.host.network import Network
@@ -659,6 +659,19 @@ def test_connections_are_kept(family: OutboundHttp, guest: Any, server: Server) 
     for _ in range(5):
         assert send(family, guest, f"{server.origin}/echo")[0] == 200
     assert len(server.connections) == 1
+
+
+def test_connections_that_are_kept_are_limited(
+    monkeypatch: pytest.MonkeyPatch, network: Network, guest: Any, server: Server
+) -> None:
+    monkeypatch.setattr(descriptors, "kept", descriptors.Descriptors(descriptors.KEPT))
+    family = OutboundHttp(network)
+    for limit, connections in ((1, 1), (1, 1), (0, 1), (0, 2), (1, 3), (1, 3)):
+        descriptors.kept.limit = limit
+        assert send(family, guest, f"{server.origin}/echo")[0] == 200
+        assert (descriptors.kept.used, len(server.connections)) == (limit, connections)
+    family.close()
+    assert descriptors.kept.used == 0
 
 
 def test_connections_need_not_be_kept(network: Network, guest: Any, server: Server) -> None:

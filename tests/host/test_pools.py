@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from wasm_gateway.errors import DeadlineExceeded
+from wasm_gateway.host import descriptors
 from wasm_gateway.host.base import Deadline
+from wasm_gateway.host.descriptors import Descriptors
 from wasm_gateway.host.pools import Places, Pool, PoolFull
 
 
@@ -58,6 +60,28 @@ def test_fewer_are_kept_than_used() -> None:
         made.give("a", connection)
     assert (first.closed, second.closed) == (False, True)
     assert made.take("a", long()) is first
+
+
+def test_all_that_are_kept_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "kept", Descriptors(descriptors.KEPT))
+    descriptors.kept.limit = 2
+    one, other = pool(), pool(keys=1)
+    connections = [Connection() for _ in range(3)]
+    for key, made in (("a", one), ("b", one), ("a", other)):
+        made.take(key, long())
+        made.give(key, connections[descriptors.kept.used])
+    assert [connection.closed for connection in connections] == [False, False, True]
+    assert one.take("a", long()) is connections[0]
+    assert descriptors.kept.used == 1
+    for key, used in (("a", 2), ("b", 1)):  # the second comes to nothing, and has the first forgotten
+        other.take(key, long())
+        other.give(key, Connection())
+        assert descriptors.kept.used == used
+    one.close()
+    other.close()
+    assert descriptors.kept.used == 0
+    one.give("a", connections[0])
+    assert (connections[0].closed, descriptors.kept.used) == (True, 0)
 
 
 def test_connections_of_a_key_are_limited() -> None:

@@ -20,10 +20,11 @@ try:
 except ImportError:  # Windows, which has no such limit
     resource = None
 
-# Of all descriptors that the process may have, the percentage that guests have for files and databases, and
-# for connections. The rest is the server's.
+# Of all descriptors that the process may have, the percentage that guests have for files and databases, for
+# connections, and for those that are kept for the next guest. The rest is the server's.
 FILES = 25
-CONNECTIONS = 50
+CONNECTIONS = 40
+KEPT = 10
 
 
 def share(percentage: int) -> int | None:
@@ -54,6 +55,14 @@ class Descriptors:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self.used += count
 
+    def try_take(self) -> bool:
+        """The same for one; whether it can be."""
+        try:
+            self.take()
+        except OSError:
+            return False
+        return True
+
     def give(self, count: int = 1) -> None:
         """`count` are closed. A child closes some that its parent has taken."""
         with self._lock:
@@ -61,3 +70,4 @@ class Descriptors:
 
 
 files = Descriptors(FILES)
+kept = Descriptors(KEPT)

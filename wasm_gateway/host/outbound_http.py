@@ -37,6 +37,7 @@ from .. import forks
 from ..component.values import Err
 from ..errors import Saturated
 from ..messages import NO_HEADERS, Headers, Request, Trailers
+from . import descriptors
 from .addresses import MAX_ADDRESS, Address, BadAddress, parse_address
 from .base import Deadline, HostContext
 from .limits import VALUE_OVERHEAD, Budget
@@ -393,6 +394,16 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
         sock: Any
         behind: Trailers | None = None
         upload: Upload | None = None
+        idle = False  # and counted as such
+
+        def wake(self) -> None:
+            if self.idle:
+                self.idle = False
+                descriptors.kept.give()
+
+        def close(self) -> None:
+            self.wake()
+            super().close()
 
         def _new_conn(self) -> socket.socket:
             sock = network.connect(self.host, self.port, current.deadline)
@@ -460,14 +471,21 @@ def _pool_classes(network: Network, current: threading.local) -> dict[str, Any]:
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Bounded
 
-        def _put_conn(self, connection: Any) -> None:
-            super()._put_conn(kept(connection))
+        def _get_conn(self, timeout: float | None = None) -> Any:
+            connection: Any = super()._get_conn(timeout)
+            connection.wake()
+            return connection
 
-    class EncryptedPool(HTTPSConnectionPool):
+        def _put_conn(self, connection: Any) -> None:
+            connection = kept(connection)
+            if connection is not None and connection.sock is not None:
+                connection.idle = descriptors.kept.try_take()
+                if not connection.idle:
+                    connection.close()
+            super()._put_conn(connection)
+
+    class EncryptedPool(PlainPool, HTTPSConnectionPool):
         ConnectionCls = BoundedTls
-
-        def _put_conn(self, connection: Any) -> None:
-            super()._put_conn(kept(connection))
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options | {"ssl_context": network.tls_context()})

@@ -4,6 +4,8 @@
 # Rule 2: whoever gives one back has put it in the state of a fresh one; a connection
 # in any other state is given up instead.
 # Rule 3: a pool belongs to a process; a forked child starts with an empty one.
+# Rule 4: those that are kept count among all of this process (descriptors.py); when they are
+# too many, one that comes back is closed.
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from .. import forks
+from . import descriptors
 from .base import Deadline
 
 C = TypeVar("C")
@@ -131,7 +134,10 @@ class Pool(Generic[C]):
             raise
         with self._free:
             self._taken.append(place)
-            return entry.idle.pop() if entry.idle and not fresh else None
+            if fresh or not entry.idle:
+                return None
+            descriptors.kept.give()
+            return entry.idle.pop()
 
     def _wait_for(self, key: Hashable, deadline: Deadline) -> _Entry[C]:
         def find() -> _Entry[C] | None:
@@ -159,7 +165,7 @@ class Pool(Generic[C]):
             entry.used -= 1
             self._taken.pop()()
             if connection is not None:
-                full = self._closed or len(entry.idle) >= self._idle
+                full = self._closed or len(entry.idle) >= self._idle or not descriptors.kept.try_take()
                 (surplus if full else entry.idle).append(connection)
             if len(self._entries) > self._keys:
                 surplus += self._forget_oldest()
@@ -175,6 +181,7 @@ class Pool(Generic[C]):
                 break
             if self._entries[key].used == 0:
                 surplus += self._entries.pop(key).idle
+        descriptors.kept.give(len(surplus))
         return surplus
 
     def close(self) -> None:
@@ -184,6 +191,7 @@ class Pool(Generic[C]):
             idle = [connection for entry in self._entries.values() for connection in entry.idle]
             for entry in self._entries.values():
                 entry.idle = []
+            descriptors.kept.give(len(idle))
         for connection in idle:
             self._close(connection)
 

@@ -922,6 +922,7 @@ def test_files_that_are_attached_are_bounded(tmp_path: Path) -> None:
 
 def test_a_log_that_readers_hold_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "LOG_SECONDS", 0.0)
     database = Database(tmp_path / "a.db", max_size=1 << 20)
     writer, reader, other = (database.connect(Deadline(60)) for _ in range(3))
     writer.execute("CREATE TABLE t (a)", [])

@@ -126,6 +126,8 @@ SMALL_WEIGHT = MAX_WEIGHED_BYTES // SMALL_VALUE_BYTES
 # interrupted by one who looks every so many seconds.
 _PROGRESS_STEPS = 10_000
 WATCH_SECONDS = 0.05
+# Between two looks of a connection at how long the log of its file is.
+LOG_SECONDS = 0.05
 
 # A guest that writes to the tables behind a full-text index itself could damage it, and the code of SQLite
 # that reads it has had bugs there (Python 3.12 and later).
@@ -232,6 +234,7 @@ class Connection:
         max_size: int = MAX_FILE_BYTES,
     ) -> None:
         self._log = None if file is None else f"{file}-wal"
+        self._next_look = 0.0
         self._max_size = max_size
         self._allow_attach_file = allow_attach_file and not read_only
         self._kept = file is not None and not read_only
@@ -315,8 +318,8 @@ class Connection:
         values = [value for _, value in parameters]
         _watch.begin(self)
         try:
-            if not self._sql.in_transaction:
-                self._empty_log()
+            if time.monotonic() >= self._next_look and not self._sql.in_transaction:
+                self._look_at_log()
             if self._sql.in_transaction:
                 # SQLite may leave there what a statement did before it met a value that was too large
                 result = self._execute_with_large_values(statement, values)
@@ -339,14 +342,17 @@ class Connection:
             self._limit_attached()
         return result
 
-    def _empty_log(self) -> None:
-        """SqlError while the log is too long and others read from it."""
-        if self._log is None or not os.path.exists(self._log) or os.stat(self._log).st_size <= self._max_size:
-            return
-        if self._own("PRAGMA wal_checkpoint(TRUNCATE)"):
+    def _look_at_log(self) -> None:
+        """Empty it where it is too long; SqlError while others read from it."""
+        try:
+            size = 0 if self._log is None else os.stat(self._log).st_size
+        except OSError:
+            size = 0  # there is none
+        if size > self._max_size and self._own("PRAGMA wal_checkpoint(TRUNCATE)"):
             if self._deadline is not None:
                 self._deadline.remaining()
             raise SqlError("database or disk is full")
+        self._next_look = time.monotonic() + LOG_SECONDS
 
     def _execute(self, statement: str, values: list[Any]) -> QueryResult:
         cursor = self._sql.cursor()

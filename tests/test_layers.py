@@ -17,7 +17,7 @@ PACKAGE = "wasm_gateway"
 
 # From the bottom up; a room is a set of modules and packages, "__init__" the public names.
 LEVELS: list[list[set[str]]] = [
-    [{"errors"}, {"forks"}, {"stack"}],
+    [{"errors"}, {"forks"}, {"stack"}, {"ownership"}],
     [{"messages"}, {"policy"}, {"outcomes"}],
     [{"toml", "manifest", "manifest_ids", "manifest_v1"}, {"workers"}],
     [
@@ -25,7 +25,8 @@ LEVELS: list[list[set[str]]] = [
         {"capi"},
         {"stack"},
         {"router"},
-        {"runtime_config", "variables", "assets"},
+        {"runtime_config", "variables"},
+        {"assets", "registry", "downloads", "versions"},
         {"guest_logs"},
         {"watch"},
         {"compile_cache", "kept"},

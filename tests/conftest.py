@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.services", "tests.guest_wat", "tests.component_wat"]
+pytest_plugins = ["tests.services", "tests.loopback", "tests.guest_wat", "tests.component_wat"]

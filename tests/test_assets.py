@@ -8,14 +8,14 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wasm_gateway import assets
+from tests.loopback import Server
+from wasm_gateway import downloads
 from wasm_gateway.assets import Mount, _regex, load_source, prepare_files
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.manifest import (
@@ -72,51 +72,9 @@ def test_registries_are_not_read(tmp_path: Path) -> None:
         load_source(Component("one", RegistrySource("a:b", "1.0.0")), tmp_path)
 
 
-class Server:
-    """A web server on the loopback interface; `answers` is what each path gives."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
-        self.requests: list[str] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.requests.append(self.path)
-                server.answers[self.path](self)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def give(self, path: str, body: bytes, status: int = 200, **headers: str) -> str:
-        """Answer `path` with that; the URL."""
-
-        def answer(handler: BaseHTTPRequestHandler) -> None:
-            handler.send_response(status)
-            handler.send_header("Content-Length", headers.pop("length", str(len(body))))
-            for name, value in headers.items():
-                handler.send_header(name, value)
-            handler.end_headers()
-            handler.wfile.write(body)
-
-        self.answers[path] = answer
-        return self.url + path
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    server = Server()
-    server.thread.start()
-    yield server
-    server.http.shutdown()
-    server.thread.join()
-    server.http.server_close()
+def server(loopback: Callable[[], Server]) -> Server:
+    return loopback()
 
 
 def remote(url: str, digest: str = DIGEST) -> Component:
@@ -156,16 +114,17 @@ def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:
         ({"body": b"other"}, f"its digest is sha256:{hashlib.sha256(b'other').hexdigest()}, not {DIGEST}"),
         ({"body": WASM, "status": 404}, "the server answers 404"),
         ({"body": WASM, "status": 206}, "the server answers 206"),
+        ({"body": WASM, "status": 503, "Retry_After": "3600"}, "the server answers 503"),
         ({"body": WASM, "length": "100"}, "8 bytes read, 92 more expected"),
         ({"body": b"", "status": 302, "Location": "/a"}, "too many redirects"),
-        ({"body": b"", "status": 302, "Location": "file:///etc/passwd"}, ""),
+        ({"body": b"", "status": 302, "Location": "file:///etc/passwd"}, "only http and https"),
         ({"body": bytes(1001)}, "it is longer than 1000 bytes"),
     ],
 )
 def test_downloads_that_fail(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr(assets, "MAX_DOWNLOAD", 1000)
+    monkeypatch.setattr(downloads, "MAX_DOWNLOAD", 1000)
     url = server.give("/a", **answer)
     with pytest.raises(ManifestError) as caught:
         load_source(remote(url), tmp_path)

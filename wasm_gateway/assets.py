@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 import re
@@ -21,21 +20,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
 
+from .downloads import Client, DownloadFailed, cached, digest_of
 from .errors import ManifestError
 from .manifest import Component, FileMapping, PathSource, RegistrySource, UrlSource, error_in
-
-if TYPE_CHECKING:
-    import urllib3
-
-# seconds; a registry that is silent for longer is taken for dead
-CONNECT_TIMEOUT: Final = 10.0
-READ_TIMEOUT: Final = 60.0
-# bytes; the largest components met (a Python interpreter inside) have 40 MB
-MAX_DOWNLOAD: Final = 512 * 1024 * 1024
-MAX_REDIRECTS: Final = 5
-_CHUNK: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,119 +38,53 @@ class Mount:
 # -- sources -----------------------------------------------------------------------------------------
 
 
-def load_source(component: Component, cache_dir: Path, *, manifest_path: Path | None = None) -> Path:
+def load_source(
+    component: Component,
+    cache_dir: Path,
+    *,
+    manifest_path: Path | None = None,
+    place: tuple[str | int, ...] = ("source",),
+) -> Path:
     """The file that holds the Wasm of `component`; ManifestError where there is none.
 
-    A URL is downloaded once into `cache_dir`, and its digest is compared at every load.
+    A URL is downloaded once into `cache_dir`, and its digest is compared at every load. `place` is the key of
+    the component that is spoken of.
     """
 
     def error(message: str) -> ManifestError:
-        return error_in(manifest_path, message, "component", component.id, "source")
+        return error_in(manifest_path, message, "component", component.id, *place)
 
+    part = "source" if place == ("source",) else f"dependency {place[-1]}"
+    what = f"the {part} of component `{component.id}`"
     match component.source:
         case PathSource(path):
             if not path.is_file():
-                what = "is not a file" if path.exists() else "does not exist"
+                reason = "is not a file" if path.exists() else "does not exist"
                 build = (
                     ""
                     if component.build is None
                     else f"build it (`{'; '.join(component.build.commands)}`), or "
                 )
                 raise error(
-                    f"the source of component `{component.id}`, {path}, {what}: {build}"
+                    f"{what}, {path}, {reason}: {build}"
                     "leave this component out by naming the others with -c/--component-id"
                 )
             return path
         case UrlSource(url, digest):
-            target = cache_dir / "wasm" / f"{digest.removeprefix('sha256:')}.wasm"
-            if _digest_of(target) == digest:
+            target = cached(cache_dir, digest)
+            if digest_of(target) == digest:
                 return target
             try:
-                _download(url, digest, target)
-            except _DownloadFailed as failure:
-                raise error(
-                    f"the source of component `{component.id}` cannot be had from {url}: {failure}"
-                ) from None
+                with Client() as client:
+                    client.download(url, digest, target)
+            except DownloadFailed as failure:
+                raise error(f"{what} cannot be had from {url}: {failure}") from None
             return target
         case RegistrySource(package, version):
             raise error(
                 f"component `{component.id}` comes from a package registry ({package}@{version}), which this "
                 "gateway does not read: give a path, or a `url` with its `digest`"
             )
-
-
-class _DownloadFailed(Exception):
-    """The text says why."""
-
-
-def _digest_of(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
-def _download(url: str, digest: str, target: Path) -> None:
-    import urllib3  # slow to import, and only this needs it
-
-    if not url.lower().startswith(("http://", "https://")):
-        raise _DownloadFailed("only http and https are supported")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".download-")
-        try:
-            with open(descriptor, "wb") as file, _pool(url) as pool:
-                found = _fetch(pool, url, file)
-            if found != digest:
-                raise _DownloadFailed(f"its digest is {found}, not {digest}")
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except urllib3.exceptions.HTTPError as error:
-        raise _DownloadFailed(str(error)) from None
-    except OSError as error:
-        raise _DownloadFailed(f"{target.parent} cannot be written: {error}") from None
-
-
-def _fetch(pool: urllib3.PoolManager, url: str, file: BinaryIO) -> str:
-    """Write what `url` gives into `file`; its digest."""
-    import urllib3
-
-    response = pool.request(
-        "GET",
-        url,
-        preload_content=False,
-        timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT),
-        retries=urllib3.Retry(connect=2, read=0, redirect=MAX_REDIRECTS, other=0),
-    )
-    try:
-        if response.status != 200:
-            raise _DownloadFailed(f"the server answers {response.status}")
-        found, size = hashlib.sha256(), 0
-        for chunk in response.stream(_CHUNK):
-            size += len(chunk)
-            if size > MAX_DOWNLOAD:
-                raise _DownloadFailed(f"it is longer than {MAX_DOWNLOAD} bytes")
-            found.update(chunk)
-            file.write(chunk)
-        return f"sha256:{found.hexdigest()}"
-    finally:
-        response.close()
-
-
-def _pool(url: str) -> urllib3.PoolManager:
-    import urllib.request
-
-    import urllib3
-
-    scheme, _, rest = url.partition("://")
-    proxy = urllib.request.getproxies().get(scheme.lower())
-    if proxy and not urllib.request.proxy_bypass(rest.partition("/")[0]):
-        return urllib3.ProxyManager(proxy)
-    return urllib3.PoolManager()
 
 
 # -- files -------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from typing import Protocol
 
 import wasmtime
 
+from .ownership import foreign
+
 log = logging.getLogger("wasm_gateway.engine")
 
 # Seconds that one process waits for another that compiles, 37 for a Python guest when the machine is busy;
@@ -215,15 +217,3 @@ def _removed(path: Path) -> bool:
     except OSError:
         return False  # it is gone, or somebody else's, or in use (Windows)
     return True
-
-
-def foreign(path: Path) -> str | None:
-    """Why `path` is not ours alone, None when it is."""
-    if not hasattr(os, "geteuid"):
-        return None  # Windows: the user's own cache folder is protected by its access list
-    status = path.lstat()
-    if status.st_uid != os.geteuid():
-        return f"it belongs to user {status.st_uid}"
-    if status.st_mode & 0o022:
-        return f"others may write to it (mode {status.st_mode & 0o777:o})"
-    return None

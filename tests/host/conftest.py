@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from types import CoroutineType
 from typing import Any
 
@@ -125,17 +123,3 @@ def context() -> Iterator[Callable[..., Context]]:
 def network() -> Network:
     """A network without blocked addresses."""
     return Network()
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for localhost, and its key, in one file."""
-    folder = tmp_path_factory.mktemp("tls")
-    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    openssl += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    openssl += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    try:
-        subprocess.run(openssl, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    return folder

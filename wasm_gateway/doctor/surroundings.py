@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..compile_cache import CompileCache, foreign
+from ..compile_cache import CompileCache
 from ..engine import Engine, has_address_space
 from ..errors import GatewayError
 from ..loader import default_cache_dir
+from ..ownership import foreign
 from ..sites import Site, find_site, source_of
 from .findings import OPERATOR, YOU, Finding, Level
 

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 import shutil
 import socket
@@ -214,6 +216,42 @@ def mqtt_messages(mosquitto_server: str) -> Iterator[Queue[tuple[str, bytes, int
     yield messages
     client.disconnect()
     client.loop_stop()
+
+
+@pytest.fixture(scope="session")
+def oci_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """`oci_registry(realm)` is HOST:PORT of an empty OCI registry; with a realm, it wants a login.
+
+    That is of user "guest" with the password "secret".
+    """
+    server = program("docker-registry")
+    if server is None:
+        pytest.skip("docker-registry is not installed")
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(realm: str = "") -> str:
+            folder = tmp_path_factory.mktemp("registry")
+            config, logins = folder / "config.yml", folder / "htpasswd"
+            logins.write_text("guest:$2b$04$t745CokZ67fMDAhtiZYMaeCA.l.5NJVt2C3NkYmveOMGi..AqRGFW\n")
+
+            def command(port: int) -> list[str]:
+                auth = {"htpasswd": {"realm": realm, "path": str(logins)}}
+                settings = {
+                    "version": "0.1",
+                    "log": {"level": "error"},
+                    "storage": {"filesystem": {"rootdirectory": str(folder)}},
+                    "http": {"addr": f"127.0.0.1:{port}"},
+                    **({"auth": auth} if realm else {}),
+                }
+                config.write_text(json.dumps(settings))  # which is YAML
+                return [server, "serve", str(config)]
+
+            hello = b"GET /v2/ HTTP/1.0\r\n\r\n"
+            port = stack.enter_context(running(command, folder, lambda port: answers(port, hello, 4)))
+            return f"127.0.0.1:{port}"
+
+        yield start
 
 
 @contextlib.contextmanager

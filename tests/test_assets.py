@@ -23,7 +23,6 @@ from wasm_gateway.manifest import (
     Component,
     FileMapping,
     PathSource,
-    RegistrySource,
     UrlSource,
     load_manifest,
 )
@@ -65,11 +64,6 @@ def test_the_line_of_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as caught:
         load_source(component, tmp_path, manifest_path=path)
     assert str(caught.value).startswith(f"{path}:7: component.one.source: ")
-
-
-def test_registries_are_not_read(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"package registry \(a:b@1\.0\.0\)"):
-        load_source(Component("one", RegistrySource("a:b", "1.0.0")), tmp_path)
 
 
 @pytest.fixture
@@ -157,6 +151,14 @@ def test_a_proxy_of_the_environment_is_used(
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.setenv("no_proxy", "")
     assert load_source(remote("http://example.invalid/a.wasm"), tmp_path).read_bytes() == WASM
+
+
+def test_a_proxy_that_is_not_for_this_server(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert load_source(remote(server.give("/a.wasm", WASM)), tmp_path).read_bytes() == WASM
 
 
 def test_processes_that_download_at_once(server: Server, tmp_path: Path) -> None:

@@ -342,10 +342,10 @@ def test_mistakes_in_a_component(body: str, message: str) -> None:
             f"{{ url = 'http://h/a', digest = 'sha256:{DIGEST[7:].upper()}' }}",
             UrlSource("http://h/a", DIGEST),
         ),
-        ("{ package = 'a:b', version = '1.2.3' }", RegistrySource("a:b", "1.2.3")),
+        ("{ package = 'a:b', version = '1.2.3' }", RegistrySource("a:b", "=1.2.3")),
         (
             "{ package = 'a:b', version = '=1.2.3-rc.1', registry = 'r.example' }",
-            RegistrySource("a:b", "1.2.3-rc.1", "r.example"),
+            RegistrySource("a:b", "=1.2.3-rc.1", "r.example"),
         ),
     ],
 )
@@ -720,7 +720,10 @@ def test_a_profile_overrides() -> None:
     assert one.source == PathSource(Path("/app/debug.wasm"))
     assert one.environment == {"A": "1", "B": "3", "C": "4"}
     assert one.build == Build(("make debug",), "w", ("*",))
-    assert {name: d.version for name, d in one.dependencies.items()} == {"a:b/c": "2", "d:e": "3"}
+    assert {name: each.source for name, each in one.dependencies.items()} == {
+        "a:b/c": RegistrySource("a:b", "2"),
+        "d:e": RegistrySource("d:e", "3"),
+    }
 
 
 def test_without_a_profile_or_with_an_empty_one_nothing_changes() -> None:
@@ -770,14 +773,14 @@ OTHER = "[component.other]\nsource = 'other.wasm'\n"
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ('"a:b/c" = ">=1.0, <2"', Dependency("a:b/c", None, package="a:b", version=">=1.0, <2")),
-        ('"a:b/c@1.2.0" = "*"', Dependency("a:b/c@1.2.0", None, package="a:b", version="*")),
+        ('"a:b/c" = ">=1.0, <2"', Dependency("a:b/c", RegistrySource("a:b", ">=1.0, <2"))),
+        ('"a:b/c@1.2.0" = "*"', Dependency("a:b/c@1.2.0", RegistrySource("a:b", "*"))),
         (
             '"a:b/c" = { version = "~1.2", registry = "r", package = "d:e", export = "f" }',
-            Dependency("a:b/c", None, package="d:e", version="~1.2", registry="r", export="f"),
+            Dependency("a:b/c", RegistrySource("d:e", "~1.2", "r"), export="f"),
         ),
-        ('"a:b/c" = { version = "1" }', Dependency("a:b/c", None, package="a:b", version="1")),
-        ('plain = { version = "1", package = "d:e" }', Dependency("plain", None, package="d:e", version="1")),
+        ('"a:b/c" = { version = "1" }', Dependency("a:b/c", RegistrySource("a:b", "1"))),
+        ('plain = { version = "1", package = "d:e" }', Dependency("plain", RegistrySource("d:e", "1"))),
         ('plain = { path = "lib.wasm" }', Dependency("plain", PathSource(Path("/app/lib.wasm")))),
         (
             'plain = { path = "lib.wasm", export = "x", inherit_configuration = true }',

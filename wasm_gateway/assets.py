@@ -4,7 +4,7 @@
 # path with ".." nor through a symbolic link.
 # Rule 2: a file or folder is made under a name nobody looks for and then renamed,
 # so that processes which start side by side never see half of one.
-# Rule 3: no network, except for a source that has a URL.
+# Rule 3: no network, except for a source that has a URL or is in a registry.
 #
 # Spin: manifest, sections 2.5 and 7. One thing it does is a mistake and is done right here: a folder
 # named by a plain string ("static") appears at /static, not at /static/static.
@@ -47,8 +47,9 @@ def load_source(
 ) -> Path:
     """The file that holds the Wasm of `component`; ManifestError where there is none.
 
-    A URL is downloaded once into `cache_dir`, and its digest is compared at every load. `place` is the key of
-    the component that is spoken of.
+    A URL is downloaded once into `cache_dir`, and its digest is compared at every load; so is an exact
+    version of a package. A range of versions is looked up each time. `place` is the key of the component that
+    is spoken of.
     """
 
     def error(message: str) -> ManifestError:
@@ -80,11 +81,13 @@ def load_source(
             except DownloadFailed as failure:
                 raise error(f"{what} cannot be had from {url}: {failure}") from None
             return target
-        case RegistrySource(package, version):
-            raise error(
-                f"component `{component.id}` comes from a package registry ({package}@{version}), which this "
-                "gateway does not read: give a path, or a `url` with its `digest`"
-            )
+        case RegistrySource() as package:
+            from .registry import fetch_package  # slow to import, and only this needs it
+
+            try:
+                return fetch_package(package, cache_dir)
+            except DownloadFailed as failure:
+                raise error(f"{what} cannot be had: {failure}") from None
 
 
 # -- files -------------------------------------------------------------------------------------------

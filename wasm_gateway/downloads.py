@@ -32,11 +32,17 @@ MAX_DOWNLOAD: Final = 512 * 1024 * 1024
 # - OCI distribution: a registry has to take manifests of 4 MiB
 MAX_DOCUMENT: Final = 4 * 1024 * 1024
 MAX_REDIRECTS: Final = 5
+# characters of what is said of a failure
+MAX_MESSAGE: Final = 1000
 _CHUNK: Final = 1 << 16
 
 
 class DownloadFailed(Exception):
-    """The text says why."""
+    """The text says why; servers may have a part in it."""
+
+    def __init__(self, message: str) -> None:
+        shown = "".join(char if char.isprintable() else "?" for char in message[:MAX_MESSAGE])
+        super().__init__(shown + "..." * (len(message) > MAX_MESSAGE))
 
 
 class Unreachable(DownloadFailed):

@@ -42,6 +42,9 @@ from .manifest import (
     HttpTrigger,
     Manifest,
     PathSource,
+    RegistrySource,
+    Source,
+    UrlSource,
     error_in,
 )
 from .policy import Failure
@@ -148,7 +151,7 @@ def served(manifest: Manifest) -> list[Served]:
 
 
 def sources(one: Served) -> list[Path]:
-    """The files that are loaded for it; what has a digest in the manifest never changes."""
+    """The files that are loaded for it; what is fetched is not looked after."""
     others = (*one.component.dependencies.values(), *(one.http.middleware if one.http else ()))
     found = (one.component.source, *(other.source for other in others))
     return [source.path for source in found if isinstance(source, PathSource)]
@@ -265,6 +268,7 @@ class Loader:
         self.manifest = manifest = manifest or gateway.manifest
         self.apart = apart
         self.gateway = gateway
+        self.packages: dict[Source, Path] = {}  # of registries: a range is one version for all
         self.engine = Engine.shared(options.engine)
         cache_dir = Path(options.cache_dir) if options.cache_dir else default_cache_dir()
         self.cache = None if options.disable_cache else CompileCache(cache_dir / "compiled")
@@ -448,7 +452,11 @@ class Loader:
     def _wasm(self, component: Component, *place: str) -> bytes:
         """The bytes of a component, or of one that stands for a dependency at `place`."""
         path = self.manifest.path
-        source = load_source(component, self.cache_dir, manifest_path=path)
+        source = self.packages.get(component.source)
+        if source is None:
+            source = load_source(component, self.cache_dir, manifest_path=path, place=place)
+            if isinstance(component.source, RegistrySource):
+                self.packages[component.source] = source
         try:
             wasm = source.read_bytes()
             return wat2wasm(wasm, str(source)) if source.suffix == ".wat" else wasm
@@ -470,15 +478,7 @@ class Loader:
         return _providers(_named(trigger), binaries, grants)
 
     def _dependency(self, component: Component, name: str, dependency: Dependency) -> bytes:
-        source = dependency.source
-        if source is None:
-            raise ManifestError(
-                f"the dependency {name} comes from a package registry, which this gateway does not read: "
-                "give a `path`, a `component`, or a `url` with its `digest`",
-                path=self.manifest.path,
-                key=f"component.{component.id}.dependencies.{name}",
-            )
-        return self._wasm(replace(component, source=source, build=None), "dependencies", name)
+        return self._wasm(replace(component, source=dependency.source, build=None), "dependencies", name)
 
     def _mounts(self, component: Component, entry: Entry) -> Any:
         """What the guest sees of the folder; copies that are apart go with `entry`."""
@@ -535,8 +535,14 @@ def _named(trigger: HttpTrigger | None) -> list[tuple[str, Dependency]]:
     """The middleware of a trigger, with names for people."""
     named = []
     for number, each in enumerate(() if trigger is None else trigger.middleware, 1):
-        place = each.component or each.package or getattr(each.source, "path", None)
-        named.append((f"middleware {number} ({place or getattr(each.source, 'url', 'unknown')})", each))
+        match each.source:
+            case PathSource(path):
+                place = str(path)
+            case UrlSource(url):
+                place = url
+            case RegistrySource(package):
+                place = package
+        named.append((f"middleware {number} ({each.component or place})", each))
     return named
 
 

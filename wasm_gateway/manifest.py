@@ -84,7 +84,7 @@ class UrlSource:
 
 @dataclass(frozen=True, slots=True)
 class RegistrySource:
-    """Wasm in a package registry."""
+    """Wasm in a package registry; `version` is a range, for the source of a component of one ("=1.2.3")."""
 
     package: str
     version: str
@@ -113,16 +113,12 @@ class Build:
 class Dependency:
     """What satisfies an import of a component (or a middleware of a trigger).
 
-    `source` is None where `version` is a range to look up in a registry; `component` names the component
-    of this application that `source` was taken from. `inherit` lists the keys of configuration that the
-    dependency inherits.
+    `component` names the component of this application that `source` was taken from. `inherit` lists the keys
+    of configuration that the dependency inherits.
     """
 
     name: str
-    source: Source | None
-    package: str | None = None
-    version: str | None = None
-    registry: str | None = None
+    source: Source
     component: str | None = None
     export: str | None = None
     inherit: tuple[str, ...] = ()
@@ -905,7 +901,7 @@ class _Reader:
                 raise source.error(f'invalid version "{version}": expected one exact version', "version")
             if re.fullmatch(_PACKAGE, package) is None:
                 raise source.error(f'invalid package "{package}": expected `namespace:name`', "package")
-            return RegistrySource(package, match[1], registry)
+            return RegistrySource(package, f"={match[1]}", registry)
         found = self.url_source(source)
         source.done()
         return found
@@ -983,7 +979,7 @@ class _Reader:
                 self.check_range(dependencies, value, name)
                 if packaged is None:
                     raise dependencies.error(f'dependency "{name}" must specify a package name', name)
-                found[name] = (Dependency(name, None, package=packaged[1], version=value), False)
+                found[name] = (Dependency(name, RegistrySource(packaged[1], value)), False)
                 continue
             item = dependencies.table(name)
             export = item.text_or("export", None)
@@ -1010,9 +1006,7 @@ class _Reader:
                 raise table.error(f'dependency "{name}" must specify a package name')
             if re.fullmatch(_PACKAGE, package) is None:
                 raise table.error(f'invalid package "{package}": expected `namespace:name`', "package")
-            return Dependency(
-                name, None, package=package, version=version, registry=registry, inherit=inherit
-            ), explicit
+            return Dependency(name, RegistrySource(package, version, registry), inherit=inherit), explicit
         if "path" in table:
             return Dependency(name, PathSource(self.folder / table.text("path")), inherit=inherit), explicit
         if "url" in table:
@@ -1020,7 +1014,8 @@ class _Reader:
         if "component" in table:
             component = table.text("component")
             check_id(table, "-", component, "component")
-            return Dependency(name, None, component=component, inherit=inherit), explicit
+            unknown = PathSource(self.folder)  # until `dependency_source` knows all components
+            return Dependency(name, unknown, component=component, inherit=inherit), explicit
         raise table.error("expected one of the keys `version`, `path`, `url`, `component`")
 
     def inherit(self, table: Table) -> tuple[str, ...]:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import wasmtime
 
-from wasm_gateway import Gateway
+from wasm_gateway import Gateway, HostInterface
 from wasm_gateway.doctor.findings import AUTHOR, YOU, Finding, Level
 from wasm_gateway.doctor.guests import Row, diagnose
+from wasm_gateway.engine import wat2wasm
 from wasm_gateway.manifest import parse_manifest
 
 COMMAND = """(module
@@ -24,6 +25,23 @@ READER = """(module
   (func (export "handle-http-request") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
     (i32.const 256)))"""
 FOREIGN = """(module (import "elsewhere" "f" (func)) (memory (export "memory") 1) (func (export "_start")))"""
+
+
+class Part(HostInterface):
+    """Only the types matter."""
+
+    wit = "package some:thing@1.0.0; interface part { part: func() -> u32; }"
+
+    def part(self, ctx: object) -> int:
+        raise NotImplementedError
+
+
+PART = b"""(component (core module $m (func (export "part") (result i32) (i32.const 1)))
+  (core instance $c (instantiate $m))
+  (alias core export $c "part" (core func $lifted))
+  (func $part (result u32) (canon lift (core func $lifted)))
+  (instance $i (export "part" (func $part)))
+  (export "some:thing/part@1.0.0" (instance $i)))"""
 
 
 def look(folder: Path, component: str, trigger: str = "", **options: Any) -> tuple[Row, list[Finding]]:
@@ -47,6 +65,7 @@ component = "a"
     return row, findings
 
 
+DEAD = '{ version = "^2", package = "some:thing", registry = "127.0.0.1:1" }'
 WAGI = 'executor = { type = "wagi" }'
 
 
@@ -68,12 +87,12 @@ def test_one_that_runs(tmp_path: Path) -> None:
             ),
         ),
         (
-            'source = { package = "some:thing", version = "1.2.3" }',
-            *("", "registry (some:thing@1.2.3)", YOU, "`wkg get some:thing@1.2.3 -o some_thing.wasm`"),
+            'source = { package = "some:thing", version = "1.2.3", registry = "127.0.0.1:1" }',
+            *("", "cannot be had: 127.0.0.1:1", YOU, "whether this machine reaches it"),
         ),
         (
-            'source = "command.wasm"\ndependencies = { "some:thing/part" = "^2" }',
-            *(WAGI, "registry (some:thing@^2)", YOU, "wkg get some:thing@2"),
+            f'source = "command.wasm"\ndependencies.x = {DEAD}',
+            *(WAGI, "the dependency x of component `a` cannot be had", YOU, "machine reaches it"),
         ),
         ('source = "command.wasm"', "", "", YOU, 'executor = { type = "wagi" }'),
         ('source = "no.wasm"', "", "not WebAssembly", AUTHOR, "build it again"),
@@ -104,6 +123,26 @@ def test_a_registry_it_cannot_reach_is_told(tmp_path: Path) -> None:
     row, (finding,) = look(tmp_path, source)
     assert (row.runs, finding.level) == (False, Level.BROKEN)
     assert "127.0.0.1:1" in finding.what
+
+
+def test_a_dependency_that_may_be_another_one_tomorrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, components: Any
+) -> None:
+    core = "(drop (call $part)) (call $answer (local.get $out) (i32.const 204) (i32.const 0) (i32.const 0))"
+    main = components.with_interfaces(Part()).http(core, {"some:thing/part@1.0.0": ("part",)})
+    (tmp_path / "main.wasm").write_bytes(main)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "wasm-pkg").mkdir()
+    (tmp_path / "wasm-pkg" / "config.toml").write_text(
+        f"[registry.here.local]\nroot = '{tmp_path}'\n[namespace_registries]\nsome = 'here'\n"
+    )
+    (tmp_path / "some" / "thing").mkdir(parents=True)
+    (tmp_path / "some" / "thing" / "1.0.0.wasm").write_bytes(wat2wasm(PART))
+    component = 'source = "main.wasm"\ndependencies = {{ "some:thing/part" = "{}" }}'
+    row, (finding,) = look(tmp_path, component.format("^1"))
+    assert (row.runs, finding.level) == (True, Level.HINT)
+    assert "looked up at each start (some:thing@^1)" in finding.what
+    assert look(tmp_path, component.format("=1.0.0")) == (row, [])
 
 
 def test_a_required_variable(tmp_path: Path) -> None:

@@ -156,7 +156,11 @@ WRONG = wat2wasm(
             dependency(),
             "exports no x:y/z to provide the import test:dep/ops@1.2.0",
         ),
-        ({"test:dep/ops": "1.0"}, dependency(), "comes from a package registry"),
+        (
+            {"test:dep/ops": {"version": "1.0", "registry": "127.0.0.1:1"}},
+            dependency(),
+            "the dependency test:dep/ops of component `a` cannot be had: 127.0.0.1:1: ",
+        ),
         ({}, dependency(), "imports test:dep/ops@1.2.0, which this gateway does not offer"),
     ],
 )

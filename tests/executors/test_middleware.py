@@ -419,7 +419,7 @@ def test_what_cannot_stand_behind_it(
         compose(path, main=wat.http("spin", "(call $respond (i32.const 200))"), one=one)
     with pytest.raises(UnsupportedError, match="the executor wagi calls none"):
         compose(path + 'executor = { type = "wagi" }\n', one=one)
-    with pytest.raises(GatewayError, match="comes from a package registry"):
-        compose(trigger("/a", "a", '{ package = "a:b", version = "1" }'))
+    with pytest.raises(GatewayError, match=r"the dependency middleware 1 \(a:b\) of .* cannot be had: 127"):
+        compose(trigger("/a", "a", '{ package = "a:b", version = "1", registry = "127.0.0.1:1" }'))
     with pytest.raises(GatewayError, match=r"no\.wasm"):
         compose(trigger("/a", "a", '{ path = "no.wasm" }'))

@@ -39,6 +39,7 @@ from ..manifest import (
     RegistrySource,
 )
 from ..sites import find_site
+from ..versions import exact_version
 from .findings import AUTHOR, OPERATOR, YOU, Finding, Level
 
 # Beginning of an interface's name -> the module that speaks to the service, and the extra that brings it.
@@ -56,6 +57,7 @@ EXTRAS = (
 # import all there is.
 TOLD = ("key_value_stores", "sqlite_databases")
 WHOLE_WORLD = 5
+UNREACHED = "see whether it is named rightly, and whether this machine reaches it"
 # What is said of a trigger that only a plugin of Spin serves.
 ELSEWHERE = " (not served here)"
 
@@ -99,6 +101,7 @@ def diagnose(manifest: Manifest, options: Mapping[str, Any]) -> tuple[list[Row],
         if id not in broken:
             findings += _warnings(manifest.components[id], guest)
             findings += _tables(manifest.components[id], manifest)
+            findings += _ranges(manifest.components[id])
     elsewhere = {id for id, of in routes.items() if all(route.endswith(ELSEWHERE) for route in of)}
     rows = [
         Row(id, whole and id not in broken | elsewhere, _dialect(guests.get(id)), tuple(routes.get(id, ())))
@@ -144,13 +147,8 @@ def _missing(component: Component, manifest: Manifest, options: Mapping[str, Any
             yield Finding(
                 Level.BROKEN, what, YOU, _how_to_build(component, manifest.folder, options), component.id
             )
-        case RegistrySource() as source:
-            yield _registry(component.id, source.package, source.version, "source")
     for name, dependency in component.dependencies.items():
-        if dependency.source is None:
-            package = dependency.package or name
-            yield _registry(component.id, package, dependency.version or "", f"dependencies.{name}")
-        elif isinstance(dependency.source, PathSource) and not dependency.source.path.is_file():
+        if isinstance(dependency.source, PathSource) and not dependency.source.path.is_file():
             what = f"the file of its dependency {name}, {dependency.source.path}, is missing"
             yield Finding(Level.BROKEN, what, YOU, "build it, or copy it there", component.id)
 
@@ -171,20 +169,12 @@ def _cache_dir(options: Mapping[str, Any]) -> Path:
     return Path(options.get("cache_dir") or default_cache_dir())
 
 
-def _registry(id: str, package: str, version: str, key: str) -> Finding:
-    what = f"its {key} is in a package registry ({package}@{version}), which is not read here"
-    file = package.replace(":", "_") + ".wasm"
-    advice = f"fetch it (`wkg get {package}@{version.lstrip('=^~ ')} -o {file}`), and name the file instead"
-    return Finding(Level.BROKEN, what, YOU, advice, id, f"component.{id}.{key}")
-
-
 def _wasm(component: Component, options: Mapping[str, Any], findings: list[Finding]) -> bytes | None:
     try:
         path = load_source(component, _cache_dir(options))
         data = path.read_bytes()
     except ManifestError as error:
-        advice = "see whether the address is right, and whether this machine reaches it"
-        findings.append(Finding(Level.BROKEN, error.message, YOU, advice, component.id))
+        findings.append(Finding(Level.BROKEN, error.message, YOU, UNREACHED, component.id))
         return None
     except OSError as error:
         findings.append(
@@ -250,6 +240,8 @@ def _of_component(
         advice = "mend the manifest"
         if component.build is not None and "does not exist" in error.message:
             advice = f"{_how_to_build(component, folder, options)}, or mend the manifest"
+        elif "cannot be had" in error.message:
+            advice = UNREACHED
         return Finding(Level.BROKEN, error.message, YOU, advice, id, error.key)
     if isinstance(error, HostError):
         return Finding(Level.BROKEN, what, OPERATOR, "see to what stands behind it", id)
@@ -317,3 +309,15 @@ def _tables(component: Component, manifest: Manifest) -> Iterator[Finding]:
         flags = " ".join(f"--sqlite @{path}" for path in shown[:3])
         advice = f"make the tables first, if these do (`wasm-gateway up {flags}`; setting SQLITE)"
         yield Finding(Level.HINT, what, YOU, advice, component.id)
+
+
+def _ranges(component: Component) -> Iterator[Finding]:
+    """Dependencies that may be another one at the next start."""
+    for name, dependency in component.dependencies.items():
+        source = dependency.source
+        if isinstance(source, RegistrySource) and exact_version(source.version) is None:
+            what = f"its dependency {name} is looked up at each start ({source.package}@{source.version})"
+            advice = 'name one version (`version = "=1.2.3"`), so that all processes have the same'
+            yield Finding(
+                Level.HINT, what, YOU, advice, component.id, f"component.{component.id}.dependencies"
+            )

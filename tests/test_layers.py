@@ -19,7 +19,7 @@ PACKAGE = "wasm_gateway"
 LEVELS: list[list[set[str]]] = [
     [{"errors"}, {"forks"}, {"stack"}, {"ownership"}],
     [{"messages"}, {"policy"}, {"outcomes"}],
-    [{"toml", "manifest", "manifest_ids", "manifest_v1"}, {"workers"}],
+    [{"toml", "manifest", "manifest_ids", "manifest_v1", "component_options"}, {"workers"}],
     [
         {"component"},
         {"capi"},

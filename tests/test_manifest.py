@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import wasm_gateway.manifest
+from wasm_gateway.component_options import ComponentOptions, parse_duration, parse_size
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.manifest import (
     INHERITABLE,
     WAGI_ARGV,
     Build,
     Component,
-    ComponentOptions,
     Dependency,
     Executor,
     FileMapping,
@@ -34,9 +34,7 @@ from wasm_gateway.manifest import (
     error_in,
     find_manifest,
     load_manifest,
-    parse_duration,
     parse_manifest,
-    parse_size,
     select_components,
 )
 from wasm_gateway.manifest_ids import id_error

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wasm_gateway.cli import cli
+from wasm_gateway.component_options import OPTION_READERS, OPTIONS, ComponentOptions
 from wasm_gateway.errors import ManifestError
-from wasm_gateway.manifest import OPTION_READERS, OPTIONS, ComponentOptions
 from wasm_gateway.policy import READERS
 from wasm_gateway.schema import DESCRIPTIONS, SHAPES, SPIN_SCHEMA, schema
 

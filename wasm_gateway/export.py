@@ -17,15 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .component_options import DEFAULT_OPTIONS, ComponentOptions
 from .errors import ManifestError
-from .manifest import (
-    Component,
-    ComponentOptions,
-    Manifest,
-    OtherTrigger,
-    PathSource,
-    RedisTrigger,
-)
+from .manifest import Component, Manifest, OtherTrigger, PathSource, RedisTrigger
 from .sites import Site, source_of
 
 EXECUTOR = "containerd-shim-spin"
@@ -68,7 +62,7 @@ def caveats(manifest: Manifest) -> list[str]:
 
 def _changed(options: ComponentOptions) -> tuple[str, ...]:
     """Names of limits that are not the defaults."""
-    plain = ComponentOptions()
+    plain = DEFAULT_OPTIONS
     ruled = ("rule", "routes", "host_interfaces")
     names = [each.name for each in dataclasses.fields(options) if each.name not in ruled]
     return tuple(name for name in names if getattr(options, name) != getattr(plain, name))

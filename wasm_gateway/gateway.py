@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import forks, observe
+from .component_options import ComponentOptions
 from .engine import EngineOptions
 from .errors import (
     BodyTooLarge,
@@ -47,7 +48,6 @@ from .loader import Entry, Loaded, Loader, Statistics, default_cache_dir, entry_
 from .making.build_report import BuildFailure, BuildReport
 from .manifest import (
     Component,
-    ComponentOptions,
     HttpTrigger,
     Manifest,
     StaticResponse,

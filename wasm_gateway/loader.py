@@ -26,6 +26,7 @@ from .assets import load_source, prepare_files
 from .compile_cache import CompileCache
 from .component.core import preamble
 from .component.names import canonical_name
+from .component_options import ComponentOptions
 from .engine import Engine, wat2wasm
 from .errors import ComponentError, LinkError, ManifestError, NotBuilt, Saturated, UnsupportedError
 from .executors import Executor, MessageExecutor, Provider, load_guest
@@ -37,7 +38,6 @@ from .kept import Binaries, KeptGuests
 from .manifest import (
     INHERITABLE,
     Component,
-    ComponentOptions,
     Dependency,
     HttpTrigger,
     Manifest,

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from .component_options import parse_size
 from .errors import ManifestError
-from .manifest import Manifest, error_in, frozen, nothing, parse_size
+from .manifest import Manifest, error_in, frozen, nothing
 from .toml import Document, Table
 
 DEFAULT_LABEL: Final = "default"

@@ -13,8 +13,21 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from . import manifest, policy
-from .manifest import OPTION_READERS, TOOL, ComponentOptions
+from . import policy
+from .component_options import (
+    BODY_RULES,
+    DEFAULT_OPTIONS,
+    LENDABLE,
+    OPTION_READERS,
+    SIZE_UNITS,
+    TIME_UNITS,
+    ComponentOptions,
+    parse_count_range,
+    parse_duration,
+    parse_one,
+    parse_size,
+)
+from .manifest import TOOL
 from .policy import PLAIN, Failure, Mode
 
 Schema = dict[str, Any]
@@ -45,25 +58,28 @@ def _one_or_list(item: Schema) -> list[Schema]:
 
 # What values a reader takes.
 SHAPES: Final[Mapping[Callable[..., Any], Schema]] = {
-    manifest.parse_duration: {
+    parse_duration: {
         "anyOf": [
             {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400},
-            _quantity(list(manifest.TIME_UNITS)),
+            _quantity(list(TIME_UNITS)),
         ]
     },
-    manifest.parse_size: {
-        "anyOf": [{"type": "integer", "minimum": 1}, _quantity([_any_case(u) for u in manifest.SIZE_UNITS])]
+    parse_size: {
+        "anyOf": [
+            {"type": "integer", "minimum": 1},
+            _quantity([_any_case(u) for u in SIZE_UNITS]),
+        ]
     },
-    manifest.parse_count_range: {
+    parse_count_range: {
         "anyOf": [_COUNT, {"type": "string", "pattern": r"^[0-9]+(\.\.[0-9]+)?$"}],
     },
-    manifest.parse_one: {"const": 1},
+    parse_one: {"const": 1},
     OPTION_READERS["max_concurrency"]: _COUNT,
     OPTION_READERS["stream"]: {"type": "boolean"},
     OPTION_READERS["host_interfaces"]: _TEXTS,
-    OPTION_READERS["lend"]: {"anyOf": _one_or_list({"enum": list(manifest.LENDABLE)})},
+    OPTION_READERS["lend"]: {"anyOf": _one_or_list({"enum": list(LENDABLE)})},
     OPTION_READERS["shadow_allowed_hosts"]: _TEXTS,
-    OPTION_READERS["compare_body"]: {"enum": list(manifest.BODY_RULES)},
+    OPTION_READERS["compare_body"]: {"enum": list(BODY_RULES)},
     OPTION_READERS["compare_headers"]: _TEXTS,
     OPTION_READERS["compare_ignore"]: {"type": "array", "items": {"type": "string", "pattern": "^/"}},
     OPTION_READERS["routes"]: {"type": "object", "additionalProperties": {"$ref": "#/definitions/rule"}},
@@ -163,13 +179,13 @@ def _property(name: str, reader: Callable[..., Any]) -> Schema:
     default = getattr(PLAIN, name) if name in policy.READERS else DEFAULTS[name]
     if default is not None:
         found["default"] = _plain(default)
-    if reader is manifest.parse_count_range:
+    if reader is parse_count_range:
         found["default"] = default[0]  # kept as a range
     return found
 
 
 DEFAULTS: Final = {
-    each.name: getattr(ComponentOptions(), each.name) for each in dataclasses.fields(ComponentOptions)
+    each.name: getattr(DEFAULT_OPTIONS, each.name) for each in dataclasses.fields(ComponentOptions)
 }
 
 

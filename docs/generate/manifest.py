@@ -12,8 +12,17 @@ from typing import Any, NamedTuple
 
 import tomli
 
-from wasm_gateway import manifest, schema
-from wasm_gateway.manifest import OPTION_READERS, parse_manifest
+from wasm_gateway import schema
+from wasm_gateway.component_options import (
+    BODY_RULES,
+    LENDABLE,
+    OPTION_READERS,
+    parse_count_range,
+    parse_duration,
+    parse_one,
+    parse_size,
+)
+from wasm_gateway.manifest import parse_manifest
 from wasm_gateway.policy import READERS, Failure, Mode
 from wasm_gateway.runtime_config import parse_runtime_config
 from wasm_gateway.toml import Table
@@ -149,16 +158,16 @@ def _one_of(values: Iterable[object]) -> str:
 
 # What values a reader takes, as schema.SHAPES has them for programs.
 VALUES: Mapping[Callable[..., Any], str] = {
-    manifest.parse_duration: 'seconds, or a text such as `"250ms"`',
-    manifest.parse_size: 'bytes, or a text such as `"64MiB"`',
-    manifest.parse_count_range: 'number, or `"LOW..HIGH"`',
-    manifest.parse_one: "`1`",
+    parse_duration: 'seconds, or a text such as `"250ms"`',
+    parse_size: 'bytes, or a text such as `"64MiB"`',
+    parse_count_range: 'number, or `"LOW..HIGH"`',
+    parse_one: "`1`",
     OPTION_READERS["max_concurrency"]: "number",
     OPTION_READERS["stream"]: "boolean",
     OPTION_READERS["host_interfaces"]: "list of interfaces",
-    OPTION_READERS["lend"]: f"list of {_one_of(manifest.LENDABLE)}",
+    OPTION_READERS["lend"]: f"list of {_one_of(LENDABLE)}",
     OPTION_READERS["shadow_allowed_hosts"]: "list of hosts",
-    OPTION_READERS["compare_body"]: _one_of(manifest.BODY_RULES),
+    OPTION_READERS["compare_body"]: _one_of(BODY_RULES),
     OPTION_READERS["compare_headers"]: "list of names",
     OPTION_READERS["compare_ignore"]: "list of paths",
     OPTION_READERS["routes"]: "tables of the rules below, by pattern",
@@ -196,8 +205,8 @@ def _options(readers: Mapping[str, Callable[..., Any]]) -> str:
 def _shown(name: str, default: object) -> str:
     if default in (None, [], {}):
         return "none"
-    if OPTION_READERS.get(name) is manifest.parse_size:
+    if OPTION_READERS.get(name) is parse_size:
         return code(json.dumps(size(default).replace(" ", "")))
-    if OPTION_READERS.get(name) is manifest.parse_duration:
+    if OPTION_READERS.get(name) is parse_duration:
         return f'`"{default:g}s"`'
     return code(json.dumps(default))

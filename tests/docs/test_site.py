@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 import wasm_gateway
 from wasm_gateway import errors, schema
 from wasm_gateway.cli import cli
+from wasm_gateway.component_options import OPTIONS
 from wasm_gateway.executors import guest
 from wasm_gateway.host.application import FAMILIES
 from wasm_gateway.host.wasi import preview1 as wasi_preview1
@@ -25,7 +26,7 @@ from wasm_gateway.integrations.django import conf
 from wasm_gateway.integrations.flask import extension
 from wasm_gateway.integrations.flask.commands import wasm
 from wasm_gateway.making.scaffold import find_templates
-from wasm_gateway.manifest import INHERITABLE, OPTIONS
+from wasm_gateway.manifest import INHERITABLE
 from wasm_gateway.observe import Outcome, Role
 from wasm_gateway.observe.metrics import Metrics
 

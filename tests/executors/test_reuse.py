@@ -15,10 +15,10 @@ from tests.executors.test_wasi_http_p3 import DATA, ECHO, PASS_ON, WAITS, reques
 from tests.wasi_p3_wat import P3Toolkit
 from wasm_gateway import Gateway
 from wasm_gateway.cli import up
+from wasm_gateway.component_options import ComponentOptions
 from wasm_gateway.errors import ManifestError
 from wasm_gateway.executors.reuse import Reuse
 from wasm_gateway.executors.wasi_http_p3 import WasiHttpP3Executor
-from wasm_gateway.manifest import ComponentOptions
 
 # Answers with the letters from A on, one for each request that this instance has had.
 COUNT = """

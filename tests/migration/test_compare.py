@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from wasm_gateway.manifest import ComponentOptions
+from wasm_gateway.component_options import ComponentOptions
 from wasm_gateway.messages import Headers, Request
 from wasm_gateway.migration.compare import (
     MAX_BODY,

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 def _parsed(parse: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """A callback that reads a value as the manifest does: `parse` is the end of parse_NAME there."""
+    """A callback that reads a value as a manifest does: by component_options.parse_`parse`."""
 
     def callback(_: click.Context, __: click.Parameter, value: str | None) -> Any:
         if value is None:
             return None
-        from .. import manifest
+        from .. import component_options
 
         try:
             number = float(value)
@@ -46,7 +46,7 @@ def _parsed(parse: str) -> Callable[[click.Context, click.Parameter, str | None]
         else:
             given = int(number) if number.is_integer() else number
         try:
-            return getattr(manifest, f"parse_{parse}")(given)
+            return getattr(component_options, f"parse_{parse}")(given)
         except ValueError as error:
             raise click.BadParameter(str(error)) from error
 

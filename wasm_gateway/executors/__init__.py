@@ -10,6 +10,7 @@ from ..component.core import preamble
 from ..component.names import canonical_name
 from ..component.rewrite import exports, rewrite
 from ..component.types import FuncType, ResultType, describe_mismatch
+from ..component_options import ComponentOptions
 from ..engine import Engine, Program
 from ..errors import LinkError, UnsupportedError
 from ..host.application import Hosts
@@ -18,7 +19,6 @@ from ..host.files import MountPoint
 from ..host.wasi.state import WasiTemplate
 from ..instance import Limits, Services
 from ..linked import LinkedProgram
-from ..manifest import ComponentOptions
 from . import legacy_flat, spin
 from .core_module import Linkage, lift, link
 from .guest import (

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 from .. import stack
 from ..component.handles import enter, leave
 from ..component.types import FuncType
+from ..component_options import ComponentOptions
 from ..engine import CoreSignature, Program, current
 from ..errors import BodyTooLarge, GuestError, LimitExceeded, RequestError
 from ..host.base import Deadline, Grants, OutboundRules
 from ..host.wasi.state import WasiState, WasiTemplate
 from ..instance import Instance, Limits, Services
 from ..linked import LinkedProgram
-from ..manifest import ComponentOptions
 from ..messages import Begin, Headers, Request, Response
 from ..observe import current as watched
 from ..router import RouteMatch

@@ -16,15 +16,15 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Protocol
 
+from ..component_options import LENDABLE
 from ..errors import HostError
-from ..manifest import LENDABLE
 from ..policy import Visitor
 from .site import HostInterface
 
 INTERFACE = "wasm-gateway:site/identity@0.1.0"
 HEADER = "wasm-gateway-identity"
 
-# What can be lent: manifest.LENDABLE.
+# What can be lent: component_options.LENDABLE.
 USER, LOCALE, CSRF = LENDABLE
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
-from ..manifest import ComponentOptions
+from ..component_options import ComponentOptions
 from ..messages import NO_HEADERS, Headers, Request
 from . import redact
 from .counters import Unseen

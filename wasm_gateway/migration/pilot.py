@@ -16,8 +16,8 @@ from contextlib import suppress
 from types import MappingProxyType
 
 from .. import forks
+from ..component_options import ComponentOptions
 from ..errors import GatewayError
-from ..manifest import ComponentOptions
 from ..messages import Request, Response
 from ..outcomes import Outcome, outcome_of
 from ..policy import CANARY, PLAIN, BadValue, Choice, Facts, Failure, Rule, choose

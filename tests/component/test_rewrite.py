@@ -9,7 +9,7 @@ import wasmtime
 
 from wasm_gateway.component.canon import lift_export
 from wasm_gateway.component.core import core_module
-from wasm_gateway.component.rewrite import REALLOC_EACH, rewrite, u32
+from wasm_gateway.component.rewrite import REALLOC_EACH, Names, rewrite, u32
 from wasm_gateway.component.types import FuncType, ListType, StringType, TupleType, U8Type
 from wasm_gateway.engine import Engine, Program
 from wasm_gateway.errors import DeadlineExceeded, Trap
@@ -159,6 +159,22 @@ def test_sections_for_debuggers_are_dropped_and_others_kept() -> None:
     names = [name for name, _ in core_module(rewritten(wasm)).custom_sections]
     assert "producers" in names
     assert ".debug_info" not in names
+
+
+def test_a_function_stays_declared_for_who_refers_to_it() -> None:
+    """ref.func may name what is exported (core spec, C.refs); its opcode stands among other bytes too."""
+    wasm = binary("""(module
+      (func (export "kept"))
+      (func (export "named")) (export "named again" (func 1))
+      (func (export "other"))
+      (func (export "kept again")) (export "twice" (func 3))
+      (func (result funcref)
+        (drop (i64.const 0xffffffffd2)) (drop (i64.const 0x6952))
+        (drop (ref.func 3)) (ref.func 1)))""")
+    names = Names({}, {"kept": "0", "kept again": "1"})
+    module = core_module(rewrite(wasm, core_module(wasm), names))
+    assert [(item.name, item.index) for item in module.exports] == [("0", 0), ("1", 3), ("&1", 1), ("&3", 3)]
+    Engine.shared().compile(rewrite(wasm, core_module(wasm), names))
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 16383, 16384, 2**32 - 1])

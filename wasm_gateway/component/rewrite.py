@@ -1,14 +1,16 @@
 # What a core module is given before it is compiled: less to carry, and one function more.
 #
 # Rule 1: a guest cannot tell. Functions, types and exports are appended, so that no
-# index of its own changes; what is removed is custom sections for debuggers.
+# index of its own changes; what is removed is custom sections for debuggers, and
+# exports that nobody uses.
 # Rule 2: the function that is added, REALLOC_EACH, only repeats calls of the guest's
 # own allocator that the host would make one by one, with the same arguments in the
 # same order (CanonicalABI.md, store_list): a crossing costs 2 us, a call a few ns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from .core import CoreModule, limits, sections, value_type
@@ -20,7 +22,7 @@ REALLOC_EACH = "wasm-gateway:realloc-each"
 
 # Changes whenever `rewrite` makes something else of the same module: part of what names
 # compiled code.
-REVISION = "rewrite-1"
+REVISION = "rewrite-2"
 
 ALLOCATORS = ("cabi_realloc", "canonical_abi_realloc")
 
@@ -28,6 +30,9 @@ ALLOCATORS = ("cabi_realloc", "canonical_abi_realloc")
 _FOR_DEBUGGERS = (".debug_", "reloc.", "external_debug_info", "sourceMappingURL")
 
 _TYPE, _IMPORT, _FUNCTION, _EXPORT, _CODE = 1, 2, 3, 7, 10
+
+# ref.func and an index, wherever these bytes stand; an index may be written longer than it needs to be.
+_REF_FUNC = re.compile(rb"\xd2(?=([\x80-\xff]{0,4}[\x00-\x7f]))")
 
 # Module name of imports that the host meets, in a module that is linked with others.
 NAME_OF_HOST = "h"
@@ -54,6 +59,7 @@ def rewrite(wasm: bytes | memoryview, module: CoreModule, names: Names | None = 
     """
     allocator = _allocator(module)
     additions = {} if allocator is None else _additions(module, allocator)
+    referred = set() if names is None else _referred(wasm)
     out = bytearray(wasm[:8])
     for number, name, section in sections(memoryview(wasm)):
         if number == 0:
@@ -64,7 +70,7 @@ def rewrite(wasm: bytes | memoryview, module: CoreModule, names: Names | None = 
             if names is not None and number == _IMPORT:
                 content = _renamed_imports(section, names)
             elif names is not None and number == _EXPORT:
-                content = _renamed_exports(section, names)
+                content = _renamed_exports(section, names, referred)
             else:
                 content = bytes(section.take(section.left))
             if number in additions:
@@ -153,15 +159,31 @@ def _renamed_imports(section: Reader, names: Names) -> bytes:
     return bytes(out)
 
 
-def _renamed_exports(section: Reader, names: Names) -> bytes:
-    kept = []
+def _renamed_exports(section: Reader, names: Names, referred: Container[int]) -> bytes:
+    """The exports that `names` keeps, and of the others the functions in `referred`.
+
+    Code may refer only to functions that are named outside of code too (core spec 3.4, C.refs).
+    """
+    kept: list[bytes] = []
+    declared: dict[int, bytes] = {}
     for _ in range(section.u32()):
         name, start = section.name(), section.pos
-        section.byte()
-        section.u32()
+        kind, index = section.byte(), section.u32()
+        item = bytes(section.data[start : section.pos])
         if name in names.exports:
-            kept.append(_name(names.exports[name]) + bytes(section.data[start : section.pos]))
-    return u32(len(kept)) + b"".join(kept)
+            kept.append(_name(names.exports[name]) + item)
+        elif kind == 0 and index in referred:
+            declared[index] = _name(f"&{index}") + item
+    return u32(len(kept) + len(declared)) + b"".join([*kept, *declared.values()])
+
+
+def _referred(wasm: bytes | memoryview) -> set[int]:
+    """Functions that code may refer to: those that it does, and perhaps some others."""
+    for number, _, section in sections(memoryview(wasm)):
+        if number == _CODE:
+            found = set(_REF_FUNC.findall(section.take(section.left)))
+            return {sum((byte & 0x7F) << 7 * i for i, byte in enumerate(index)) for index in found}
+    return set()
 
 
 def _appended(vector: bytes, item: bytes) -> bytes:

@@ -324,7 +324,7 @@ class Evaluator:
     def add_import(self, scope: Scope, d: s.Import, item: Item) -> None:
         name = d.name.name
         item = under_name(item, name) if d.desc.sort == "type" else item
-        self.check_name(scope.imports, d.name, item, d.offset, True)
+        self.check_name(scope.imports, d.name, item, d.offset)
         if self.strict:
             self.check_visible(item, [scope.imports.visible], "import", name, d.offset)
             self.show(item, [scope.imports.visible, scope.exports.visible])
@@ -365,7 +365,7 @@ class Evaluator:
         sort = sort_of(item)
         if sort == "type":
             item = under_name(item, key)
-        self.check_name(scope.exports, name, item, offset, False)
+        self.check_name(scope.exports, name, item, offset)
         if self.strict:
             if scope.kind != "instance type":
                 visible = [scope.exports.visible]
@@ -374,14 +374,14 @@ class Evaluator:
         scope.exports.items[key] = item
         self.add(scope, sort, item)
 
-    def check_name(self, side: Side, name: s.ExternName, item: Item, offset: int, imported: bool) -> None:
+    def check_name(self, side: Side, name: s.ExternName, item: Item, offset: int) -> None:
         """Names are well-formed and unique; those of a resource's functions say what they are."""
         text = name.name
         if text in side.items:
             raise DecodeError(f"the name {text!r} is there twice", offset)
         if not self.strict:
             return
-        key = unique_key(text, imported)
+        key = unique_key(text)
         if key is None:
             raise DecodeError(f"{text!r} is no name of an import or export (in kebab case)", offset)
         if key in side.keys:
@@ -504,7 +504,7 @@ class Evaluator:
         self.budget.spend(len(d.exports))
         for name, index in d.exports:
             item = self.item(scope, index, d.offset)
-            self.check_name(side, name, item, d.offset, False)
+            self.check_name(side, name, item, d.offset)
             side.items[name.name] = item
             side.resources.clear()  # names of resources count where they are declared, or exported
         scope.instances.append(instance_of(side.items))

@@ -59,12 +59,6 @@ _SEMVER = re.compile(
     rf"(?:-(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)(?:\.(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*))*)?"
     rf"(?:\+{_IDENTIFIERS})?"
 )
-_HASH = r"sha(?:256|384|512)-[A-Za-z0-9+/]+={0,2}"
-_OTHER = re.compile(
-    rf"(?:url=<[^<>]*>(?:,integrity=<{_HASH}>)?|integrity=<{_HASH}>"
-    rf"|locked-dep=<{_PACKAGE}:{_PACKAGE}(?:@{_VERSION})?>(?:,integrity=<{_HASH}>)?"
-    rf"|unlocked-dep=<{_PACKAGE}:{_PACKAGE}(?:@(?:\*|\{{[^{{}}<>]*\}}))?>)"
-)
 
 
 def is_label(name: str) -> bool:
@@ -92,13 +86,11 @@ def annotated(name: str) -> tuple[str, str, str] | None:
     return match["kind"], match["resource"], match["function"]
 
 
-def unique_key(name: str, imported: bool) -> str | None:
+def unique_key(name: str) -> str | None:
     """What has to be unique among the names of a side ("strongly-unique"); None where `name` is no name."""
     match = _PLAIN.fullmatch(name)
     if match is None:
-        if _INTERFACE.fullmatch(name) is None and not (imported and _OTHER.fullmatch(name)):
-            return None
-        return name.lower()
+        return name.lower() if is_interface_name(name) else None
     if match["label"] is not None:
         return name.lower()
     if match["constructed"] is not None:

@@ -48,6 +48,14 @@ CORE = """
     (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable) (memory (export "mem") 1))
   (core instance $i (instantiate $m))"""
 
+# A function to lift with a callback, and how.
+ASYNC = """
+  (core module $m
+    (func (export "f") (result i32) unreachable)
+    (func (export "cb") (param i32 i32 i32) (result i32) unreachable))
+  (core instance $i (instantiate $m))"""
+WITH_CALLBACK = '(canon lift (core func $i "f") async (callback (core func $i "cb")))'
+
 
 # Validation
 
@@ -70,6 +78,9 @@ VALID = {
     "a module that exports more": '(component $c (import "m" (core module (export "f" (func))))) '
     '(core module $m (func (export "f")) (func (export "g"))) '
     '(instance (instantiate $c (with "m" (core module $m))))',
+    "a result of 16 flat values, once it is there": (
+        f"{ASYNC} (func async (result (tuple {'u8 ' * 16})) {WITH_CALLBACK})"
+    ),
     "both names of a resource": '(type $a (resource (rep i32))) (export $b "b" (type $a)) '
     '(export "c" (type $b) (type (eq $b)))',
     "async functions": '(import "f" (func async (result (stream u8))))',
@@ -239,6 +250,14 @@ INVALID = {
             '(core func (canon lower (func $f) (memory (core memory $i "mem"))))'
         ),
         "the canonical option realloc is required",
+    ),
+    "a string in memory, once it is there": (
+        f"{ASYNC} (func async (result string) {WITH_CALLBACK})",
+        "the canonical option memory is required",
+    ),
+    "a result in memory, once it is there": (
+        f"{ASYNC} (func async (result (tuple {'u8 ' * 17})) {WITH_CALLBACK})",
+        "the canonical option memory is required",
     ),
     "realloc of another type": (
         (

@@ -77,10 +77,11 @@ class Lifting:
         spilled = len(params) > MAX_FLAT_PARAMS
         self.realloc = spilled or any(map(facts.has_pointers, ft.param_types()))
         self.memory = self.realloc
+        most = MAX_FLAT_PARAMS if async_ else 1
+        self.memory |= len(results) > most or facts.has_pointers(ft.result)
         if async_:
             flat = "i" if callback else ""
         else:
-            self.memory |= len(results) > 1 or facts.has_pointers(ft.result)
             flat = results if len(results) <= 1 else "i"
         self.core = CoreFuncType("i" if spilled else params, flat)
 

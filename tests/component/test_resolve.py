@@ -281,6 +281,10 @@ INVALID = {
         '(import "f" (func $f)) (core func (canon lower (func $f) async))',
         "async requires an async function type",
     ),
+    "context of two types": (
+        "(canon context.get i64 0 (core func)) (canon context.set i32 1 (core func))",
+        "context.set of another type than before",
+    ),
     "resource.new of an import": (
         '(import "r" (type $r (sub resource))) (core func (canon resource.new $r))',
         "resource.new of a resource that is not defined here",

@@ -141,6 +141,7 @@ class Scope:
     fresh: list[ResourceType] = field(default_factory=list)  # those that are new with each instance
     local: dict[int, ResourceType] = field(default_factory=dict)  # those defined here
     unused: set[int] = field(default_factory=set)  # values that nothing has consumed yet
+    context: str | None = None  # the core type of context.get and context.set, which is one
     part: int | None = None  # of a component, once it has anything that runs
     instantiator: Scope | None = None  # the component instance that this one was instantiated by
     supply: Any = None  # what meets its imports, where somebody does (resolve.Supply)
@@ -881,6 +882,9 @@ class Evaluator:
             letter, slot = d.immediates
             if letter not in ("i", "l") or not isinstance(slot, int) or slot > 1:
                 raise DecodeError(f"{name} of a slot that does not exist", offset)
+            if scope.context not in (None, letter):
+                raise DecodeError(f"{name} of another type than before", offset)
+            scope.context = letter
             core = CoreFuncType("", letter) if name == "context.get" else CoreFuncType(letter, "")
             return core, None, None
         kind = name.partition(".")[0]

@@ -812,6 +812,15 @@ def test_limits_of_a_plan() -> None:
             ),
             "memory64",
         ),
+        (
+            (
+                '(core module $m (memory (export "m") i64 1) (func (export "f") (result i64) unreachable)) '
+                "(core instance $i (instantiate $m)) (func (result string) "
+                '(canon lift (core func $i "f") (memory (core memory $i "m"))))'
+            ),
+            "memory64",
+        ),
+        ("(type (resource (rep i64)))", "memory64"),
     ],
 )
 def test_what_is_not_there_yet(text: str, feature: str) -> None:

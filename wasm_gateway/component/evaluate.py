@@ -576,6 +576,8 @@ class Evaluator:
         return rt
 
     def destructor(self, scope: Scope, what: s.ResourceDef, offset: int) -> CoreItem | None:
+        if what.rep == "l":
+            raise UnsupportedError("a resource is represented by an i64", "memory64")
         if what.rep != "i":
             raise DecodeError("a resource is represented by an i32", offset)
         if what.dtor is None:
@@ -821,13 +823,13 @@ class Evaluator:
             raise DecodeError("the canonical option async requires an async function type", d.offset)
         self.budget.spend(code_cost(ft))
         needs = Lifting(ft, self.facts, d.options.async_, d.options.callback is not None)
+        options = self.options(scope, d.options, needs, needs.core.results, d.offset)
         if func.type != needs.core:
             raise DecodeError(
                 f"{brief(ft)} is lifted from a core function of type {core_text(func.type)}, "
                 f"and not {core_text(needs.core)}",
                 d.offset,
             )
-        options = self.options(scope, d.options, needs, needs.core.results, d.offset)
         scope.funcs.append(self.lifted(scope, func, ft, options, d))
 
     def lifted(self, scope: Scope, func: CoreItem, ft: FuncType, options: Options, d: s.CanonLift) -> Func:

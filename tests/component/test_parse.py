@@ -137,7 +137,7 @@ def test_types(text: str, expected: s.DefType) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("(core type (func (param i32) (result i64)))", s.CoreTypeDef(0, CoreFuncType("i", "l"))),
+        ("(core type (func (param i32) (result i64)))", s.CoreTypeDef(0, (CoreFuncType("i", "l"),))),
         ("(core instance (instantiate 3))", s.CoreInstantiate(0, 3, ())),
         (
             '(core instance (instantiate 3 (with "" (instance 1)) (with "b" (instance 200))))',
@@ -262,6 +262,14 @@ def test_names_with_attributes() -> None:
     assert found.name == s.ExternName("a", (("implements", "a:b/c@1"), ("external-id", "x")))
 
 
+@pytest.mark.parametrize("prefix", [b"", b"\x00"])
+def test_a_type_with_subtypes_in_a_module_type(prefix: bytes) -> None:
+    """0x50 is not ambiguous there, and needs no prefix (Binary.md, core:deftype)."""
+    declaration = b"\x01" + prefix + b"\x50\x00\x60\x00\x00"
+    component = parse_component(EMPTY + section(3, b"\x01\x50\x01" + declaration))
+    assert component.definitions == (s.CoreTypeDef(11, s.ModuleType((), (), (CoreFuncType("", ""),))),)
+
+
 def test_start_and_values() -> None:
     start, value = parse_component(
         EMPTY + section(9, b"\x07\x02\x00\x01\x01") + section(12, b"\x01\x7d\x01\x2a")
@@ -303,7 +311,8 @@ MODULE = b"\0asm\1\0\0\0"
         (section(2, b"\x01\x00\x00\x01\x01a\x00\x00"), "0x00 is no sort of an argument", 16),
         (section(2, b"\x01\x01\x01\x01a\x05\x00"), "0x05 is no core sort", 15),
         (section(3, b"\x01\x50\x01\x04"), "0x04 is no declaration of a module type", 13),
-        (section(3, b"\x01\x50\x01\x01\x50\x00"), "a module type inside a module type", 13),
+        (section(3, b"\x01\x50\x01\x01\x50\x00"), "1 byte expected", 16),
+        (section(3, b"\x01\x00\x60\x00\x00"), "0x60 is no form of a subtype", 12),
         (section(3, b"\x01\x50\x01\x03\x01a\x00\x00"), "there is no type 0", 16),
         (section(3, b"\x01\x50\x01\x02\x10\x00\x00\x00"), "0x00 is no target of an alias", 15),
         (section(5, b"\x01\x07"), "0x07 is no instance", 11),

@@ -78,6 +78,9 @@ VALID = {
     "a module that exports more": '(component $c (import "m" (core module (export "f" (func))))) '
     '(core module $m (func (export "f")) (func (export "g"))) '
     '(instance (instantiate $c (with "m" (core module $m))))',
+    "each type of a group": (
+        '(core rec (type (func)) (type (func))) (core type $m (module)) (import "m" (core module (type $m)))'
+    ),
     "a result of 16 flat values, once it is there": (
         f"{ASYNC} (func async (result (tuple {'u8 ' * 16})) {WITH_CALLBACK})"
     ),

@@ -677,9 +677,10 @@ class Evaluator:
 
     def core_type(self, scope: Scope, d: s.CoreTypeDef) -> None:
         what = d.what
-        scope.core_types.append(
-            self.module_type(scope, what, d.offset) if isinstance(what, s.ModuleType) else what
-        )
+        if isinstance(what, s.ModuleType):
+            scope.core_types.append(self.module_type(scope, what, d.offset))
+        else:
+            scope.core_types += what
 
     def module_type(self, scope: Scope, what: s.ModuleType, offset: int) -> ModuleT:
         def outer(t: Any) -> Any:

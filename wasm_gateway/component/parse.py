@@ -23,6 +23,7 @@ from .core import (
     tag_type,
     value_type,
 )
+from .layout import CoreFuncType
 from .reader import Reader
 
 # Components and types inside each other; wit-component needs 4, Python's own stack allows some 150.
@@ -205,10 +206,15 @@ class _Parser:
         if self.r.peek() == 0x50:
             self.r.byte()
             return s.CoreTypeDef(start, self.deeper(self.r).module_type())
+        return s.CoreTypeDef(start, tuple(self.subtypes()))
+
+    def subtypes(self) -> list[CoreFuncType | None]:
+        """core:rectype, or the 0x00 that tells a subtype from a module type."""
         if self.r.peek() == 0x00:
             self.r.byte()
-        types = rectype(self.r)
-        return s.CoreTypeDef(start, types[0] if len(types) == 1 else tuple(types))
+            if self.r.peek() != 0x50:
+                self.r.expect("form of a subtype", 0x50)
+        return rectype(self.r)
 
     def module_type(self) -> s.ModuleType:
         r = self.r
@@ -220,11 +226,7 @@ class _Parser:
                 case 0x00:
                     imports.append(core_import(r, types, []))
                 case 0x01:
-                    if r.peek() == 0x00:
-                        r.byte()
-                    elif r.peek() == 0x50:
-                        raise DecodeError("a module type inside a module type", start)
-                    types += rectype(r)
+                    types += self.subtypes()
                 case 0x02:
                     r.expect("sort of an alias", 0x10)
                     r.expect("target of an alias", 0x01)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .core import CoreImport, CoreModule
+from .layout import CoreFuncType
 
 CoreSort = Literal["func", "table", "memory", "global", "tag", "type", "module", "instance"]
 # A sort of the component level, or "core func", "core module", ... for one of the core level.
@@ -238,10 +239,10 @@ class ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class CoreTypeDef:
-    """A core type: the type of a function, or of a module (imports, exports); others are opaque."""
+    """The type of a core module, or core types that are defined together; None for what is no function."""
 
     offset: int
-    what: object
+    what: ModuleType | tuple[CoreFuncType | None, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -629,6 +629,18 @@ def test_a_mismatch_names_both_sides(text: str, message: str) -> None:
     assert caught.value.interface == "wasi:http/types@0.2.0"
 
 
+def test_a_resource_under_a_name_that_the_host_does_not_know() -> None:
+    """As of value types, the host need not know every name of what it has."""
+    text = """
+      (import "wasi:http/types@0.2.0" (instance $types
+        (export "fields" (type $f (sub resource))) (export "headers" (type (eq $f)))))
+      (alias export $types "headers" (type $headers)) (core func $drop (canon resource.drop $headers))
+      (core module $m (import "h" "drop" (func (param i32))))
+      (core instance (instantiate $m (with "h" (instance (export "drop" (func $drop))))))"""
+    [step] = resolve(component(text), offering()).steps
+    assert step.imports == {("h", "drop"): ResourceBuiltin("drop", FIELDS, 0)}
+
+
 def test_names_of_parameters_do_not_matter_to_the_host() -> None:
     text = '(import "wasi:http/types@0.2.0" (instance (export "plain" (func (param "b" u32) (result u32)))))'
     assert resolve(component(text), offering()).imports

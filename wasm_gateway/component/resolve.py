@@ -285,12 +285,12 @@ class Resolver(Evaluator):
                                 name,
                             ) from None
                         exports[key] = known
-                    elif root_of(item) in matching.variables:
+                    elif root_of(item) in matching.variables - matching.bound.keys():
                         raise LinkError(
                             f"imports the resource {key} of {name}, which the host does not have", name
                         )
                     else:
-                        exports[key] = item
+                        exports[key] = matching.substitution.resource(item)
                 case ValType():
                     declared = matching.substitution.val(item)
                     known = offer.types.get(key)

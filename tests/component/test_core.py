@@ -156,6 +156,13 @@ def test_malformed(sections: bytes, message: str) -> None:
         core_module(EMPTY + sections)
 
 
+@pytest.mark.parametrize("sections", [section(1, b"\1\x65\x60\0\0"), section(1, b"\1\x60\1\x65\x70\0")])
+def test_types_that_threads_share(sections: bytes) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        core_module(EMPTY + sections)
+    assert caught.value.feature == "shared types"
+
+
 def test_malformed_producers_do_not_matter() -> None:
     module = core_module(EMPTY + section(0, b"\x09producers\5"))
     assert module.producers == {}

@@ -23,6 +23,7 @@ Kind = Literal["func", "table", "memory", "global", "tag"]
 KINDS: tuple[Kind, ...] = ("func", "table", "memory", "global", "tag")
 SECTIONS = {1: "type", 2: "import", 3: "function", 4: "table", 5: "memory", 6: "global", 7: "export"}
 SECTIONS |= {8: "start", 9: "element", 10: "code", 11: "data", 12: "data count", 13: "tag"}
+SHARED = 0x65
 LETTERS = {0x7F: "i", 0x7E: "l", 0x7D: "f", 0x7C: "d", 0x7B: "v"}
 
 
@@ -313,9 +314,15 @@ def subtype(reader: Reader) -> CoreFuncType | None:
             reader.vec(partial(field_type, reader))
         case 0x5E:
             field_type(reader)
+        case form if form == SHARED:
+            raise shared_types()
         case form:
             raise DecodeError(f"{form:#04x} is no form of a type", start)
     return None
+
+
+def shared_types() -> UnsupportedError:
+    return UnsupportedError("types of what threads share are not supported", "shared types")
 
 
 def value_type(reader: Reader) -> str:
@@ -325,6 +332,8 @@ def value_type(reader: Reader) -> str:
         return LETTERS[code]
     if code in (0x63, 0x64):
         reader.s33()
+    elif code == SHARED:
+        raise shared_types()
     elif not 0x68 <= code <= 0x75:
         raise DecodeError(f"{code:#04x} is no value type", start)
     return "r"

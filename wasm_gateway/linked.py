@@ -42,7 +42,6 @@ from .engine import (
     define,
     instance_pre,
 )
-from .errors import UnsupportedError
 
 # Handles that each component instance may hold, however many there are.
 MIN_HANDLES = 1024
@@ -124,7 +123,7 @@ class LinkedProgram:
         self.realloc_at: list[int] = []
         allocators: list[CoreSignature | None] = []
         for i, slot in enumerate(plan.slots):
-            if isinstance(slot.memory, CoreItem):
+            if slot.memory is not None:
                 place = MEMORY
                 if i and slot.memory not in places:
                     place, end = end, end + capi.EXTERN_SIZE
@@ -168,7 +167,7 @@ class LinkedProgram:
         """REALLOC_EACH of the module that has the memory and the allocator of the first slot."""
         plan = self.assembly.plan
         slot = plan.slots[0] if plan.slots else None
-        if slot is None or not isinstance(slot.memory, CoreItem) or not isinstance(slot.realloc, CoreItem):
+        if slot is None or slot.memory is None or slot.realloc is None:
             return None
         step = slot.memory.step
         module = plan.modules[plan.steps[step].module].module
@@ -176,10 +175,8 @@ class LinkedProgram:
             return None
         return CoreSignature(REALLOC_EACH, "ii", "", self._at[step])
 
-    def core(self, definition: object) -> CoreSignature:
-        """How a core function of the plan is called; UnsupportedError for one that is the host's own."""
-        if not isinstance(definition, CoreItem):
-            raise lifted_again()
+    def core(self, definition: CoreItem) -> CoreSignature:
+        """How a core function of the plan is called."""
         plan = self.assembly.plan
         module = plan.modules[plan.steps[definition.step].module].module
         [type_] = [e.type for e in module.exports if e.name == definition.name]
@@ -206,10 +203,6 @@ class LinkedProgram:
     def signature(self, name: str) -> CoreSignature | None:
         """None: what a component exports is called by lifting it."""
         return None
-
-
-def lifted_again() -> UnsupportedError:
-    return UnsupportedError("a host function lifted again, without a guest in between", "lifted imports")
 
 
 def _delete(linkers: deque[int]) -> None:

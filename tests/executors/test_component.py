@@ -879,6 +879,54 @@ def test_nothing_is_called_before_it_is_there(run: Callable[..., Running], start
 # What is refused, and what goes wrong
 
 
+AGAIN = f"""{LOG} (func $f (param "x" u32) (canon lift (core func $log')))"""
+
+
+def test_a_host_function_lifted_again(run: Callable[..., Running]) -> None:
+    running = run(AGAIN, '(export "f" (func $f))')
+    running("f", 7)
+    assert running.log.seen == [7]
+
+
+def test_a_host_function_lifted_and_lowered_again(run: Callable[..., Running]) -> None:
+    running = run(
+        AGAIN,
+        """(core func $g (canon lower (func $f)))
+          (core module $m (import "" "g" (func $g (param i32))) (func (export "f") (call $g (i32.const 8))))
+          (core instance $i (instantiate $m (with "" (instance (export "g" (func $g))))))
+          (func (export "f") (canon lift (core func $i "f")))""",
+    )
+    running("f")
+    running("f")
+    assert running.log.seen == [8, 8]
+
+
+def test_built_ins_as_functions_and_destructor(run: Callable[..., Running]) -> None:
+    """Whoever is called need not be a module's: resource.new and .drop are lifted, the host destroys."""
+    running = run(
+        LOG,
+        """(type $R' (resource (rep i32) (dtor (core func $log')))) (export $R "r" (type $R'))
+          (core func $new (canon resource.new $R)) (core func $drop (canon resource.drop $R))
+          (component $C (import "r" (type $R (sub resource)))
+            (import "new" (func $new (param "x" u32) (result (own $R))))
+            (import "drop" (func $drop (param "x" (own $R))))
+            (core func $new' (canon lower (func $new))) (core func $drop' (canon lower (func $drop)))
+            (core module $m (import "" "new" (func $new (param i32) (result i32)))
+              (import "" "drop" (func $drop (param i32)))
+              (func (export "f") (call $drop (call $new (i32.const 9)))))
+            (core instance $i (instantiate $m (with "" (instance
+              (export "new" (func $new')) (export "drop" (func $drop'))))))
+            (func (export "f") (canon lift (core func $i "f"))))
+          (func $new (param "x" u32) (result (own $R)) (canon lift (core func $new)))
+          (func $drop (param "x" (own $R)) (canon lift (core func $drop)))
+          (instance $c (instantiate $C
+            (with "r" (type $R)) (with "new" (func $new)) (with "drop" (func $drop))))
+          (alias export $c "f" (func $f)) (export "f" (func $f))""",
+    )
+    running("f")
+    assert running.log.seen == [9]
+
+
 def test_the_host_s_own_mistake_is_no_trap(run: Callable[..., Running]) -> None:
     running = run(
         LOG,
@@ -923,18 +971,6 @@ def test_a_trap_in_another_instance_has_a_name(run: Callable[..., Running]) -> N
             f"(core module $m {'(memory 1)' * 17}) (core instance (instantiate $m))",
             UnsupportedError,
             "defined memories count of 17",
-        ),
-        (
-            f'{LOG} (func (export "f") (param "x" u32) (canon lift (core func $log\')))',
-            UnsupportedError,
-            "a host function lifted again",
-        ),
-        (
-            f"""{LOG} (func $f (param "x" u32) (canon lift (core func $log')))
-              (core func $g (canon lower (func $f))) (core module $m (import "" "g" (func (param i32))))
-              (core instance (instantiate $m (with "" (instance (export "g" (func $g))))))""",
-            UnsupportedError,
-            "a host function lifted again",
         ),
         ('(import "test:host/log@2.0.0" (instance (export "log" (func))))', LinkError, "does not offer"),
     ],

@@ -275,34 +275,30 @@ def _without(plan: Plan, dropped: set[int], instead: Mapping[CoreItem, CoreDefin
     numbers = {old: new for new, old in enumerate(kept)}
 
     def item(old: CoreItem) -> CoreItem:
-        return replace(old, step=numbers[old.step])
+        found = instead.get(old, old)
+        assert isinstance(found, CoreItem)  # _targets has seen to that
+        return replace(found, step=numbers[found.step])
 
     def core(old: CoreDefinition) -> CoreDefinition:
         if isinstance(old, CoreItem):
             found = instead.get(old, old)
-            if isinstance(found, CoreItem):
-                return item(found)
-            return core(found)
+            return item(old) if isinstance(found, CoreItem) else core(found)
         if isinstance(old, Lowered):
             callee = old.callee if isinstance(old.callee, HostFunction) else lifted(old.callee)
             return replace(old, callee=callee, options=options(old.options))
         return old
 
     def options(old: Options) -> Options:
-        post_return = optional(old.post_return)
-        callback = optional(old.callback)
-        assert post_return is None or isinstance(post_return, CoreItem)
-        assert callback is None or isinstance(callback, CoreItem)
-        return replace(old, post_return=post_return, callback=callback)
+        return replace(old, post_return=optional(old.post_return), callback=optional(old.callback))
 
     def lifted(old: Lifted) -> Lifted:
-        return replace(old, core=core(old.core), options=options(old.options))
+        return replace(old, core=item(old.core), options=options(old.options))
 
     def exported(old: Lifted | HostFunction) -> Lifted | HostFunction:
         return old if isinstance(old, HostFunction) else lifted(old)
 
-    def optional(old: CoreDefinition | None) -> CoreDefinition | None:
-        return None if old is None else core(old)
+    def optional(old: CoreItem | None) -> CoreItem | None:
+        return None if old is None else item(old)
 
     steps = [plan.steps[i] for i in kept]
     modules = sorted({step.module for step in steps})

@@ -797,7 +797,7 @@ class Evaluator:
             if not options.async_ or not isinstance(needs, Lifting):
                 raise DecodeError("the canonical option callback is only for asynchronous lifts", offset)
             callback = self.core_func(scope, options.callback, CALLBACK, "callback", offset)
-        return self.resolved(options, memory, realloc, post_return, callback)
+        return self.resolved(scope, options, memory, realloc, post_return, callback)
 
     def core_func(
         self, scope: Scope, index: int, expected: CoreFuncType, option: str, offset: int
@@ -809,6 +809,7 @@ class Evaluator:
 
     def resolved(
         self,
+        scope: Scope,
         options: s.CanonOptions,
         memory: CoreItem | None,
         realloc: CoreItem | None,

@@ -58,7 +58,7 @@ class HostFunction:
 class Lifted:
     """canon lift: a function of the component instance `part`."""
 
-    core: CoreItem | Lowered | ResourceBuiltin | Builtin
+    core: CoreItem
     type: FuncType
     options: Options
     part: int
@@ -121,8 +121,8 @@ class PlanModule:
 class Slot:
     """A memory and the allocator that goes with it, as canonical options name them."""
 
-    memory: CoreDefinition | None
-    realloc: CoreDefinition | None
+    memory: CoreItem | None
+    realloc: CoreItem | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class GuestResource:
 
     rt: ResourceType
     part: int
-    dtor: CoreDefinition | None
+    dtor: CoreItem | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from ..errors import DecodeError, LinkError, UnsupportedError
 from . import syntax as s
+from .core import core_module
 from .evaluate import CoreInstance, CoreItem, Evaluator, Scope, code_cost
 from .items import (
     Budget,
@@ -32,6 +33,7 @@ from .items import (
     root_of,
     sort_of,
 )
+from .layout import CoreFuncType
 from .names import canonical_name
 from .plan import (
     Builtin,
@@ -48,6 +50,7 @@ from .plan import (
     Step,
 )
 from .plan import CoreItem as CoreExport
+from .rewrite import forwarding
 from .subtype import Matching, same_functions, same_values
 from .types import FuncType, InterfaceType, ResourceType, ValType, World, brief, describe_mismatch
 
@@ -165,11 +168,13 @@ class Resolver(Evaluator):
         self.modules: list[PlanModule] = []
         self.module_numbers: dict[int, int] = {}
         self.steps: list[Step] = []
-        self.slots: list[list[CoreDefinition | None]] = []  # memory, realloc
-        self.slot_numbers: dict[CoreDefinition, list[int]] = {}
+        self.slots: list[list[CoreExport | None]] = []  # memory, realloc
+        self.slot_numbers: dict[CoreExport, list[int]] = {}
         self.resources: list[GuestResource] = []
         self.imports: dict[str, InterfaceType | FuncType] = {}
         self.parts: list[Scope] = []
+        self.forwarding: dict[CoreFuncType, PlanModule] = {}
+        self.forwarded: dict[int, tuple[CoreItem, CoreExport]] = {}  # by id, with what keeps that valid
         self.concurrent = False
         self.owners: list[int] = []
         self.owner = 0
@@ -460,7 +465,7 @@ class Resolver(Evaluator):
             raise UnsupportedError("destructors that are async are not supported", "async destructors")
         part = self.part(scope)
         rt = ResourceType("", part=part)
-        self.resources.append(GuestResource(rt, part, None if dtor is None else dtor.definition))
+        self.resources.append(GuestResource(rt, part, self.exported(scope, dtor)))
         return rt
 
     def core_instance(
@@ -493,24 +498,37 @@ class Resolver(Evaluator):
 
     def resolved(
         self,
+        scope: Scope,
         options: s.CanonOptions,
         memory: CoreItem | None,
         realloc: CoreItem | None,
         post_return: CoreItem | None,
         callback: CoreItem | None,
     ) -> Options:
-        post = None if post_return is None else post_return.definition
-        if post is not None and not isinstance(post, CoreExport):
-            raise UnsupportedError("post-return that is a host function", "lifted imports")
-        back = None if callback is None else callback.definition
-        if back is not None and not isinstance(back, CoreExport):
-            raise UnsupportedError("a callback that is a host function", "lifted imports")
-        slot = self.slot(
-            None if memory is None else memory.definition, None if realloc is None else realloc.definition
-        )
+        slot = self.slot(self.exported(scope, memory), self.exported(scope, realloc))
+        post, back = self.exported(scope, post_return), self.exported(scope, callback)
         return Options(options.encoding, slot, post, options.async_, back)
 
-    def slot(self, memory: CoreDefinition | None, realloc: CoreDefinition | None) -> int:
+    def exported(self, scope: Scope, item: CoreItem | None) -> CoreExport | None:
+        """The same item as the export of a module: a function that none has gets one around it."""
+        if item is None:
+            return None
+        if isinstance(item.definition, CoreExport):
+            return item.definition
+        known = self.forwarded.get(id(item))
+        if known is None:
+            if item.type not in self.forwarding:
+                code = forwarding(item.type)
+                self.forwarding[item.type] = PlanModule(memoryview(code), core_module(code))
+            plan = self.forwarding[item.type]
+            module = Module(self.module_type_of(plan.module, 0), plan)
+            found = self.core_instance(scope, module, {("", ""): item}).export("")
+            assert found is not None
+            assert isinstance(found.definition, CoreExport)
+            known = self.forwarded[id(item)] = item, found.definition
+        return known[1]
+
+    def slot(self, memory: CoreExport | None, realloc: CoreExport | None) -> int:
         """The number of a memory with its allocator; who needs no allocator shares it."""
         if memory is None:
             return 0
@@ -530,11 +548,9 @@ class Resolver(Evaluator):
                 raise UnsupportedError(
                     "an asynchronous export without a callback needs a second stack", "stackful async lift"
                 )
-        assert func.definition is not None
-        match func.definition:
-            case Lowered(Lifted(Lowered() | ResourceBuiltin())):
-                raise UnsupportedError("functions lifted again and again", "lifted imports")
-        return Func(ft, Lifted(func.definition, ft, options, self.part(scope)))
+        core = self.exported(scope, func)
+        assert core is not None
+        return Func(ft, Lifted(core, ft, options, self.part(scope)))
 
     def lowered(self, scope: Scope, func: Func, options: Options, d: s.CanonLower) -> CoreDefinition | None:
         if func.type.async_:
@@ -558,7 +574,7 @@ class Resolver(Evaluator):
         flag, number = False, 0
         match d.name, d.immediates:
             case ("waitable-set.wait" | "waitable-set.poll", (bool(flag), int(memory))):
-                options = Options(slot=self.slot(scope.core_memories[memory].definition, None))
+                options = Options(slot=self.slot(self.exported(scope, scope.core_memories[memory]), None))
             case ("context.get" | "context.set", (_, int(number))):
                 pass
             case _, (*_, bool(flag)):

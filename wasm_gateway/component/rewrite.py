@@ -13,7 +13,8 @@ import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from .core import CoreModule, limits, sections, value_type
+from .core import LETTERS, CoreModule, limits, sections, value_type
+from .layout import CoreFuncType
 from .reader import Reader
 
 # (base: i32, count: i32): for each of `count` pairs (pointer, length) at `base`,
@@ -33,6 +34,8 @@ _TYPE, _IMPORT, _FUNCTION, _EXPORT, _CODE = 1, 2, 3, 7, 10
 
 # ref.func and an index, wherever these bytes stand; an index may be written longer than it needs to be.
 _REF_FUNC = re.compile(rb"\xd2(?=([\x80-\xff]{0,4}[\x00-\x7f]))")
+
+_CODES = {letter: code for code, letter in LETTERS.items()}
 
 # Module name of imports that the host meets, in a module that is linked with others.
 NAME_OF_HOST = "h"
@@ -100,6 +103,16 @@ def has_realloc_each(module: CoreModule, memory: str, allocator: str) -> bool:
         and exports.get((allocator, "func")) == index
         and exports.get((memory, "memory")) == 0
     )
+
+
+def forwarding(t: CoreFuncType) -> bytes:
+    """A module that exports, as "", the function of this type that it imports as "" of ""."""
+    sides = (bytes(_CODES[letter] for letter in letters) for letters in t)
+    ft = b"\x01\x60" + b"".join(u32(len(side)) + side for side in sides)
+    out = b"\0asm\x01\0\0\0"
+    for number, content in ((_TYPE, ft), (_IMPORT, b"\x01\0\0\0\0"), (_EXPORT, b"\x01\0\0\0")):
+        out += bytes([number]) + u32(len(content)) + content
+    return out
 
 
 def _allocator(module: CoreModule) -> int | None:

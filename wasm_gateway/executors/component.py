@@ -40,7 +40,7 @@ from ..engine import Engine, HostFunction, current
 from ..errors import DecodeError, UnsupportedError
 from ..host.application import Hosts, MissingDriver
 from ..host.base import Grants
-from ..linked import LinkedProgram, compile_all, lifted_again
+from ..linked import LinkedProgram, compile_all
 from .concurrent import (
     ConcurrentFunction,
     callee_of,
@@ -236,8 +236,6 @@ class _Binder:
 
     def _guest(self, callee: Lifted, lowered: Lowered) -> Callback:
         """One component instance of the guest calls another one."""
-        if not isinstance(callee.core, CoreItem):
-            raise lifted_again()
         name = f"component instance {callee.part}"
         function: LiftedFunction | None = None
 
@@ -253,8 +251,6 @@ class _Binder:
 
     def _concurrent(self, lifted: Lifted, lowered: Lowered) -> Callback:
         """The same where there are tasks."""
-        if not isinstance(lifted.core, CoreItem):
-            raise lifted_again()
         name = f"component instance {lifted.part}"
         enters = self._plan.entering(lifted.part, lowered.part)
         where = current, lowered.options.slot, lowered.options.encoding, lowered.part
@@ -340,6 +336,6 @@ class _Roles:
         ]
 
 
-def _destructor(program: LinkedProgram, definition: object) -> Callable[[Any, Any], Any]:
+def _destructor(program: LinkedProgram, definition: CoreItem) -> Callable[[Any, Any], Any]:
     signature = program.core(definition)
     return lambda instance, rep: instance.core(signature)(rep)

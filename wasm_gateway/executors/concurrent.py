@@ -15,7 +15,7 @@ from typing import Any
 
 from ..component.canon import lift_export, lift_export_async
 from ..component.concurrency import Callee, LiftOptions, Link, Loop, Subtask, Task
-from ..component.plan import Lifted, Options, Plan
+from ..component.plan import CoreItem, Lifted, Options, Plan
 from ..component.types import FuncType, U32Type
 from ..host.limits import Share, kept, weight
 from ..instance import Instance
@@ -74,7 +74,7 @@ def callee_of(name: str, lifted: Lifted, plan: Plan, program: LinkedProgram) -> 
     return Callee(name, lifted.type, part, call, None, around)
 
 
-def destructor_of(part: int, definition: object, plan: Plan, program: LinkedProgram) -> Callable[..., None]:
+def destructor_of(part: int, definition: CoreItem, plan: Plan, program: LinkedProgram) -> Callable[..., None]:
     """The destructor of a guest's resource, whose component instance is entered by who drops it."""
     core = program.core(definition)
 

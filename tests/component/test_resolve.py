@@ -97,6 +97,20 @@ VALID = {
         (export "bar" (type $foo)))
       (instance $two (instantiate $two (with "x" (type $x)) (with "foo" (type $foo))))
       (export "a:b/two" (instance $two))""",
+    "a handle under two names, of which one can be seen": f"""
+      {CORE} (type $x' (resource (rep i32))) (type $own (own $x'))
+      (func $f (param "a" u32) (result $own) (canon lift (core func $i "g")))
+      (component $one (import "x" (type $x (sub resource))) (export $y "x" (type $x))
+        (type $h (own $y)) (export "h" (type $h)))
+      (instance $one (instantiate $one (with "x" (type $x')))) (export $shown "a:b/one" (instance $one))
+      (alias export $shown "x" (type $x)) (alias export $shown "h" (type $h))
+      (component $two (import "x" (type $x (sub resource))) (type $own (own $x))
+        (import "h" (type $h (eq $own))) (import "h2" (type $h2 (eq $h)))
+        (import "f" (func $f (param "a" u32) (result $h2)))
+        (export $e "h" (type $h)) (export "f" (func $f) (func (param "a" u32) (result $e))))
+      (instance $two (instantiate $two (with "x" (type $x)) (with "h" (type $h)) (with "h2" (type $own))
+        (with "f" (func $f))))
+      (export "a:b/two" (instance $two))""",
 }
 
 

@@ -32,6 +32,7 @@ from .types import (
     ListType,
     OptionType,
     OwnType,
+    PrimValType,
     RecordType,
     ResourceType,
     ResultType,
@@ -414,9 +415,9 @@ def under_name(item: Any, name: str) -> Any:
     match item:
         case AbstractResource():
             return item.alias(name)
-        case RecordType() | VariantType() | EnumType() | FlagsType():
-            item = copy(item)
-            if item.name is None:
+        case ValType() if not isinstance(item, PrimValType):
+            item = copy(item)  # what is meant by one name may be seen, by another one not
+            if isinstance(item, NAMED) and item.name is None:
                 object.__setattr__(item, "name", name)
         case ResourceType(name=""):
             object.__setattr__(item, "name", name)

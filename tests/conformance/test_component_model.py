@@ -56,14 +56,12 @@ from wasm_gateway.runtime_config import RuntimeConfig
 
 HERE = Path(__file__).parent
 SUITE = os.environ.get("COMPONENT_MODEL_TESTS")
-# The repository that it is a folder of, as nyi.txt begins lines with.
-REPOSITORY = next(
-    (name for name in ("wasmtime", "wasm-tools") if name in Path(SUITE or "").resolve().parts),
-    "component-model",
-)
-PREFIX = f"{REPOSITORY}/"
+# What it is a folder of, as nyi.txt begins lines with.
+FOLDERS = Path(SUITE or "").resolve().parts
+WHOSE = next((n for n in ("wasmtime", "wit-component", "wasm-tools") if n in FOLDERS), "component-model")
+PREFIX = f"{WHOSE}/"
 # What may come in the way of running a component that has to be valid, and no more.
-NOT_RUN = (LinkError, UnsupportedError) if REPOSITORY == "wasm-tools" else ()
+NOT_RUN = (LinkError, UnsupportedError, GuestError) if WHOSE in ("wasm-tools", "wit-component") else ()
 
 
 def find_wasm_tools() -> str | None:
@@ -79,7 +77,8 @@ def collect() -> list[str]:
     if SUITE is None:
         return []
     folder = Path(SUITE)
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.wast"))
+    paths = [*folder.rglob("*.wast"), *folder.rglob("component.wat")]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def not_yet() -> dict[str, str]:
@@ -226,7 +225,7 @@ class Runner:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.engine = Engine.shared()
-        self.hosts: Any = SpecTest() if REPOSITORY == "wasmtime" else Hosts(RuntimeConfig())
+        self.hosts: Any = SpecTest() if WHOSE == "wasmtime" else Hosts(RuntimeConfig())
         self.definitions: dict[str | None, bytes | None] = {}
         self.linked: Linked | None = None
         self.instance: Instance | None = None
@@ -418,7 +417,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[dict[str, Counter[str]]]:
 
 @need_suite
 def test_the_suite_is_there() -> None:
-    assert len(FILES) >= 60, f"no .wast files in {SUITE}"
+    assert len(FILES) >= 60, f"no such files in {SUITE}"
     assert WASM_TOOLS is not None, "wasm-tools is needed to read them (see README.md)"
     stale = [name for name in NYI if not any(fnmatch(file, name.partition(":")[0]) for file in FILES)]
     assert not stale
@@ -438,7 +437,7 @@ def test_file(file: str, tmp_path: Path, table: dict[str, Counter[str]]) -> None
         exact = [name for name in reasons if fnmatch(place, name) and ":" in name]
         rules = [name for name in reasons if ":" not in name]
         missing = isinstance(error, UnsupportedError | NotThere)
-        missing |= isinstance(error, LinkError) and REPOSITORY == "wasmtime"  # of its host
+        missing |= isinstance(error, LinkError) and WHOSE == "wasmtime"  # of its host
         found = exact or (rules if missing else [])
         used.update(found)
         counts["skipped" if found else "failed"] += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
 from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
+
+from tests.services import free_port  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 GAME = ROOT / "example_projects" / "finicky_whiskers"
@@ -146,9 +147,7 @@ def bookshop(folder: Path) -> Iterator[str]:
     manage = [sys.executable, str(DJANGO_SITE / "manage.py")]
     for command in (["migrate"], ["createsuperuser", "--noinput", "--username=ada", "--email=ada@x.test"]):
         subprocess.run([*manage, *command], env=os.environ | environment, check=True, capture_output=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    place = f"127.0.0.1:{free_port()}"
     with running([*manage, "runserver", "--noreload", "--insecure", place], folder, **environment) as site:
         yield site
 

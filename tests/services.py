@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -26,15 +27,22 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 # Debian keeps PostgreSQL's programs away from the PATH.
 POSTGRES_FOLDERS = ("/usr/lib/postgresql", "/usr/local/lib/postgresql")
-START_SECONDS = 60.0
-ATTEMPTS = 3
+START_SECONDS = 120.0
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface for a server that sets SO_REUSEADDR, as all do on Unix.
+
+    It stays bound until this process ends, though nobody listens: others that ask for a free port do not
+    get it meanwhile.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        if sys.platform == "linux":  # elsewhere the server could not have it
+            held.detach()
+    return port
 
 
 def program(*names: str) -> str | None:
@@ -61,32 +69,27 @@ def as_user(name: str) -> list[str]:
 
 @contextlib.contextmanager
 def running(command: Callable[[int], list[str]], folder: Path, ready: Callable[[int], bool]) -> Iterator[int]:
-    """Run the server `command(port)` from when it is `ready(port)` to the end of the block; gives the port.
-
-    Between our finding a free port and the server's taking it, somebody else may: then with another one.
-    """
-    log = folder / "server.log"
-    for _ in range(ATTEMPTS):
-        port = free_port()
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command(port), cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
+    """Run the server `command(port)` from when it is `ready(port)` to the end of the block; its port."""
+    log, port = folder / "server.log", free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command(port), cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        give_up = time.monotonic() + START_SECONDS
+        while not ready(port):
+            if process.poll() is not None or time.monotonic() > give_up:
+                said = log.read_text(errors="replace")[-2000:]
+                pytest.fail(f"{folder.name}: the server did not start: {said}")
+            time.sleep(0.02)
+        yield port
+    finally:
+        process.terminate()
         try:
-            give_up = time.monotonic() + START_SECONDS
-            while process.poll() is None and time.monotonic() < give_up:
-                if ready(port):
-                    yield port
-                    return
-                time.sleep(0.02)
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-    pytest.fail(f"{folder.name}: the server did not start: {log.read_text(errors='replace')[-2000:]}")
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def answers(port: int, prompt: bytes = b"", size: int = 1) -> bool:
@@ -212,7 +215,7 @@ def mqtt_messages(mosquitto_server: str) -> Iterator[Queue[tuple[str, bytes, int
     client.on_message = lambda _, __, message: messages.put((message.topic, message.payload, message.qos))
     client.connect("127.0.0.1", int(mosquitto_server.rpartition(":")[2]))
     client.loop_start()
-    assert ready.wait(20)
+    assert ready.wait(60)
     yield messages
     client.disconnect()
     client.loop_stop()

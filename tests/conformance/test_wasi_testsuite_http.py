@@ -95,9 +95,9 @@ def asked(wanted: dict[str, Any]) -> Iterator[dict[str, str]]:
         for each in wanted.get("servers", ()):
             name = f"HTTP_SERVER_{each['name'].upper()}"
             if each.get("kind") == "closed":
-                with socket.socket() as nobody:
-                    nobody.bind(("127.0.0.1", 0))
-                    found[name] = f"127.0.0.1:{nobody.getsockname()[1]}"
+                nobody = stack.enter_context(socket.socket())
+                nobody.bind(("127.0.0.1", 0))  # not listened at
+                found[name] = f"127.0.0.1:{nobody.getsockname()[1]}"
                 continue
             server = stack.enter_context(Endpoints(each["endpoints"]))
             thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

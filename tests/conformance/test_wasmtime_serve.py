@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.services import free_port
 from tests.wasi_p3_wat import HTTP as HTTP_P3
 from tests.wasi_p3_wat import P3Toolkit
 from wasm_gateway import Gateway
@@ -282,9 +283,7 @@ def by_hand(gateway: Gateway) -> Side:
 @contextmanager
 def serving(folder: Path, *command: str) -> Iterator[Side]:
     """What the server says that `command` starts, with {port} in it, until the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

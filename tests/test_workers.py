@@ -24,13 +24,13 @@ def test_closing_waits_for_what_runs_and_forgets_what_waits(release: threading.E
 
     def job(number: int) -> None:
         begun.release()
-        assert release.wait(30)
+        assert release.wait(60)
         ended.append(number)
 
     for number in range(6):
         workers.submit(job, number)
     for _ in range(2):
-        assert begun.acquire(timeout=30)
+        assert begun.acquire(timeout=60)
     closing = threading.Thread(target=workers.close)
     closing.start()
     closing.join(0.05)
@@ -38,7 +38,7 @@ def test_closing_waits_for_what_runs_and_forgets_what_waits(release: threading.E
     with pytest.raises(Saturated, match="closed"):
         workers.submit(job, 7)
     release.set()
-    closing.join(30)
+    closing.join(60)
     assert not closing.is_alive()
     assert sorted(ended) == [0, 1]
     assert not workers._threads
@@ -62,4 +62,4 @@ def test_a_job_may_close_its_own_pool() -> None:
         done.set()
 
     workers.submit(job)
-    assert done.wait(30)
+    assert done.wait(60)

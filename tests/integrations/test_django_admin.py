@@ -254,7 +254,7 @@ def test_a_site_hears_of_mismatches(site: dict[str, Any], tmp_path: Path) -> Non
             pilot = owner.gateway().pilot
             assert pilot is not None
             assert pilot.ledger is not None
-            end = time.monotonic() + 30
+            end = time.monotonic() + 60
             while not pilot.ledger.mismatches():
                 assert time.monotonic() < end
                 time.sleep(0.01)

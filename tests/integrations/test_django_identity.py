@@ -106,7 +106,7 @@ def test_the_user_beside_the_view(site: dict[str, Any], tmp_path: Path, ask: Ask
         pilot = owner.gateway().pilot
         assert pilot is not None
         assert pilot.ledger is not None
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not pilot.ledger.mismatches():
             assert time.monotonic() < end
             time.sleep(0.01)

@@ -309,10 +309,10 @@ def test_what_a_native_route_costs(ruled: Ruled, site: dict[str, Any], record_pr
         request = RequestFactory().get(path)
         rounds = []
         for _ in range(20):
-            start = time.perf_counter()
+            start = time.thread_time()
             for _ in range(100):
                 middleware(request)
-            rounds.append((time.perf_counter() - start) / 100)
+            rounds.append((time.thread_time() - start) / 100)
         return min(rounds)
 
     cost = seconds("/wasm/hello")
@@ -382,7 +382,7 @@ def test_the_guest_answers_beside_the_view(ruled: Ruled, ask: Ask) -> None:
     assert ask("get", "/wasm/trap").content == NATIVE
     assert ask("post", "/wasm/echo", data=b"0123456789a", content_type="text/plain").status_code == 200
     outcomes: Any = {}
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while len(outcomes) < 3 and time.monotonic() < end:
         counts = pilot.counts()
         outcomes = {k: word for k, v in counts.items() for word in v if word.startswith("shadow ")}
@@ -480,7 +480,7 @@ class StreamingUrls:
 
 def settled(pilot: Any, number: int) -> dict[str, int]:
     """What became of `number` guests beside the view."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while True:
         counts = pilot.counts().get("hello", {})
         if sum(counts.get(name, 0) for name in OUTCOMES) >= number:

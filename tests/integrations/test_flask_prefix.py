@@ -198,7 +198,7 @@ def test_a_guest_beside_the_view_of_a_blueprint(app: Flask, guests: Made, tmp_pa
     with app.test_client().get("/shop/shop") as response:
         assert response.data == b"shop /shop/shop "
     pilot = app.extensions["wasm_gateway"].pilot
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not pilot.ledger.mismatches():
         assert time.monotonic() < end
         time.sleep(0.01)

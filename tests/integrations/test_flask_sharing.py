@@ -107,7 +107,7 @@ def test_who_asks_is_lent_beside_the_view_too(make: Make, tmp_path: Path) -> Non
     with client.get("/wasm/who") as response:
         assert response.data == NATIVE
     ledger = app.extensions["wasm_gateway"].pilot.ledger
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not ledger.mismatches():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -96,7 +96,7 @@ def test_guests_that_are_killed_a_thousand_times(
         pids = sum(pool.map(client, range(CLIENTS)), Counter[str]())
         print(f"{TIMES} times in {time.monotonic() - begin:.1f} s, by {dict(pids)}")
         assert len(pids) <= 2  # no worker has died, or another one would have come
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         fallbacks: dict[str, int] = {}
         while sum(fallbacks.values()) < TIMES:
             assert time.monotonic() < end, fallbacks

@@ -63,7 +63,7 @@ def test_lines_of_several_say_whose_they_are(tmp_path: Path) -> None:
 
 def test_they_run_side_by_side(tmp_path: Path) -> None:
     """Each waits for the other's file, which a build of one after the other would never see."""
-    wait = "touch {0}; for i in $(seq 200); do test -e {1} && exit 0; sleep 0.05; done; exit 9"
+    wait = "touch {0}; for i in $(seq 1200); do test -e {1} && exit 0; sleep 0.05; done; exit 9"
     path = manifest(tmp_path, a=command(wait.format("a", "b")), b=command(wait.format("b", "a")))
     code, output = build(path)
     assert code == 0, output
@@ -80,7 +80,7 @@ def test_the_exit_code_of_a_failure_is_passed_on(tmp_path: Path) -> None:
 
 def test_a_failure_ends_the_others(tmp_path: Path) -> None:
     waits = "touch here; sleep 300; touch never"
-    fails = "for i in $(seq 200); do test -e here && exit 3; sleep 0.05; done; exit 9"
+    fails = "for i in $(seq 1200); do test -e here && exit 3; sleep 0.05; done; exit 9"
     path = manifest(tmp_path, a=command(waits), b=command(fails))
     begun = time.monotonic()
     assert build(path)[0] == 3

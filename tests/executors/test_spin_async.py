@@ -378,7 +378,7 @@ def test_mqtt(guests: Guests, mosquitto_server: str, mqtt_messages: Any) -> None
       (call $task.return {topic})"""
     uses = {MQTT: names("connection", "open", "publish")}
     assert guests.run(body, uses, text, grants=beneath(mosquitto_server)) == "spin/4"
-    assert mqtt_messages.get(timeout=20) == ("spin/4", b"a payload", 2)
+    assert mqtt_messages.get(timeout=60) == ("spin/4", b"a payload", 2)
     assert guests.run(body, uses, text) == "2"
 
 
@@ -431,7 +431,7 @@ def test_a_call_that_nobody_waits_for_ends(guests: Guests, redis_server: str, re
     uses = {REDIS: (*names("connection", "open", "execute"), "[resource-drop]connection")}
     assert guests.run(body, uses, text, grants=beneath(redis_server)) == ""
     (entry,) = guests.hosts._families["redis"].client._pool._entries.values()
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while entry.used and time.monotonic() < give_up:
         time.sleep(0.001)
     assert (entry.used, entry.idle) == (0, [])

@@ -398,7 +398,7 @@ def test_mqtt(serve: Serve, mosquitto_server: str, mqtt_messages: Any) -> None:
     uses = {"fermyon:spin/mqtt@2.0.0": connection_of("publish")}
     config = RuntimeConfig(outbound_mqtt=OutboundMqtt(max_payload_size_bytes=5))
     assert get(serve(body, uses, text, **kept(mosquitto_server))) == (200, b"a/topic")
-    assert mqtt_messages.get(timeout=20) == ("a/topic", b"a payload", 2)
+    assert mqtt_messages.get(timeout=60) == ("a/topic", b"a payload", 2)
     assert get(serve(body, uses, text)) == (402, b"")
     assert get(serve(body, uses, text, options={"runtime_config": config}, **kept(mosquitto_server))) == (
         403,

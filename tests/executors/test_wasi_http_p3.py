@@ -294,7 +294,7 @@ def test_the_deadline_ends_waiting(serve: Serve, caplog: Any) -> None:
     code = "(call $wait-for (i64.const -1)) (i32.const 0)"
     start = time.monotonic()
     assert whole(serve(code, WAITS, settings=settings).handle(request()))[0] >= 500
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     assert DeadlineExceeded.__name__ in failure(caplog)
 
 

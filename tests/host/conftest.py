@@ -108,7 +108,7 @@ def context() -> Iterator[Callable[..., Context]]:
     """
     made: list[Context] = []
 
-    def make(*, allowed: tuple[str, ...] | list[str] = (), seconds: float = 20.0, **grants: Any) -> Context:
+    def make(*, allowed: tuple[str, ...] | list[str] = (), seconds: float = 120.0, **grants: Any) -> Context:
         outbound = AllowedHosts(list(allowed), components=("front", "back"))
         ctx = Context(Grants("guest", outbound=outbound, **grants), Deadline(seconds))
         made.append(ctx)

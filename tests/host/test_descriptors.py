@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ resource = pytest.importorskip("resource")
 @pytest.fixture
 def limit() -> Iterator[Callable[[int], None]]:
     """Says how many more may be in use; what a test took has to be given back at its end."""
+    gc.collect()  # what other tests have left
     files = descriptors.files
     used, before = files.used, files.limit
 

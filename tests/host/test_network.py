@@ -77,7 +77,7 @@ def test_a_lookup_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):  # the third finds no place for another
         with pytest.raises(DeadlineExceeded):
             network.resolve("slow.example", 80, Deadline(0.05))
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 25
     release.set()
 
 
@@ -166,7 +166,7 @@ def test_waits_end_at_the_deadline(wait: Callable[[socket.socket], object]) -> N
             begin = time.monotonic()
             with pytest.raises(DeadlineExceeded):
                 wait(sock)
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < 25
 
 
 def test_idle_connections() -> None:

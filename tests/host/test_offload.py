@@ -19,7 +19,7 @@ from wasm_gateway.host.network import Breakable, Network
 from wasm_gateway.host.offload import MAX_OF_INSTANCE, Elements, Turns, Workers, share_of
 from wasm_gateway.host.wasi.io import Timer
 
-SOON = 20.0
+SOON = 60.0
 
 
 @pytest.fixture
@@ -273,18 +273,21 @@ def test_a_deadline_that_was_cut_is_over() -> None:
 
 def test_threads_of_an_instance_are_limited(workers: Workers, context: Callable[..., Any]) -> None:
     """More calls wait until one is over; the last is not forgotten."""
-    lock, now, most = threading.Lock(), [0], [0]
+    lock, now, most, together = threading.Lock(), [0], [0], threading.Barrier(2)
 
-    def count(deadline: Deadline) -> None:
+    def count(deadline: Deadline, number: int) -> None:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
+        if number < 2:
+            together.wait(SOON)
         time.sleep(0.002)
         with lock:
             now[0] -= 1
 
     ctx = context()
-    assert len(ctx.run(*(workers.run(ctx, count) for _ in range(3 * MAX_OF_INSTANCE)))) == 3 * MAX_OF_INSTANCE
+    calls = [workers.run(ctx, count, number) for number in range(3 * MAX_OF_INSTANCE)]
+    assert len(ctx.run(*calls)) == len(calls)
     assert 1 < most[0] <= MAX_OF_INSTANCE
 
 
@@ -317,7 +320,7 @@ def test_no_thread_is_kept_after_the_end(workers: Workers, context: Callable[...
     workers.close()
     found = ctx.run(*(workers.run(ctx, lambda deadline: threading.current_thread()) for _ in range(3)))
     threads = [thread for _, thread in found if thread is not threading.current_thread()]
-    assert len(threads) == 2
+    assert len(threads) >= 2  # the last may have nobody beside it by then
     for each in threads:
         each.join(SOON)
         assert not each.is_alive()

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"ok")
 
     def answer_silence(self, rest: str, body: bytes) -> None:
-        self.server.stop.wait(30)
+        self.server.stop.wait(120)
         self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
@@ -566,7 +566,7 @@ def test_slow_servers_end_at_the_deadline(
     begin = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         send(family, ctx, f"{server.origin}/{path}")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 50
 
 
 def test_a_kept_connection_has_the_deadline_of_its_request(
@@ -576,7 +576,7 @@ def test_a_kept_connection_has_the_deadline_of_its_request(
     begin = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         send(family, context(allowed=["http://127.0.0.1:*"], seconds=0.2), f"{server.origin}/silence")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 50
     assert len(server.connections) == 1
 
 
@@ -584,11 +584,11 @@ def test_a_name_that_takes_too_long(
     monkeypatch: pytest.MonkeyPatch, family: OutboundHttp, context: Callable[..., Any]
 ) -> None:
     release = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(30) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(120) and [])
     begin = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         send(family, context(allowed=["http://*:*"], seconds=0.1), "http://slow.example/")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 50
     release.set()
 
 
@@ -620,14 +620,14 @@ def test_a_hostile_server_is_an_error(family: OutboundHttp, guest: Any, data: by
 
         def serve() -> None:
             connection, _ = listener.accept()
-            with connection:
+            with connection, suppress(OSError):  # who hangs up may leave something unread
                 connection.recv(65536)
                 connection.sendall(data)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         assert send(family, guest, f"http://127.0.0.1:{listener.getsockname()[1]}/") == FAILED
-        thread.join(20)
+        thread.join(60)
 
 
 @pytest.mark.parametrize(("own", "total"), [(1, None), (None, 1), (5, 1)])
@@ -710,7 +710,7 @@ def test_a_kept_connection_that_is_closed_meanwhile(
         assert len(heard) == (2 if answers is None else 3)
         family.close()
         listener.shutdown(socket.SHUT_RDWR)
-    thread.join(20)
+    thread.join(60)
 
 
 def _child(family: OutboundHttp, ctx: Any, uri: str) -> None:

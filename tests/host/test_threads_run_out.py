@@ -37,7 +37,7 @@ def test_names_are_not_looked_up(no_threads: None, monkeypatch: pytest.MonkeyPat
     way_out = Network()
     for _ in range(3):
         with pytest.raises(NameNotResolved, match="can't start new thread"):
-            way_out.resolve("a.example", 80, Deadline(5))
+            way_out.resolve("a.example", 80, Deadline(60))
 
 
 def test_nobody_logs_in(no_threads: None, monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
@@ -46,7 +46,7 @@ def test_nobody_logs_in(no_threads: None, monkeypatch: pytest.MonkeyPatch, liste
     target = parse(f"host=127.0.0.1 port={listener.getsockname()[1]} user=u")
     for _ in range(3):
         with pytest.raises(DatabaseFailure, match="can't start new thread"):
-            PgConnection(target, Network(), Deadline(5))
+            PgConnection(target, Network(), Deadline(60))
     assert slots.free.acquire(blocking=False)
 
 
@@ -68,7 +68,7 @@ def test_nothing_is_uploaded(no_threads: None, listener: socket.socket) -> None:
     for _ in range(3):
         with (
             pytest.raises(HttpFailure, match="can't start new thread"),
-            client.open(request, address, Deadline(5)),
+            client.open(request, address, Deadline(60)),
         ):
             pass
     give_back: Callable[[], Any] | None = way_out.places.take()

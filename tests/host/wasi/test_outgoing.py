@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_meet(self) -> None:
         """Answers once two requests are here."""
-        self.server.meeting.wait(20)
+        self.server.meeting.wait(60)
         self.begin(200, ("content-length", "3"))
         self.wfile.write(b"met")
 
@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         """A second piece when the first has been read."""
         self.begin(200, ("content-length", "6"))
         self.wfile.write(b"one")
-        self.server.step.wait(20)
+        self.server.step.wait(60)
         self.wfile.write(b"two")
 
     def answer_chunks(self) -> None:
@@ -157,13 +157,13 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def answer_silence(self) -> None:
-        self.server.stop.wait(20)
+        self.server.stop.wait(60)
         self.close_connection = True
 
     def answer_stall(self) -> None:
         self.begin(200, ("content-length", "100"))
         self.wfile.write(b"some")
-        self.server.stop.wait(20)
+        self.server.stop.wait(60)
         self.close_connection = True
 
 
@@ -273,7 +273,7 @@ def wait(ctx: Any, future: Any) -> Any:
 
 def until(condition: Callable[[], object]) -> None:
     """Wait for what another thread is about to do."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
@@ -395,7 +395,7 @@ def test_a_response_that_nobody_reads_is_not_taken_in(
     assert len(wasi_io.blocking_read(guest, stream, 1000)) == 1000
     assert stream._pipe._size <= PIPE_BYTES + 65536
     stream.abandon()  # as when the guest drops the body
-    assert server.gone.wait(20)
+    assert server.gone.wait(60)
     assert server.written < 64 << 20
 
 
@@ -409,7 +409,7 @@ def test_the_end_of_the_instance_breaks_off(
     handler.handle(ctx, request, None)
     write_all(ctx, stream, bytes(2 * WHOLE_BYTES))
     assert ctx.run_closers() == []
-    assert server.gone.wait(20)
+    assert server.gone.wait(60)
     handler.close()
     join_senders()
 
@@ -681,7 +681,7 @@ def test_more_goes_both_ways_than_lies_in_between(
         server.socket = served.wrap_socket(server.socket, server_side=True)
         network.tls_context().load_verify_locations(certificate / "cert.pem")
         scheme, authority = "HTTPS", authority.replace("127.0.0.1", "localhost")
-    guest = context(allowed=["*://127.0.0.1:*", "*://localhost:*"], seconds=60)
+    guest = context(allowed=["*://127.0.0.1:*", "*://localhost:*"], seconds=600)
     request = outgoing(guest, authority, "/while", "post")
     assert call("[method]outgoing-request.set-scheme", guest, request, (scheme, None)) is None
     body, stream = body_of(guest, request)
@@ -715,7 +715,7 @@ def test_a_server_answers_and_takes_no_more(server: Server, handler: OutgoingHan
     assert response.status == 413
     assert rest(guest, stream_of(guest, response)) == b"enough"
     closed = False
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not closed and time.monotonic() < end:
         wasi_io.wait_any(guest, [stream.pollable()])
         permit = wasi_io.check_write(guest, stream)
@@ -747,7 +747,7 @@ def test_a_server_answers_before_it_takes_the_rest(
     assert server.connections == 2
     write_all(guest, stream, bytes(1 << 20))
     assert finish(guest, body) is None
-    assert server.gone.wait(20)
+    assert server.gone.wait(60)
     assert server.taken == (1 << 20) + 4
     until(lambda: not wasi_outgoing.under_way(guest))
 
@@ -771,7 +771,7 @@ def join_senders() -> None:
     """No thread is left waiting for the other side."""
     for thread in threading.enumerate():
         if thread.name.startswith("wasm-http"):
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -835,7 +835,7 @@ def test_a_server_that_does_not_read_slows_the_guest(
     request = outgoing(guest, server.authority, "/silence", "post")
     _, stream = body_of(guest, request)
     handler.handle(guest, request, None)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         permit = wasi_io.check_write(guest, stream)
         if permit:
@@ -855,11 +855,12 @@ def test_the_deadline_of_the_guest(
     server: Server, handler: OutgoingHandler, context: Callable[..., Any]
 ) -> None:
     ctx = context(allowed=["http://127.0.0.1:*"], seconds=0.1)
-    future = handler.handle(ctx, outgoing(ctx, server.authority, "/silence"), None)
 
     def end() -> None:
         """Who is late first, the guest or its request, is open."""
-        assert wait(ctx, future) == Err(("connection-read-timeout", None))
+        future = handler.handle(ctx, outgoing(ctx, server.authority, "/silence"), None)
+        late = wait(ctx, future)
+        assert late in (Err(("connection-read-timeout", None)), Err(("connection-timeout", None)))
         ctx.deadline.remaining()
 
     with pytest.raises(DeadlineExceeded):

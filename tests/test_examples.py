@@ -48,7 +48,7 @@ def asker(address: str) -> Ask:
     def ask(
         method: str, target: str, body: str | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
         try:
             connection.request(method, target, body, headers or {})
             response = connection.getresponse()
@@ -387,6 +387,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
 
 
 def test_site_plays_a_round(site: Ask) -> None:
+    site("POST", "/reset")  # what other tests have begun
     status, _, body = site("POST", "/session?seconds=60")
     assert status == 200
     round_ = json.loads(body)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 PRELUDE = """
 import gc, os, signal, sys, threading, weakref
-signal.alarm(20)  # a hang is a failure
+signal.alarm(60)  # a hang is a failure
 from wasm_gateway import forks
 
 class Owner:
@@ -29,7 +29,7 @@ def in_child(function):
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
-        signal.alarm(20)  # a child does not inherit it
+        signal.alarm(60)  # a child does not inherit it
         function()
         sys.stdout.flush()
         os._exit(0)
@@ -40,7 +40,7 @@ def in_child(function):
 def python(script: str) -> tuple[list[str], str]:
     """Lines of stdout, and stderr."""
     command = [sys.executable, "-c", PRELUDE + script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines(), done.stderr
 

@@ -1079,7 +1079,7 @@ if {hasattr(os, "fork")}:
     assert not os.wait()[1]
 assert folder.is_dir()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     folders = done.stdout.split()
     assert len(set(folders)) == len(folders) >= 1
@@ -1100,7 +1100,10 @@ TAGGED = """
 
 
 @pytest.mark.parametrize("state", ["", None], ids=["memory", "sqlite"])
-def test_many_threads_each_get_their_own_answers(wat: Any, application: Any, ask: Any, state: Any) -> None:
+def test_many_threads_each_get_their_own_answers(
+    wat: Any, application: Any, ask: Any, state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wasm_gateway.host.key_value.BUSY_SECONDS", 60.0)
     gateway = application(
         a=application.part(wat.spin(TAGGED), key_value_stores=["default"]),
         b=application.part(wat.command(ENVIRONMENT), wagi=True),
@@ -1151,7 +1154,7 @@ def test_a_gateway_that_was_opened_before_a_fork_serves_in_the_children(
     )
     script = f"""
 import logging, os, signal, sys, threading
-signal.alarm(30)  # a hang is a failure
+signal.alarm(120)  # a hang is a failure
 from wasm_gateway import Gateway
 from wasm_gateway.messages import Request
 logging.disable()
@@ -1163,7 +1166,7 @@ everything = ["/count", "/files", "/loop", "/print"]
 if {warm}:
     assert [ask(path)[0] for path in everything] == [200, 200, 504, 200]
 def child():
-    signal.alarm(20)
+    signal.alarm(100)
     assert gateway.stats()[0].started == 0
     answers = []
     def run():
@@ -1191,7 +1194,7 @@ assert [ask(path)[0] for path in everything] == [200, 200, 504, 200]
 print(ask("/count")[1].decode())
 gateway.close()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     # six requests in the children, two here, one before; each counted, though two at once may read the same
     assert int(done.stdout) <= 7 + warm
@@ -1208,7 +1211,7 @@ def test_a_gateway_may_be_opened_in_a_child_of_a_process_that_has_one_open(
     path = application.manifest({"a": wat.spin(COUNT), "b": wat.flat(say("b"))})
     script = f"""
 import os, signal
-signal.alarm(30)
+signal.alarm(120)
 from wasm_gateway import Gateway
 from wasm_gateway.messages import Request
 first = Gateway.from_manifest({str(path)!r}, disable_cache=True, state_dir="").open()
@@ -1221,7 +1224,7 @@ if not pid:
     os._exit(0)
 assert not os.waitpid(pid, 0)[1]
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
 
 

@@ -189,7 +189,7 @@ def test_lines_of_many_threads_and_processes_stay_whole(tmp_path: Path) -> None:
     children = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), letters]) for letters in ("ab", "cd")
     ]
-    assert [child.wait(60) for child in children] == [0, 0]
+    assert [child.wait(120) for child in children] == [0, 0]
 
     lines = b"".join(path.read_bytes() for path in tmp_path.iterdir()).splitlines()
     # 200 lines of 100 bytes fill a file of 20,000 once: nothing is lost, every line is of one letter.
@@ -348,7 +348,7 @@ def test_a_forked_child_can_write_although_a_lock_was_held(tmp_path: Path) -> No
                 logs.write("b", "stdout", b"child\n")
             finally:
                 os._exit(0)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while os.waitpid(pid, os.WNOHANG) == (0, 0):
         if time.monotonic() > deadline:
             os.kill(pid, 9)

@@ -40,7 +40,7 @@ def addresses(name: str) -> list[int]:
     functions = [HostFunction("host", "f", "i", "", callback)]
     program = Program(engine, engine.compile(bytes(wasmtime.wat2wasm(WAT))), functions, starts=False)
     services: Any = None
-    with Instance(program, Grants("g"), Deadline(20), Limits(1 << 20, 10), services) as instance:
+    with Instance(program, Grants("g"), Deadline(60), Limits(1 << 20, 10), services) as instance:
         call = instance.function(name)
         assert call is not None
         if name == "deep":

@@ -154,7 +154,9 @@ def handler(number, frame):
     raise Bye
 
 def later():
-    time.sleep(0.05)
+    waits = ctypes.c_uint32.from_address(base + 4)
+    while not waits.value:
+        time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGUSR1)
     ctypes.c_uint32.from_address(base).value = 1
 
@@ -170,11 +172,12 @@ _bindings.wasmtime_linker_define_func_unchecked(
     cast(None, ctypes.CFUNCTYPE(None, c_void_p)),
 )
 wat = '(module (import "h" "f" (func $f)) (memory (export "memory") 1) (func (export "run")' + (
+    "(i32.atomic.store (i32.const 4) (i32.const 1))"
     "(loop (br_if 0 (i32.eqz (i32.atomic.load (i32.const 0))))) (call $f)))")
 exports = linker.instantiate(store, wasmtime.Module(engine, wat)).exports(store)
 base = ctypes.addressof(exports["memory"].data_ptr(store).contents)
 for _ in range(3):
-    exports["memory"].write(store, bytes(4), 0)
+    exports["memory"].write(store, bytes(8), 0)
     signal.signal(signal.SIGUSR1, handler)
     thread = threading.Thread(target=later)
     thread.start()

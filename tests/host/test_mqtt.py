@@ -330,10 +330,11 @@ def test_connections_of_an_instance_are_limited(guest: Make) -> None:
     failed(call.open("mqtt://127.0.0.2:1"), "connection-failed")
 
 
-def test_connections_of_an_application_are_limited(guest: Make, network: Network) -> None:
+def test_connections_of_an_application_are_limited(
+    guest: Make, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "WAIT", 0.05)
     family = Mqtt(network, max_connections=2)
-    assert family._places is not None
-    family._places._wait = 0.05
     one, two = guest(family), guest(family)
     one.open("mqtt://127.0.0.1:1")
     conn = two.open("mqtt://127.0.0.1:1")

@@ -4,7 +4,7 @@ import multiprocessing
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -41,13 +41,13 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_addresses_are_not_looked_up(names: dict[str, Any]) -> None:
     network = Network()
-    assert network.resolve("127.0.0.1", 80, Deadline(5)) == [(socket.AF_INET, ("127.0.0.1", 80))]
-    assert network.resolve("::1", 80, Deadline(5)) == [(socket.AF_INET6, ("::1", 80, 0, 0))]
+    assert network.resolve("127.0.0.1", 80, Deadline(60)) == [(socket.AF_INET, ("127.0.0.1", 80))]
+    assert network.resolve("::1", 80, Deadline(60)) == [(socket.AF_INET6, ("::1", 80, 0, 0))]
 
 
 def test_names_are_looked_up(names: dict[str, Any]) -> None:
     names["a.example"] = ["10.0.0.1", "192.0.2.1"]
-    found = Network().resolve("a.example", 80, Deadline(5))
+    found = Network().resolve("a.example", 80, Deadline(60))
     assert found == [(socket.AF_INET, ("10.0.0.1", 80)), (socket.AF_INET, ("192.0.2.1", 80))]
 
 
@@ -55,17 +55,17 @@ def test_names_are_looked_up(names: dict[str, Any]) -> None:
 def test_names_that_are_unknown(names: dict[str, Any], found: Any) -> None:
     names["a.example"] = found
     with pytest.raises(NameNotResolved):
-        Network().resolve("a.example", 80, Deadline(5))
+        Network().resolve("a.example", 80, Deadline(60))
 
 
 def test_blocked_addresses_are_left_out(names: dict[str, Any]) -> None:
     network = Network(BlockedNetworks(["private"]).blocks)
     names["mixed.example"] = ["10.0.0.1", "::ffff:10.0.0.2", "8.8.8.8"]
     names["private.example"] = ["10.0.0.1", "fc00::1"]
-    assert network.resolve("mixed.example", 80, Deadline(5)) == [(socket.AF_INET, ("8.8.8.8", 80))]
+    assert network.resolve("mixed.example", 80, Deadline(60)) == [(socket.AF_INET, ("8.8.8.8", 80))]
     for host in ("private.example", "127.0.0.1", "::1", "::ffff:127.0.0.1"):
         with pytest.raises(DestinationBlocked):
-            network.resolve(host, 80, Deadline(5))
+            network.resolve(host, 80, Deadline(60))
 
 
 def test_a_lookup_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_a_forked_child_has_all_places_for_lookups(
     network = Network()
     assert network._lookups.acquire(blocking=False)
     process = multiprocessing.get_context("fork").Process(
-        target=network.resolve, args=("a.example", 80, Deadline(20))
+        target=network.resolve, args=("a.example", 80, Deadline(60))
     )
     process.start()
     process.join(60)
@@ -99,7 +99,7 @@ def test_a_forked_child_has_all_places_for_lookups(
 def test_the_next_address_is_tried(names: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         names["a.example"] = ["127.0.0.9", "127.0.0.1"]
-        with Network().connect("a.example", server.getsockname()[1], Deadline(20)) as sock:
+        with Network().connect("a.example", server.getsockname()[1], Deadline(60)) as sock:
             assert sock.getpeername()[0] == "127.0.0.1"
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -115,7 +115,13 @@ def full_server() -> socket.socket:
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(
     monkeypatch: pytest.MonkeyPatch, names: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(module, "LEAST_CONNECT_SECONDS", 0.1)
+
+    def hurried(count: int, deadline: Deadline) -> Iterator[Deadline]:
+        """Little time for the first one, and for the next all that there is."""
+        for number, share in enumerate(shares(count, deadline)):
+            yield share if number else Deadline(0.1)
+
+    monkeypatch.setattr(module, "shares", hurried)
     with full_server() as silent:
         port = silent.getsockname()[1]
         fillers = [socket.socket() for _ in range(4)]
@@ -125,7 +131,7 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(
                 filler.connect_ex(("127.0.0.1", port))
             with socket.create_server(("127.0.0.2", port)):
                 names["a.example"] = ["127.0.0.1", "127.0.0.2"]
-                with Network().connect("a.example", port, Deadline(2)) as sock:
+                with Network().connect("a.example", port, Deadline(60)) as sock:
                     assert sock.getpeername()[0] == "127.0.0.2"
             names["b.example"] = ["127.0.0.1", "127.0.0.1"]
             with pytest.raises(DeadlineExceeded):
@@ -135,14 +141,15 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(
                 filler.close()
 
 
-def test_shares() -> None:
-    deadline = Deadline(100)
+def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadline = Deadline(30_000)
     first, second, last = shares(3, deadline)
-    assert first.seconds == pytest.approx(100 / 3, abs=1)
-    assert second.seconds == pytest.approx(50, abs=1)
+    assert first.seconds == pytest.approx(10_000, abs=100)
+    assert second.seconds == pytest.approx(15_000, abs=100)
     assert last is deadline
     assert list(shares(0, deadline)) == []
-    short = Deadline(0.5)
+    monkeypatch.setattr(module, "LEAST_CONNECT_SECONDS", 1000.0)
+    short = Deadline(500)
     assert list(shares(2, short)) == [short, short]
 
 
@@ -158,7 +165,7 @@ def test_shares() -> None:
 )
 def test_waits_end_at_the_deadline(wait: Callable[[socket.socket], object]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        sock = Network().connect("127.0.0.1", server.getsockname()[1], Deadline(20))
+        sock = Network().connect("127.0.0.1", server.getsockname()[1], Deadline(60))
         peer, _ = server.accept()
         with sock, peer:
             sock.settimeout(None)  # as drivers do

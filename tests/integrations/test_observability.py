@@ -57,7 +57,7 @@ def test_all_processes_of_gunicorn(
     with start("gunicorn", *listen, *SERVERS[server], "site_app:app") as address:
 
         def get(path: str) -> bytes:
-            with closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
+            with closing(http.client.HTTPConnection(*address, timeout=60)) as connection:
                 connection.request("GET", path)
                 return connection.getresponse().read()
 

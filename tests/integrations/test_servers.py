@@ -120,7 +120,7 @@ def environment(body: bytes) -> tuple[dict[str, str], bytes]:
 
 def exchange(address: tuple[str, int], data: bytes, size: int = 1 << 20) -> bytes:
     """All that the server answers to raw `data`, up to the end of the connection."""
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(data)
         answer = b""
         while len(answer) < size:
@@ -133,7 +133,7 @@ def exchange(address: tuple[str, int], data: bytes, size: int = 1 << 20) -> byte
 
 def test_a_site(server: tuple[str, int], request: pytest.FixtureRequest) -> None:
     """One start, all that matters: starting a server is what costs here."""
-    with closing(http.client.HTTPConnection(*server, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(*server, timeout=60)) as connection:
         check_answers(connection, request.node.name)
     check_connections(server, request.node.name)
     check_echo(server, request.node.name)
@@ -189,7 +189,7 @@ def check_connections(server: tuple[str, int], name: str) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
     # Expect: 100-continue
-    with socket.create_connection(server, timeout=10) as raw:
+    with socket.create_connection(server, timeout=60) as raw:
         raw.sendall(post % 5 + b"Expect: 100-continue\r\n\r\n")
         assert raw.recv(65536).startswith(b"HTTP/1.1 100 ")
         raw.sendall(b"hello")
@@ -201,7 +201,7 @@ def check_connections(server: tuple[str, int], name: str) -> None:
 
     # a client that leaves while it sends, and one that leaves while it waits
     for rest in (b"hel", b"hello"):
-        with socket.create_connection(server, timeout=10) as raw:
+        with socket.create_connection(server, timeout=60) as raw:
             raw.sendall(post % 5 + b"\r\n" + rest)
     get = b"GET /wasm/hello HTTP/1.1\r\nConnection: close\r\n"
     assert exchange(server, get + b"Host: 127.0.0.1\r\n\r\n").endswith(b"hello from wasm")
@@ -228,7 +228,7 @@ def check_streams(server: tuple[str, int], name: str) -> None:
     if "granian-wsgi" in name or "inline" in name:
         return
     # The guest waits much longer than this client, and has written before.
-    with socket.create_connection(server, timeout=10) as raw:
+    with socket.create_connection(server, timeout=60) as raw:
         raw.sendall(b"GET /wasm/wait HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         answer = b""
         while b"early" not in answer:
@@ -241,7 +241,7 @@ def check_streams(server: tuple[str, int], name: str) -> None:
 def check_echo(server: tuple[str, int], name: str) -> None:
     """A chunk comes back before the next one is sent, but where server or framework wait for the whole."""
     whole = "django" in name or not name.startswith("test_a_site[uvicorn")
-    with socket.create_connection(server, timeout=10) as raw:
+    with socket.create_connection(server, timeout=60) as raw:
         raw.sendall(
             b"POST /wasm/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
@@ -304,7 +304,7 @@ def http_2(
     fields = {":method": "POST", ":scheme": "http", ":authority": "127.0.0.1", ":path": path}
     client.send_headers(1, [*fields.items(), ("te", "trailers"), ("x-sum", "5")])
     body, sent, trailers, pieces = b"", b"", [], [*pieces]
-    with socket.create_connection(address, timeout=10) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         while True:
             if pieces and body == sent:
                 sent += pieces[0]

@@ -240,7 +240,7 @@ def test_hostile_pages_take_no_time(piece: str) -> None:
     """html.parser alone needs minutes for some of these."""
     begin = time.process_time()
     html_lines(b"<p>" + piece.encode() * ((1 << 20) // len(piece)))
-    assert time.process_time() - begin < 10
+    assert time.process_time() - begin < 30
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_hostile_json_takes_little(body: bytes) -> None:
         assert all(len(line) <= MAX_DIFFERENCE + 10 for line in found)
         kept = comparison.kept(one, guest)
         assert all(len(json.dumps(each)) < 20 * MAX_BODY for each in kept)
-    assert time.process_time() - begin < 20
+    assert time.process_time() - begin < 60
 
 
 def test_differences_are_few_and_short() -> None:

@@ -105,7 +105,7 @@ def test_nothing_takes_long(piece: str) -> None:
     redact.text(text)
     redact.html_tag(f"<{text}")
     redact.target(f"/{text}?{text}")
-    assert time.process_time() - begin < 2
+    assert time.process_time() - begin < 20
 
 
 def test_what_is_kept_is_bounded() -> None:

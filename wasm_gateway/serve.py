@@ -8,7 +8,7 @@
 # Rule 3: the port is taken before anything starts, and announced when it answers.
 # Rule 4: SIGHUP loads manifest and guests again: in the parent, and where it can, in the workers, which look
 # at a number that they share with it. A signal to a worker that is just starting would end it.
-# Rule 5: whoever ends first ends all: a worker that keeps dying, the Redis trigger, a
+# Rule 5: whoever ends first ends all: a worker that cannot start or keeps dying, the Redis trigger, a
 # signal, the parent. No process outlives its parent.
 #
 # Why granian, and why its ASGI interface: measured with a hello in one worker and
@@ -309,15 +309,16 @@ def _serve_http(
     server = _server(port, workers)
     # granian's own way replaces the workers, whether or not new ones could start
     server.signal_handler_reload = beside.reload_soon
-    loader = partial(load, application.for_workers(), threads, beside.reloads)
+    loader = partial(load, application.for_workers(), threads, beside.reloads, beside.stillborn)
     ended = threading.Event()
 
     def watch() -> None:
         while not port.answers():
             if ended.wait(READY_CHECK_SECONDS):
                 return
-        # From now on a worker that dies is replaced; one that cannot even start ends the server.
-        server.respawn_failed_workers = True
+        # From now on a worker that dies is replaced; one that cannot even start ends the server. granian
+        # takes for that what dies within 5.5 s, which a slow machine needs to start it.
+        server.respawn_failed_workers = _AllStart(beside.stillborn)
         announcer.serving(port.base_url)
         beside.may_announce.set()
 
@@ -330,7 +331,19 @@ def _serve_http(
         return int(error.code or 0)
     finally:
         ended.set()
+        if beside.stillborn.value:
+            log.error("a worker cannot start. Terminating.")
     return 1 if beside.failed else 0
+
+
+class _AllStart:
+    """True as long as no worker was `stillborn`."""
+
+    def __init__(self, stillborn: Number) -> None:
+        self._stillborn = stillborn
+
+    def __bool__(self) -> bool:
+        return not self._stillborn.value
 
 
 def _server(port: Port, workers: int) -> Any:
@@ -409,21 +422,25 @@ def configure_logging(*, access_log: bool = False) -> None:
 # In a worker
 
 
-def load(application: Application, threads: int | None, reloads: Number) -> Any:
+def load(application: Application, threads: int | None, reloads: Number, stillborn: Number) -> Any:
     """The ASGI application of a worker; its gateway opens at the lifespan's startup.
 
-    It is loaded again when the number of `reloads` has changed.
+    It is loaded again when the number of `reloads` has changed. `stillborn` is set where it cannot be loaded.
     """
     from .direct import install
 
     _end_with_parent()
     configure_logging(access_log=application.options.get("access_log", False))
     seen = reloads.value
-    gateway = application.gateway()
+    try:
+        gateway = application.gateway()
+    except BaseException:
+        stillborn.value = 1
+        raise
     _reload_with_parent(gateway, reloads, seen)
     app = gateway.asgi() if threads is None else gateway.asgi(threads=threads)
     install(app)
-    return _LeavesQuickly(app)
+    return _InWorker(app, stillborn)
 
 
 def _end_with_parent() -> None:
@@ -466,15 +483,18 @@ def reload(gateway: Gateway) -> bool:
     return True
 
 
-class _LeavesQuickly:
+class _InWorker:
     """`app`, and a process that ends without tearing the interpreter down once `app` has shut down.
+
+    `stillborn` is set when `app` cannot start.
 
     Threads of the server may want the interpreter when it is half gone, which aborts the process
     (seen with granian 2.8: "panic in a function that cannot unwind", exit by SIGABRT).
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, stillborn: Number) -> None:
         self._app = app
+        self._stillborn = stillborn
         self._shut_down = False
         atexit.register(self._leave)
 
@@ -484,6 +504,8 @@ class _LeavesQuickly:
             return
 
         async def watched(message: Any) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                self._stillborn.value = 1
             self._shut_down |= message["type"] == "lifespan.shutdown.complete"
             await send(message)
 
@@ -512,13 +534,14 @@ class Number(Protocol):
 class _BesideServer:
     """What runs in the parent while the workers serve: reloads, and the Redis trigger, if there is one.
 
-    `reloads` is how often the application was loaded again.
+    `reloads` is how often the application was loaded again, `stillborn` whether a worker could not start.
     """
 
     def __init__(self, gateway: Gateway, announcer: Announcer) -> None:
         self._gateway = gateway
         self._announcer = announcer
         self.reloads: Number = multiprocessing.get_context("spawn").RawValue("Q", 0)
+        self.stillborn: Number = multiprocessing.get_context("spawn").RawValue("Q", 0)
         # a queue whose `put` may interrupt itself, as a signal does; None is the end
         self._asked: queue.SimpleQueue[bool | None] = queue.SimpleQueue()
         self._reloader = threading.Thread(target=self._reload, name="wasm-reload")

@@ -42,7 +42,7 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-PATIENCE = 60  # s; nothing is slower unless it is broken
+PATIENCE = 120  # s; nothing is slower unless it is broken
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def program(wat: str, host: Callable[[Instance], Any] | None = None, starts: boo
 
 
 def instance(
-    program: Program, *, seconds: float = 10.0, max_memory: int = 64 * PAGE, services: Any = None
+    program: Program, *, seconds: float = 120.0, max_memory: int = 64 * PAGE, services: Any = None
 ) -> Instance:
     return Instance(program, Grants("guest"), Deadline(seconds), Limits(max_memory, 1000), services)
 

@@ -1199,9 +1199,9 @@ build = {{ command = "make", watch = ["src/**/*.rs", "Cargo.toml"] }}
 
 
 def _timed(text: str) -> float:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     parse(text)
-    return time.perf_counter() - begin
+    return time.thread_time() - begin
 
 
 def test_reading_a_manifest_imports_nothing_heavy() -> None:

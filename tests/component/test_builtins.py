@@ -164,7 +164,7 @@ def linked(wasm: bytes) -> Linked:
 def answer(guest: Linked, choice: int = 0) -> Any:
     """What such a guest gives for a text; `choice` lies at 0 in its memory."""
     services: Any = None
-    with Instance(guest.program, GRANTS, Deadline(20), Limits(64 << 20, 100_000), services) as instance:
+    with Instance(guest.program, GRANTS, Deadline(120), Limits(64 << 20, 100_000), services) as instance:
         instance.memories[0].store_u32(0, choice)
         return guest.functions["", "run"](instance, "text")
 

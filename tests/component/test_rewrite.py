@@ -48,7 +48,7 @@ def program(wasm: bytes) -> Program:
     return Program(engine, engine.compile(wasm), [])
 
 
-def instance(program: Program, seconds: float = 5.0) -> Instance:
+def instance(program: Program, seconds: float = 120.0) -> Instance:
     return Instance(program, Grants("g"), Deadline(seconds), Limits(1 << 20, 1000), None)  # type: ignore[arg-type]
 
 

@@ -198,7 +198,7 @@ def run(linked: Linked, rng: random.Random) -> str:
     """How a guest with such programs ended; AssertionError where it left something behind."""
     HOSTS.fresh()
     services: Any = None
-    with Instance(linked.program, GRANTS, Deadline(20), Limits(16 << 20, 10_000), services) as instance:
+    with Instance(linked.program, GRANTS, Deadline(120), Limits(16 << 20, 10_000), services) as instance:
         for memory in {id(memory): memory for memory in instance.memories}.values():
             data = b"".join(n.to_bytes(4, "little") for op in Programmer(rng).write() for n in op)
             memory.write(PROGRAM, data)

@@ -359,7 +359,7 @@ class Runner:
         linked = self.linked_and_compiled(wasm)
         services: Any = None  # nothing of an application is needed
         limits = Limits(64 << 20, 100_000)
-        instance = Instance(linked.program, Grants("guest"), Deadline(30), limits, services)
+        instance = Instance(linked.program, Grants("guest"), Deadline(120), limits, services)
         self.linked, self.instance = linked, instance.__enter__()
 
     def call(self, command: dict[str, Any]) -> tuple[Any, ValType | None]:

@@ -123,7 +123,7 @@ def run(case: Case, scratch: Path) -> tuple[int, dict[str, bytes]]:
     program = load(case.wasm.read_bytes())
     services: Any = None  # nothing of an application is needed
     limits = Limits(256 << 20, 100_000)
-    with Instance(program, Grants("guest"), Deadline(30), limits, services, state) as guest:
+    with Instance(program, Grants("guest"), Deadline(120), limits, services, state) as guest:
         start = guest.function("_start")
         assert start is not None
         code = 0

@@ -74,7 +74,7 @@ def run(case: Case, scratch: Path) -> tuple[int, dict[str, bytes]]:
     services: Any = None  # nothing of an application is needed
     grants = Grants("guest", outbound=AllowedHosts(["tcp://*:*", "udp://*:*"]))
     limits = Limits(256 << 20, 100_000)
-    with Instance(linked.program, grants, Deadline(30), limits, services, state) as guest:
+    with Instance(linked.program, grants, Deadline(120), limits, services, state) as guest:
         try:
             code = int(isinstance(linked.functions[RUN, "run"](guest), Err))
         except GuestExit as exit_:

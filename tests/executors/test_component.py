@@ -71,7 +71,7 @@ class Running:
         self.linked = linked
         services: Any = None  # nothing of an application is needed
         limits = Limits(16 << 20, 1000)
-        self.instance = Instance(linked.program, Grants("guest"), Deadline(30), limits, services)
+        self.instance = Instance(linked.program, Grants("guest"), Deadline(120), limits, services)
         stack.enter_context(self.instance)
         self.log = log
 
@@ -745,7 +745,7 @@ def test_one_module_may_have_several_memories_and_tables(run: Callable[..., Runn
           (func (export "sizes") (result u32) (canon lift (core func $i "sizes")))""",
     )
     assert (running("one"), running("two"), running("sizes")) == ("first!", "second", 34)
-    again = Instance(running.linked.program, Grants("x"), Deadline(30), Limits(1 << 20, 10), None)  # type: ignore[arg-type]
+    again = Instance(running.linked.program, Grants("x"), Deadline(120), Limits(1 << 20, 10), None)  # type: ignore[arg-type]
     with again as other:
         assert running.linked.functions["", "sizes"](other) == 34
 
@@ -764,7 +764,7 @@ COUNTER = """
 def test_instances_share_nothing(run: Callable[..., Running]) -> None:
     running = run(COUNTER)
     assert [running("a"), running("a"), running("b"), running("a")] == [1, 2, 1, 3]
-    again = Instance(running.linked.program, Grants("x"), Deadline(30), Limits(1 << 20, 10), None)  # type: ignore[arg-type]
+    again = Instance(running.linked.program, Grants("x"), Deadline(120), Limits(1 << 20, 10), None)  # type: ignore[arg-type]
     with again as other:
         assert running.linked.functions["", "a"](other) == 1
     assert running("a") == 4

@@ -65,7 +65,7 @@ class Guests:
         wasm = self.components.task(body, uses, "" if text is None else text.data, **more)
         return link_component(wasm, Engine.shared(), None, self.hosts)
 
-    def instance(self, linked: Linked, seconds: float = 20.0, **grants: Any) -> Instance:
+    def instance(self, linked: Linked, seconds: float = 120.0, **grants: Any) -> Instance:
         granted = Grants("guest", **grants)
         return Instance(linked.program, granted, Deadline(seconds), Limits(1 << 24, 10_000), None)  # type: ignore[arg-type]
 

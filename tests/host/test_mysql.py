@@ -297,12 +297,12 @@ def test_connections_are_limited(network: Network, mariadb_server: str) -> None:
     client = MySqlClient(network, max_connections=1)
     client._pool._wait = 0.05
     address = parse_address(mariadb_server, ("mysql",))
-    taken = client.take(address, Deadline(20))
+    taken = client.take(address, Deadline(120))
     with pytest.raises(DatabaseFailure, match="too many connections"):
-        client.take(address, Deadline(20))
-    client.give(address, taken, Deadline(20))
-    assert client.take(address, Deadline(20)) is taken
-    client.give(address, taken, Deadline(20))
+        client.take(address, Deadline(120))
+    client.give(address, taken, Deadline(120))
+    assert client.take(address, Deadline(120)) is taken
+    client.give(address, taken, Deadline(120))
     client.close()
 
 

@@ -541,12 +541,12 @@ def test_connections_are_limited(network: Network, postgres_server: str) -> None
     client = PgClient(network, max_connections=1)
     client._pool._wait = 0.05
     target = parse(postgres_server)
-    taken = client.take(target, Deadline(20))
+    taken = client.take(target, Deadline(120))
     with pytest.raises(DatabaseFailure, match="too many connections"):
-        client.take(target, Deadline(20))
-    client.give(target, taken, Deadline(20))
-    assert client.take(target, Deadline(20)) is taken
-    client.give(target, taken, Deadline(20))
+        client.take(target, Deadline(120))
+    client.give(target, taken, Deadline(120))
+    assert client.take(target, Deadline(120)) is taken
+    client.give(target, taken, Deadline(120))
     client.close()
 
 

@@ -48,7 +48,7 @@ def url(redis_server: str) -> str:
     """A database of the real server, emptied."""
     client = RedisClient(Network())
     address = f"{redis_server}/0"
-    client.call(parse(address), Deadline(20), "FLUSHALL")
+    client.call(parse(address), Deadline(120), "FLUSHALL")
     client.close()
     return address
 
@@ -159,15 +159,15 @@ def test_every_failure_is_the_same_error(family: Redis, guest: Any, url: str) ->
 @services
 def test_the_error_of_later_interfaces_has_cases(network: Network, url: str) -> None:
     client = RedisClient(network)
-    client.call(parse(url), Deadline(20), "SET", "text", b"x")
+    client.call(parse(url), Deadline(120), "SET", "text", b"x")
     with pytest.raises(RedisFailure) as error:
-        client.call(parse(url), Deadline(20), "SADD", "text", "a")
+        client.call(parse(url), Deadline(120), "SADD", "text", "a")
     assert error.value.case == "type-error"
     with pytest.raises(RedisFailure) as error:
-        client.call(parse(url), Deadline(20), "INCR", "text")
+        client.call(parse(url), Deadline(120), "INCR", "text")
     assert error.value.case == "type-error"
     with pytest.raises(RedisFailure) as error:
-        client.call(parse(url), Deadline(20), "NONE")
+        client.call(parse(url), Deadline(120), "NONE")
     assert error.value.case == "other"
     client.close()
 
@@ -255,7 +255,7 @@ def test_connections_go_back_unless_a_guest_chose_a_command(
 ) -> None:
     def id() -> Any:
         """Of the connection that the next guest gets."""
-        return family.client.call(parse(url), Deadline(20), "CLIENT", "ID")
+        return family.client.call(parse(url), Deadline(120), "CLIENT", "ID")
 
     redis = connected(family, guest, url)
     redis("set", "k", b"v")
@@ -614,14 +614,14 @@ def test_connections_are_limited(url: str, own: int | None, total: int | None) -
     client = RedisClient(Network(max_connections=total), max_connections=own)
     client._pool._wait = 0.05
     address = parse(url)
-    taken = client._pool.take(address, Deadline(20))
+    taken = client._pool.take(address, Deadline(120))
     with pytest.raises(RedisFailure) as error:
-        client.call(address, Deadline(20), "PING")
+        client.call(address, Deadline(120), "PING")
     assert error.value.case == "too-many-connections"
     with pytest.raises(DeadlineExceeded):
         client.call(address, Deadline(0.01), "PING")
     client._pool.give(address, taken)
-    assert client.call(address, Deadline(20), "PING") == "PONG"
+    assert client.call(address, Deadline(120), "PING") == "PONG"
     client.close()
 
 
@@ -684,8 +684,8 @@ def test_a_handshake_ends_at_the_deadline(context: Callable[..., Any]) -> None:
 
 @services
 def test_a_connection_serves_several_calls(network: Network, url: str) -> None:
-    connection = RedisConnection(parse(url), network, Deadline(20))
-    deadline = Deadline(20)
+    connection = RedisConnection(parse(url), network, Deadline(120))
+    deadline = Deadline(120)
     assert connection.call(deadline, "SET", "k", 5) == "OK"
     assert connection.call(deadline, "GET", "k") == b"5"
     assert connection.is_usable

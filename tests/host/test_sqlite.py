@@ -872,7 +872,7 @@ def test_a_connection_serves_a_later_request(
     ctx = context(sqlite_databases=frozenset({"default"}), seconds=0.01)
     db = call["[static]connection.open"](ctx, "default")
     time.sleep(0.02)
-    ctx.deadline = Deadline(20)
+    ctx.deadline = Deadline(120)
     answer = ctx.settle(call[f"[method]connection.execute{suffix}"](ctx, db, "SELECT 1 AS a", []))
     assert answer == (["a"], [([integer(1)],)])
 

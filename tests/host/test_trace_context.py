@@ -22,7 +22,7 @@ Pairs = list[tuple[str, str]]
 
 def along(incoming: Pairs, own: Pairs = []) -> Pairs:  # noqa: B006
     """What is sent to a server when a guest, asked with headers `incoming`, sets `own`."""
-    ctx = HostContext(Grants("guest"), Deadline(10))
+    ctx = HostContext(Grants("guest"), Deadline(120))
     ctx.request = Request("GET", "/", headers=Headers(incoming))
     return list(traced(ctx, tuple(own)))
 
@@ -80,7 +80,7 @@ def test_two_parents_are_none() -> None:
 
 
 def test_a_guest_that_answers_no_request() -> None:
-    ctx = HostContext(Grants("guest"), Deadline(10))
+    ctx = HostContext(Grants("guest"), Deadline(120))
     assert traced(ctx, (("a", "b"),)) == (("a", "b"),)
 
 

@@ -258,7 +258,7 @@ def start(tmp_path: Path) -> Start:
                 stderr=subprocess.STDOUT,
             )
         try:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 120
             while True:
                 try:
                     socket.create_connection(("127.0.0.1", port), timeout=1).close()

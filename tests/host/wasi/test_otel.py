@@ -80,7 +80,7 @@ class Guest:
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.watch = Watch([Tracing(self.provider)] if traced else [])
         self.call = Call("guest", "/", Request("GET", "/"))
-        self.ctx = HostContext(Grants("guest"), Deadline(10))
+        self.ctx = HostContext(Grants("guest"), Deadline(120))
         self.host = WasiOtel()
 
     def start(self, span: Any) -> None:
@@ -250,7 +250,7 @@ def test_log_records(guest: Guest) -> None:
         def log(self, stream: str, data: bytes) -> None:
             lines.append(data)
 
-    ctx = Logged(Grants("guest"), Deadline(10))
+    ctx = Logged(Grants("guest"), Deadline(120))
     nothing = dict.fromkeys(LOG._fields)
     said = {"severity_text": "WARN", "body": '"the\\nbody"', "attributes": pairs(a="x", b=[1])}
     guest.host.on_emit(ctx, LOG(**nothing | said))

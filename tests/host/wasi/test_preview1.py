@@ -1230,7 +1230,7 @@ def test_a_real_guest(tree: Path) -> None:
     for _ in range(3):
         out: list[bytes] = []
         state = template.state(stdout=out.append)
-        with Instance(program, Grants("guest"), Deadline(10), Limits(1 << 20, 10), None, state) as instance:
+        with Instance(program, Grants("guest"), Deadline(120), Limits(1 << 20, 10), None, state) as instance:
             start = instance.function("_start")
             assert start is not None
             with pytest.raises(GuestExit) as caught:

@@ -340,7 +340,7 @@ def test_an_instance_leaves_no_descriptor(guest: Guest) -> None:
         do("udp-socket.connect", do.udp(), v4(port))
         assert descriptors() > before
         assert do.ctx.run_closers() == []
-        assert descriptors() == before
+        assert descriptors() <= before
 
 
 def test_properties(guest: Guest) -> None:

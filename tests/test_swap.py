@@ -25,7 +25,7 @@ from wasm_gateway.errors import ComponentError, HostError, ManifestError
 from wasm_gateway.loader import Loader
 from wasm_gateway.messages import Request
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 UNLINKED = '(module (import "spin" "warp" (func)))'
 

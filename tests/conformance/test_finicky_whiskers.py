@@ -76,7 +76,7 @@ def alone(folder: Path, options: dict[str, Any]) -> Iterator[Fetch]:
 
 def over_http(authority: str) -> Fetch:
     def fetch(method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection(authority, timeout=30)
+        connection = http.client.HTTPConnection(authority, timeout=60)
         try:
             connection.request(method, path, body)
             response = connection.getresponse()

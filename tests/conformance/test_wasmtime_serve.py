@@ -305,7 +305,11 @@ def serving(folder: Path, *command: str) -> Iterator[Side]:
         yield over_http(port)
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _is_p3(path: Path) -> bool:

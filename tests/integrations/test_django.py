@@ -373,7 +373,7 @@ def test_a_stream_streams_under_asgi(streams: Streams) -> None:
         response.close()
 
     asyncio.run(main())
-    assert streams.closed.wait(10)
+    assert streams.closed.wait(60)
 
 
 def test_a_client_that_leaves_ends_the_stream(streams: Streams) -> None:
@@ -395,12 +395,12 @@ def test_a_client_that_leaves_ends_the_stream(streams: Streams) -> None:
             await asyncio.sleep(0)
 
         scope = AsyncRequestFactory().get("/stream").scope | {"raw_path": b"/stream"}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ASGIHandler()(scope, receive, send)
         assert len(sent) >= 20
 
     asyncio.run(main())
-    assert streams.closed.wait(10)
+    assert streams.closed.wait(60)
 
 
 def test_a_stream_that_a_sync_only_middleware_hides_from_asgi() -> None:

@@ -16,7 +16,7 @@ import wasmtime
 
 from .conftest import printer
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 NEW = "content-type: text/plain\n\nnew"
 NEWER = "content-type: text/plain\n\nnewer"

@@ -22,7 +22,7 @@ from wasm_gateway.messages import Headers, Request, Response
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the commands are for a POSIX shell")
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 MANIFEST = """
 spin_manifest_version = 2

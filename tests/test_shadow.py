@@ -366,6 +366,10 @@ def test_closing_waits_for_those_that_run(gated: Gateway, gate: Gate, door: Door
         assert gate.waiting.acquire(timeout=60)
     closing = threading.Thread(target=gated.close)
     closing.start()
+    end = time.monotonic() + 60
+    while not pilot.shadows._closed:
+        assert time.monotonic() < end
+        time.sleep(0.005)
     closing.join(0.1)
     assert closing.is_alive()
     gate.open.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +34,10 @@ def test_closing_waits_for_what_runs_and_forgets_what_waits(release: threading.E
         assert begun.acquire(timeout=60)
     closing = threading.Thread(target=workers.close)
     closing.start()
+    end = time.monotonic() + 60
+    while not workers._closed:
+        assert time.monotonic() < end
+        time.sleep(0.001)
     closing.join(0.05)
     assert closing.is_alive()
     with pytest.raises(Saturated, match="closed"):

@@ -188,7 +188,7 @@ async def until_async(condition: Callable[[], object]) -> None:
 @pytest.fixture
 def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
     """No guest is a long one, whatever a machine takes for it."""
-    monkeypatch.setattr(asgi, "WATCH_SECONDS", 2 * SECONDS)
+    monkeypatch.setattr(exchange, "WATCH_SECONDS", 2 * SECONDS)
 
 
 # Who answers

@@ -101,7 +101,7 @@ def test_a_worker_that_comes_later(
 
     def run(*words: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -122,7 +122,7 @@ def test_a_worker_that_comes_later(
         def both(expected: bytes) -> bool:
             """Whether two processes have answered so, some times in a row."""
             pids.clear()
-            end = time.monotonic() + 2
+            end = time.monotonic() + 20
             while time.monotonic() < end:
                 status, body, pid = get("/wasm/hello")
                 assert (status, body in (OLD, NEW)) == (200, True)
@@ -139,7 +139,7 @@ def test_a_worker_that_comes_later(
             for pid in old:
                 os.kill(int(pid), signal.SIGKILL)
             come: set[str] = set()
-            end = time.monotonic() + 30
+            end = time.monotonic() + 120
             while len(come) < 2:
                 assert time.monotonic() < end
                 _, body, pid = get("/wasm/hello")

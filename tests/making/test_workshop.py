@@ -260,6 +260,7 @@ def test_what_is_shown_of_a_failure(site: Site, caplog: pytest.LogCaptureFixture
 
     put(site.source, text("mended"))
     until(lambda: body(gateway) == "mended")
+    until(lambda: body(gateway, "/hello/x", *VISIT) == "mended")  # who watches files may have been first
     mended = ask(gateway, "/hello/x", *VISIT)
     assert (mended.status, mended.headers.get("x-wasm-gateway-build")) == (200, None)
 

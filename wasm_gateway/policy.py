@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
+from random import random
 from typing import Any, Protocol
 
 
@@ -187,7 +188,7 @@ def choose(rule: Rule, name: str, facts: Facts) -> Choice:
     if any(switch.is_set(facts) for switch in rule.opt_in):
         return _OPTED_IN
     if rule.mode is Mode.SHADOW:
-        return Choice(False, "shadow", shadow=_by_chance(rule.percent))
+        return _SHADOWED if _by_chance(rule.percent) else _UNSHADOWED
     if (rule.staff or rule.groups) and _is_chosen(rule, facts.visitor()):
         return _CHOSEN
     return _canary(rule, name, facts)
@@ -198,6 +199,8 @@ _OTHER_METHOD = Choice(False, "method")
 _OPTED_OUT = Choice(False, "opt-out")
 _ALWAYS = Choice(True, "wasm")
 _OPTED_IN = Choice(True, "opt-in")
+_SHADOWED = Choice(False, "shadow", shadow=True)
+_UNSHADOWED = Choice(False, "shadow")
 _CHOSEN = Choice(True, "visitor")
 CANARY = "canary"  # why a side was chosen for which nothing but the share speaks
 _ALL = Choice(True, CANARY)
@@ -232,7 +235,7 @@ def _canary(rule: Rule, name: str, facts: Facts) -> Choice:
 
 
 def _by_chance(percent: float) -> bool:
-    return int.from_bytes(os.urandom(7), "big") * 100 < percent * (1 << 56)
+    return random() * 100 < percent  # seeded anew in a forked child
 
 
 def share(name: str, key: str) -> float:

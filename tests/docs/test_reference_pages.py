@@ -56,6 +56,7 @@ def test_figures_in_words_are_those_that_were_measured() -> None:
     table = report.table_of(json.loads(report.LAST.read_text())["components"]["tables"][1])
     ratios = {row[0]: row[table.columns.index("up : wasmtime")] for row in table.rows}
     uwsgi = {row[0]: row[table.columns.index("uWSGI : wasmtime")] for row in table.rows}
+    assert None not in uwsgi.values(), "measured where uWSGI is not installed"
     scripts = {name for name in ratios if "qjs" in name}
     fresh = [ratio for name, ratio in ratios.items() if "reused" not in name and name not in scripts]
     reused = [ratio for name, ratio in ratios.items() if "reused" in name]

@@ -76,6 +76,15 @@ def test_the_oldest_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert left() == [1, 5]
 
 
+def test_what_somebody_was_writing_who_has_ended(tmp_path: Path) -> None:
+    old, young = tmp_path / ".old.part", tmp_path / ".young.part"
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    KeptGuests(tmp_path).keep(WHOLE)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     guests = KeptGuests(tmp_path / "file" / "guests")

@@ -17,7 +17,7 @@ PACKAGE = "wasm_gateway"
 
 # From the bottom up; a room is a set of modules and packages, "__init__" the public names.
 LEVELS: list[list[set[str]]] = [
-    [{"errors"}, {"forks"}, {"stack"}, {"ownership"}],
+    [{"errors"}, {"forks"}, {"stack"}, {"own_files"}],
     [{"messages"}, {"policy"}, {"outcomes"}],
     [{"toml", "manifest", "manifest_ids", "manifest_v1", "component_options"}, {"workers"}],
     [

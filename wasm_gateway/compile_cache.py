@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from typing import Protocol
 
 import wasmtime
 
-from .ownership import foreign
+from .own_files import foreign, is_left_over, replacing
 
 log = logging.getLogger("wasm_gateway.engine")
 
@@ -35,8 +34,6 @@ KEPT_SECONDS = 30 * 24 * 3600.0
 KEPT_BYTES = 2 << 30
 KEPT_FILES = 2000
 YOUNG_SECONDS = 24 * 3600.0
-# Seconds after which a file that somebody began to write is nobody's.
-PART_SECONDS = 3600.0
 
 
 class Compiler(Protocol):
@@ -145,15 +142,10 @@ class CompileCache:
         if not self.usable():
             return
         path = self.path(engine, wasm, variant)
-        temporary = None
         try:
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")  # mode 0600
-            with os.fdopen(handle, "wb") as file:
+            with replacing(path) as file:
                 file.write(module.serialize())
-            os.replace(temporary, path)
         except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
             log.warning("compiled code could not be kept in %s: %s", path, error)
             return
         with suppress(OSError):
@@ -169,7 +161,7 @@ class CompileCache:
                 status = path.lstat()
                 if path.suffix == ".cwasm":
                     files.append((max(status.st_mtime, _used(path)), status.st_size, path))
-                elif path.suffix == ".part" and now - status.st_mtime > PART_SECONDS:
+                elif is_left_over(path, status):
                     removed.append(path)
         size = 0
         for number, (loaded, length, path) in enumerate(sorted(files, reverse=True), 1):

@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 from urllib.parse import urljoin, urlsplit
+
+from .own_files import replacing
 
 if TYPE_CHECKING:
     import urllib3
@@ -164,15 +164,8 @@ def written(target: Path) -> Iterator[BinaryIO]:
     """A file that becomes `target` at the end of the block; DownloadFailed where that cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".download-")
-        try:
-            with open(descriptor, "wb") as file:
-                yield file
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with replacing(target, 0o644) as file:
+            yield file
     except OSError as error:
         raise DownloadFailed(f"{target.parent} cannot be written: {error}") from None
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import DecodeError
+from .own_files import is_left_over, replacing
 
 log = logging.getLogger("wasm_gateway")
 
@@ -86,14 +86,8 @@ class KeptGuests:
                     os.utime(path)
                 return
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=SUFFIX)  # mode 0600
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.writelines(binaries.pack())
-                os.replace(temporary, path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            with replacing(path) as file:
+                file.writelines(binaries.pack())
             self._prune()
         except OSError as error:
             log.warning("a guest is not kept for rollbacks, which end with the processes of today: %s", error)
@@ -114,10 +108,13 @@ class KeptGuests:
 
     def _prune(self) -> None:
         files: list[tuple[float, int, Path]] = []  # noted when, size
-        for path in self.folder.glob(f"*{SUFFIX}"):
+        for path in self.folder.iterdir():
             with suppress(FileNotFoundError):  # another process prunes too
                 status = path.stat()
-                files.append((status.st_mtime, status.st_size, path))
+                if path.suffix == SUFFIX:
+                    files.append((status.st_mtime, status.st_size, path))
+                elif is_left_over(path, status):
+                    path.unlink()
         size = 0
         for number, (_, length, path) in enumerate(sorted(files, reverse=True), 1):
             size += length

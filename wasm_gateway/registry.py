@@ -25,7 +25,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from .downloads import MAX_DOWNLOAD, Client, DownloadFailed, Unreachable, cached, digest_of, written
 from .manifest import RegistrySource
-from .ownership import foreign
+from .own_files import foreign
 from .toml import Document, Table
 from .versions import exact_version, newest, parse_version
 

@@ -12,13 +12,12 @@
 from __future__ import annotations
 
 import difflib
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..own_files import replacing
 from ..toml import Document
 from . import guests, manifests, surroundings
 from .drafts import Draft
@@ -124,13 +123,6 @@ def repair(report: Report) -> Path | None:
             number += 1
             kept = path.with_name(f"{path.name}{BACKUP}{number}")
         kept.write_bytes(data)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(mark + report.repaired.encode())
-        os.chmod(temporary, path.stat().st_mode & 0o7777)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path, path.stat().st_mode & 0o7777) as file:
+        file.write(mark + report.repaired.encode())
     return kept

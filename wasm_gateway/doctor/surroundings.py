@@ -15,7 +15,7 @@ from ..compile_cache import CompileCache
 from ..engine import Engine, has_address_space
 from ..errors import GatewayError
 from ..loader import default_cache_dir
-from ..ownership import foreign
+from ..own_files import foreign
 from ..sites import Site, find_site, source_of
 from .findings import OPERATOR, YOU, Finding, Level
 

@@ -9,7 +9,9 @@ import os
 import ssl
 import stat
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -461,9 +463,15 @@ def test_a_range_is_looked_up_once_by_a_loader(
     )
     gateway = application.gateway(application.manifest({"a": part}), cache_dir=tmp_path / "cache")
     loader = Loader(gateway)
-    for served in served_of(gateway.manifest):
-        assert set(loader.read(served).dependencies.values()) == {WASM}
-        loader.read(served)
+    [served] = served_of(gateway.manifest)
+    both = threading.Barrier(2)
+
+    def read(_: int) -> set[bytes]:
+        both.wait(60)  # as components are loaded, side by side
+        return set(loader.read(served).dependencies.values())
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(read, range(2))) == [{WASM}, {WASM}]
     assert fake.server.requests.count(f"{fake.base}tags/list?n=1000") == 1
 
 

@@ -17,6 +17,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -268,7 +269,8 @@ class Loader:
         self.manifest = manifest = manifest or gateway.manifest
         self.apart = apart
         self.gateway = gateway
-        self.packages: dict[Source, Path] = {}  # of registries: a range is one version for all
+        self.asking = threading.Lock()  # guards the next, also while a registry is asked
+        self.packages: dict[Source, Path] = {}  # a range is one version for all
         self.engine = Engine.shared(options.engine)
         cache_dir = Path(options.cache_dir) if options.cache_dir else default_cache_dir()
         self.cache = None if options.disable_cache else CompileCache(cache_dir / "compiled")
@@ -452,11 +454,12 @@ class Loader:
     def _wasm(self, component: Component, *place: str) -> bytes:
         """The bytes of a component, or of one that stands for a dependency at `place`."""
         path = self.manifest.path
-        source = self.packages.get(component.source)
-        if source is None:
-            source = load_source(component, self.cache_dir, manifest_path=path, place=place)
-            if isinstance(component.source, RegistrySource):
-                self.packages[component.source] = source
+        with self.asking if isinstance(component.source, RegistrySource) else nullcontext():
+            source = self.packages.get(component.source)
+            if source is None:
+                source = load_source(component, self.cache_dir, manifest_path=path, place=place)
+                if isinstance(component.source, RegistrySource):
+                    self.packages[component.source] = source
         try:
             wasm = source.read_bytes()
             return wat2wasm(wasm, str(source)) if source.suffix == ".wat" else wasm
